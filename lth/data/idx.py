@@ -1,0 +1,53 @@
+"""Reader of the IDX format in which MNIST and its relatives are published."""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from lth.data.errors import DataError
+
+LARGEST = 2**32  # bytes; no IDX file we read comes near, a damaged header does
+
+
+def read(path: Path, dimensions: int) -> np.ndarray:
+    """The uint8 array of an IDX file, gzipped or not, with that many dimensions.
+
+    The file is not trusted: its magic number, number type, sizes and length are checked
+    before they are used. Raises DataError that names the file.
+    """
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            shape = _header(path, file.read(4 + 4 * dimensions), dimensions)
+            body = file.read(math.prod(shape) + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: the gzip data is damaged ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    if len(body) != math.prod(shape):
+        found = "more" if len(body) > math.prod(shape) else f"only {len(body)}"
+        raise DataError(
+            f"{path}: the header promises {math.prod(shape)} bytes of data "
+            f"({' x '.join(map(str, shape))}), the file holds {found}"
+        )
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _header(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
+    if len(header) < 4 + 4 * dimensions:
+        raise DataError(f"{path}: too short for an IDX header ({len(header)} bytes)")
+    expected = bytes((0, 0, 0x08, dimensions))
+    if header[:4] != expected:
+        raise DataError(
+            f"{path}: not an IDX file of bytes with {dimensions} dimensions: "
+            f"it begins with {header[:4].hex()}, expected {expected.hex()}"
+        )
+    shape = struct.unpack(f">{dimensions}I", header[4:])
+    if 0 in shape or math.prod(shape) > LARGEST:
+        raise DataError(f"{path}: impossible size {' x '.join(map(str, shape))}")
+    return shape

@@ -1,0 +1,75 @@
+"""Experiments by name, each with its source and the points in which it differs."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from lth.config import Data, Experiment, Model, Optimizer, Prune
+
+
+class Preset(NamedTuple):
+    """An experiment worth a name."""
+
+    experiment: Experiment
+    title: str
+    differs: str  # from its source, by what
+
+
+_LENET = Experiment(
+    data=Data(name="mnist", validation=5000, pixels="unit"),
+    model=Model(widths=(300, 100), initialiser="glorot_normal"),
+    optimizer=Optimizer(name="adam", learning_rate=1.2e-3),
+    prune=Prune(scope="layer", rate=0.2, rates="output=0.1"),
+    batch_size=60,
+    steps="50000it",
+    eval_every="500it",
+    levels=20,
+    replicates=5,
+)
+
+PRESETS = {
+    "digits": Preset(
+        Experiment(
+            data=Data(name="digits", validation=180, pixels="unit"),
+            model=Model(widths=(300, 100), initialiser="glorot_normal"),
+            optimizer=Optimizer(name="adam", learning_rate=1.2e-3),
+            prune=Prune(scope="layer", rate=0.2, rates="output=0.1"),
+            batch_size=60,
+            steps="600it",
+            eval_every="20it",
+            levels=12,
+            replicates=5,
+        ),
+        "LeNet-300-100 on scikit-learn's 8x8 digits: no download, about a minute",
+        "a small data set of ours; network, optimizer and pruning follow lenet-mnist",
+    ),
+    "lenet-mnist": Preset(
+        _LENET,
+        "LeNet-300-100 on MNIST as in Frankle & Carbin (2019), figures 1, 3 and 4",
+        "measured every 500 iterations instead of 100; densities are powers of 0.8 of the "
+        "whole, not 20 % of what rounding left; the last short batch of an epoch is "
+        "filled from the next one",
+    ),
+    "lenet-mnist-fast": Preset(
+        replace(_LENET, steps="5000it", eval_every="100it", levels=15),
+        "lenet-mnist with a tenth of the iterations",
+        "5 000 iterations instead of 50 000, measured every 100; else as lenet-mnist",
+    ),
+    "lenet-mnist-sgd": Preset(
+        Experiment(
+            data=Data(name="mnist", validation=5000, pixels="standard"),
+            model=Model(widths=(300, 100), initialiser="kaiming_normal"),
+            optimizer=Optimizer(name="sgd", learning_rate=0.1),
+            prune=Prune(scope="global", rate=0.2, exclude="output"),
+            batch_size=128,
+            steps="40ep",
+            eval_every="1ep",
+            levels=20,
+            replicates=5,
+        ),
+        "LeNet-300-100 on MNIST with the defaults of OpenLTH",
+        "5 000 images are held out for validation, where OpenLTH trains on all 60 000 and "
+        "reports on test alone; biases start at 0, not uniform; a density counts prunable "
+        "weights, so the output layer is no part of it; rounding is exact where OpenLTH "
+        "drops one weight too many a level",
+    ),
+}

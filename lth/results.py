@@ -1,0 +1,153 @@
+"""The tidy table: one row per measured value, in `table.csv`."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+COLUMNS = (
+    "run",
+    "replicate",
+    "variant",  # ticket, or the control trained with its mask
+    "level",
+    "density",
+    "step",
+    "split",
+    "metric",
+    "value",
+)
+TICKET = "ticket"
+
+
+def rows(
+    run: str, variant: str, level: int, replicates, density, metrics
+) -> Iterator[tuple]:
+    """The rows of a level: of each replicate, at each step, of each split and metric.
+
+    `replicates` are the seeds [r], `density` [r], and `metrics` the curves of `train.fit`
+    with replicates in front, [r, stops]. Replicates that `failed` (their first level, or
+    -1 in front) have no rows.
+    """
+    names = [name for name in metrics if name not in ("step", "diverged", "failed")]
+    for i, replicate in enumerate(replicates):
+        if metrics["failed"][i, 0] >= 0:
+            continue
+        for j, step in enumerate(metrics["step"][i]):
+            for name in names:
+                split, _, metric = name.partition("_")
+                value = metrics[name][i, j]  # str() of it is the shortest that reads back
+                yield (
+                    *(run, int(replicate), variant, level, float(density[i]), int(step)),
+                    *(split, metric, str(value)),
+                )
+
+
+def append(path: Path, new: Iterable[tuple]) -> None:
+    """Add rows to the table, written whole before this returns."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not path.exists():
+        writer.writerow(COLUMNS)
+    writer.writerows(new)
+    with path.open("a") as file:
+        file.write(text.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def keep(path: Path, stored: set[tuple[str, int]]) -> None:
+    """Drop rows whose (variant, level) is not `stored`, and a last line cut short.
+
+    Rows are written before their ticket, so after a crash the table may be ahead of the
+    tickets; it is never behind.
+    """
+    if not path.exists():
+        return
+    text = path.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+    variant, level = COLUMNS.index("variant"), COLUMNS.index("level")
+    kept = lines[:1]
+    for line in lines[1:]:
+        cells = line.split(",")
+        if (cells[variant], int(cells[level])) in stored:
+            kept.append(line)
+    if len(kept) < 2:
+        path.unlink()
+    elif "".join(kept) != text:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The table as a data frame with the columns `COLUMNS`."""
+    return pd.read_csv(path, float_precision="round_trip")
+
+
+def early_stop(table: pd.DataFrame) -> pd.DataFrame:
+    """Where each training had its lowest validation loss, the earliest if several.
+
+    The early-stopping iteration of Frankle & Carbin (2019). One row per run, replicate,
+    variant and level, with columns density, step and accuracy, the test accuracy there.
+    """
+    unit = ["run", "replicate", "variant", "level"]
+    rows_of = table[table["metric"].isin(["loss", "accuracy"])]
+    loss = rows_of[(rows_of["split"] == "validation") & (rows_of["metric"] == "loss")]
+    loss = loss.sort_values("step", kind="stable")
+    best = loss.loc[loss.groupby(unit)["value"].idxmin(), [*unit, "density", "step"]]
+    test = rows_of[(rows_of["split"] == "test") & (rows_of["metric"] == "accuracy")]
+    test = test[[*unit, "step", "value"]].rename(columns={"value": "accuracy"})
+    return best.merge(test, on=[*unit, "step"], how="left").reset_index(drop=True)
+
+
+def final(table: pd.DataFrame, split: str = "test", metric: str = "accuracy"):
+    """The value of a metric at the end of each training: one row per training."""
+    rows_of = table[(table["split"] == split) & (table["metric"] == metric)]
+    last = rows_of.groupby(["run", "replicate", "variant", "level"])["step"].idxmax()
+    return rows_of.loc[last].reset_index(drop=True)
+
+
+def interval(values: pd.Series) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % confidence interval by Student's t.
+
+    The half-width is NaN for a single value: one replicate has no interval.
+    """
+    from scipy import stats  # a slow import, wanted only when plots are drawn
+
+    n = len(values)
+    if n < 2:
+        return float(values.mean()), float("nan")
+    spread = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return float(values.mean()), float(spread)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """What a run found: one row per run, variant and level, over its replicates.
+
+    Columns: density (mean), n, and mean and 95 % half-width of the test accuracy at the
+    end (`accuracy`, `accuracy_ci`), of the early-stopping step (`stop`, `stop_ci`) and of
+    the test accuracy there (`stop_accuracy`, `stop_accuracy_ci`).
+    """
+    ends, stops = final(table), early_stop(table)
+    result = []
+    for unit, group in ends.groupby(["run", "variant", "level"], sort=False):
+        run, variant, level = unit
+        at = stops[
+            (stops["run"] == run)
+            & (stops["variant"] == variant)
+            & (stops["level"] == level)
+        ]
+        row = {"run": run, "variant": variant, "level": level}
+        row |= {"density": group["density"].mean(), "n": len(group)}
+        for name, values in (
+            ("accuracy", group["value"]),
+            ("stop", at["step"]),
+            ("stop_accuracy", at["accuracy"]),
+        ):
+            row[name], row[f"{name}_ci"] = interval(values)
+        result.append(row)
+    return pd.DataFrame(result)

@@ -1,0 +1,303 @@
+"""A run directory on disk.
+
+    runs/<preset>-<id>/
+        config.json       the whole configuration, its id and the format
+        environment.json  versions, machine and command of each session
+        table.csv         every measured value (see `results`)
+        log.jsonl         what happens, as it happens
+        tickets/          Orbax checkpoints: early, init, step_100, level_03, level_03_reinit
+        report.html       figures, once the run is done
+        lock              held by the process at work
+
+A checkpoint appears under its name only when it is whole, and is never written again, so
+a process may be killed at any moment. Each carries a digest of its content, which is
+checked when it is read.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from lth import results
+from lth.lottery import Ticket
+
+FORMAT = 1  # of a run directory; raised when older code could not read a newer one
+
+
+class StoreError(RuntimeError):
+    """A run directory that cannot be read or written; the message says which and why."""
+
+
+class BusyError(StoreError):
+    """Another process is at work on the run."""
+
+
+def create(run: Path, config: dict[str, Any]) -> None:
+    """Write the configuration of a claimed run, or check that the one there is the same.
+
+    `config` holds `id`, `preset` and `config`. Fields that only extend a run (see
+    `config.EXTENDING`) are brought up to date.
+    """
+    content = {"format": FORMAT, **config}
+    if (run / "config.json").exists():
+        found = read_config(run)
+        if found["id"] != config["id"]:
+            raise StoreError(
+                f"{run} holds the run {found['id']} of another configuration than "
+                f"{config['id']}; choose another folder with --runs"
+            )
+        if found == content:
+            return
+    write(run / "config.json", json.dumps(content, indent=1) + "\n")
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """What `config.json` holds: format, id, preset and config."""
+    path = run / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise StoreError(f"{run} is not a run: it has no config.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from None
+    if not isinstance(content, dict) or not {"format", "id", "config"} <= set(content):
+        raise StoreError(f"{path} is not the configuration of a run")
+    if content["format"] != FORMAT:
+        raise StoreError(
+            f"{run} was written in format {content['format']}, this lth reads format "
+            f"{FORMAT}: install a newer lth"
+        )
+    return content
+
+
+@contextlib.contextmanager
+def claim(run: Path) -> Iterator[None]:
+    """Hold the run for this process, making its folder if there is none.
+
+    BusyError names the process that holds it already. The lock ends with the process,
+    however that ends.
+    """
+    with _writing(run):
+        (run / "tickets").mkdir(parents=True, exist_ok=True)
+        file = (run / "lock").open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise BusyError(f"{run} is in use by {holder}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        for leftover in (run / "tickets").glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def level_name(level: int, variant: str = results.TICKET) -> str:
+    return f"level_{level:02d}" + ("" if variant == results.TICKET else f"_{variant}")
+
+
+def has(run: Path, name: str) -> bool:
+    """Whether the checkpoint of that name is stored."""
+    return (run / "tickets" / name).is_dir()
+
+
+def stored(run: Path) -> set[tuple[str, int]]:
+    """The (variant, level) pairs whose tickets are stored."""
+    found = set()
+    for path in (run / "tickets").glob("level_*"):
+        match = re.fullmatch(r"level_(\d+)(?:_(\w+))?", path.name)
+        if match:
+            found.add((match[2] or results.TICKET, int(match[1])))
+    return found
+
+
+def latest(run: Path) -> int | None:
+    """The highest level stored, None before the dense ticket is."""
+    return max((n for variant, n in stored(run) if variant == results.TICKET), default=None)
+
+
+def save(run: Path, ticket: Ticket, variant: str = results.TICKET) -> None:
+    """Store a ticket under its level."""
+    tree = ticket._asdict()
+    level = tree.pop("level")
+    save_tree(run, level_name(level, variant), tree)
+
+
+def load(run: Path, level: int, like: Any, variant: str = results.TICKET) -> Ticket:
+    """The stored ticket of a level.
+
+    `like` is a tree (mask, state) with the structure, shapes and types to expect;
+    without it (None) the optimizer state comes back as nested lists.
+    """
+    expected = None if like is None else dict(zip(("mask", "state"), like, strict=True))
+    tree = load_tree(run, level_name(level, variant), expected)
+    return Ticket(level, tree["mask"], tree["state"], tree["metrics"])
+
+
+def save_tree(run: Path, name: str, tree: dict[str, Any]) -> None:
+    """Store a dict of trees of arrays as the checkpoint `name`, whole or not at all."""
+    path = (run / "tickets" / name).absolute()
+    with _writing(path):
+        try:
+            ocp.save(path, tree, custom_metadata={"digest": digest(tree)})
+        except OSError:
+            raise
+        except Exception as error:  # storage errors come out of the writer's own types
+            if "No space left" in str(error) or "Permission denied" in str(error):
+                raise OSError(str(error).splitlines()[0]) from error
+            raise
+
+
+def load_tree(
+    run: Path, name: str, like: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The checkpoint `name`, checked against its digest.
+
+    `like` gives entries the structure, shapes and types to expect; those it does not
+    mention come back as NumPy arrays, in lists where there were tuples of any kind.
+    """
+    path = (run / "tickets" / name).absolute()
+    if not path.is_dir():
+        names = sorted(p.name for p in (run / "tickets").glob("*"))
+        raise StoreError(f"{run} holds no {name}; it holds {', '.join(names) or 'none'}")
+    try:
+        meta = ocp.metadata(path)
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+        def device(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+        def host(leaf):
+            return np.empty(leaf.shape, leaf.dtype)
+
+        target = jax.tree.map(host, dict(meta.metadata))
+        target |= jax.tree.map(device, like or {})
+        tree = ocp.load(path, target)
+        written = meta.custom_metadata["digest"]
+    except Exception as error:  # a damaged file can fail anywhere in the reader
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise StoreError(_damaged(path, reason[0])) from error
+    if digest(tree) != written:
+        raise StoreError(_damaged(path, "its content does not match its digest"))
+    return tree
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path} cannot be read: {reason}\n"
+        "Delete that folder and give the same command again: what is missing is trained anew"
+    )
+
+
+def digest(tree: Any) -> str:
+    """A hash of the shapes, types and bits of all leaves, in order."""
+    result = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(leaf)
+        result.update(f"{array.dtype} {array.shape} ".encode())
+        result.update(np.ascontiguousarray(array).tobytes())
+    return result.hexdigest()
+
+
+def log(run: Path, event: str, **fields: Any) -> None:
+    """Add a line to `log.jsonl`: the time, the event and its fields."""
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+    with _writing(run), (run / "log.jsonl").open("a") as file:
+        file.write(line + "\n")
+
+
+def add_session(run: Path) -> None:
+    """Record what this process is, beside those that worked on the run before it."""
+    path = run / "environment.json"
+    sessions = json.loads(path.read_text()) if path.exists() else []
+    sessions.append(environment())
+    write(path, json.dumps(sessions, indent=1) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command of this process."""
+    packages = ("lth", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "code": _commit(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        "devices": [device.device_kind for device in jax.devices()],
+    }
+
+
+def _commit() -> str | None:
+    """The git commit of this code, with + where files were changed; None if not in git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        known = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", "store.py"], capture_output=True
+        )
+        if known.returncode:
+            return None  # an installed copy, not the repository around it
+        head = subprocess.run(
+            [*git, "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return None
+    return head.stdout.strip() or None
+
+
+def reconcile(run: Path) -> None:
+    """Drop rows of the table whose tickets were not stored before the process ended."""
+    with _writing(run / "table.csv"):
+        results.keep(run / "table.csv", stored(run))
+
+
+def append_rows(run: Path, rows: Any) -> None:
+    """Add rows to the table."""
+    with _writing(run / "table.csv"):
+        results.append(run / "table.csv", rows)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with _writing(path):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write into a StoreError that says where and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}. What is stored is whole; "
+            "make room or choose another folder with --runs, then give the same command"
+        ) from error
