@@ -122,7 +122,7 @@ def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
     steps, rewind_to, stops, checkpoints = _times(e, epoch)
     tx, model = optimizer(e, epoch), _on_pixels(e, splits)
     replicates = [e.first_replicate + i for i in range(e.replicates)]
-    like = jax.eval_shape(partial(train.init_state, model, tx), jax.random.key(0))
+    like = jax.eval_shape(partial(train.init_state, model.init, tx), jax.random.key(0))
     try:
         mask = prunable(e, like.params)
         levels = densities(e, mask)
@@ -140,7 +140,7 @@ def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
         return lambda state: evaluate(state.params, state.stats, split)
 
     return Parts(
-        init=jax.jit(jax.vmap(partial(train.init_state, model, tx))),
+        init=jax.jit(jax.vmap(partial(train.init_state, model.init, tx))),
         tx=tx,
         train=lambda state, mask, n: step(state, mask, splits.train, order, n),
         measures={

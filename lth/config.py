@@ -222,7 +222,7 @@ def check(experiment: Experiment) -> None:
     if parse_rates(e.prune.rates) and e.prune.scope == "global":
         raise ConfigError(
             "--prune.rates gives layers rates of their own, but with --prune.scope global "
-            "all weights compete; choose --prune.scope layer"
+            "all weights compete; choose --prune.scope layer, or --prune.rates ''"
         )
     if e.optimizer.name == "adam" and e.optimizer.momentum:
         raise ConfigError("--optimizer.momentum belongs to sgd; adam has its own")

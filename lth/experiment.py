@@ -27,6 +27,7 @@ class Progress(NamedTuple):
     variant: str
     level: int
     step: int
+    steps: int  # where this training ends
     fraction: float  # of all the steps this call has to train
     loss: float  # training loss and validation accuracy, means over replicates
     accuracy: float
@@ -275,6 +276,7 @@ class _Reporter(NamedTuple):
                 self.variant,
                 self.level,
                 step,
+                self.parts.steps,
                 (self.trained + part) / self.trainings,
                 means["train_loss"],
                 means["validation_accuracy"],

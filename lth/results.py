@@ -85,7 +85,8 @@ def keep(path: Path, stored: set[tuple[str, int]]) -> None:
 
 def read(path: Path) -> pd.DataFrame:
     """The table as a data frame with the columns `COLUMNS`."""
-    return pd.read_csv(path, float_precision="round_trip")
+    exact = {"density": float, "value": float}  # pandas' own parser may miss a last bit
+    return pd.read_csv(path, converters=exact)
 
 
 def early_stop(table: pd.DataFrame) -> pd.DataFrame:

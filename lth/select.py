@@ -111,9 +111,10 @@ def _ordered(x: jax.Array) -> jax.Array:
     """Unsigned integers in the order of the floats; -0.0 equals 0.0; all are above 0."""
     bits = 64 if x.dtype == jnp.float64 else 32
     unsigned = jnp.uint64 if bits == 64 else jnp.uint32
-    x = jnp.where(x == 0, jnp.zeros_like(x), x)
     raw = jax.lax.bitcast_convert_type(x, unsigned)
     sign = jnp.asarray(1, unsigned) << (bits - 1)
+    # In integers: float comparisons on some CPUs take the smallest numbers for 0.
+    raw = jnp.where(raw == sign, jnp.zeros_like(raw), raw)
     return jnp.where(raw & sign != 0, ~raw, raw | sign)
 
 

@@ -210,11 +210,21 @@ def _damaged(path: Path, reason: str) -> str:
 
 
 def digest(tree: Any) -> str:
-    """A hash of the shapes, types and bits of all leaves, in order."""
+    """A hash of the paths, shapes, types and bits of all leaves.
+
+    Leaves are taken in the order of their paths, so it is the same for a tuple with named
+    fields and for the dict of them that is read back.
+    """
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
     result = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
+    for path, leaf in sorted(leaves.items()):
+        if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)  # of optimizers that add noise
         array = np.asarray(leaf)
-        result.update(f"{array.dtype} {array.shape} ".encode())
+        result.update(f"{path} {array.dtype} {array.shape} ".encode())
         result.update(np.ascontiguousarray(array).tobytes())
     return result.hexdigest()
 

@@ -14,10 +14,10 @@ import numpy as np
 import optax
 
 from lth import masks
-from lth.models.adapters import Model, Stats
 
 NEVER = np.int32(2**31 - 1)  # as a step: has not happened
 
+Stats = Any  # a tree: batch-norm averages and other state that gradients do not train
 Loss = Callable[..., tuple[jax.Array, tuple[Stats, dict[str, jax.Array]]]]
 Metrics = dict[str, Any]
 
@@ -27,13 +27,17 @@ class TrainState(NamedTuple):
 
     step: jax.Array  # [], int32: batches seen since initialisation
     params: masks.Params
-    stats: Stats  # batch-norm averages and the like
+    stats: Stats
     opt_state: Any
 
 
-def init_state(model: Model, tx: optax.GradientTransformation, key) -> TrainState:
-    """A freshly initialised network at step 0."""
-    params, stats = model.init(key)
+def init_state(
+    init: Callable[[jax.Array], tuple[masks.Params, Stats]],
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+) -> TrainState:
+    """A network freshly drawn by `init(key) -> (params, stats)`, at step 0."""
+    params, stats = init(key)
     return TrainState(jnp.int32(0), params, stats, tx.init(params))
 
 

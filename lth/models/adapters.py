@@ -50,38 +50,49 @@ def from_linen(module: nn.Module, shape: tuple[int, ...]) -> Model:
 def from_nnx(make: Callable[[Any], Any]) -> Model:
     """An NNX module: `make(rngs)` builds it, and calling it runs it.
 
-    `nnx.Param` variables are params; all other state (batch statistics, random streams)
-    is stats. Train and evaluation mode are set with the module's own `train` and `eval`.
+    `nnx.Param` variables are params; other variables (batch statistics) are stats. Random
+    streams are neither: in training they are set from the step's key, each differently.
+    Train and evaluation mode are set with the module's own `train` and `eval`.
     """
     from flax import nnx  # only here: its import fails where flax lags behind jax
 
-    def split(module):
-        graph, params, rest = nnx.split(module, nnx.Param, ...)
-        return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-
     shell = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-    graph, params_like, rest_like = nnx.split(shell, nnx.Param, ...)
+    kinds = (nnx.Param, nnx.RngState, ...)
+    graph, params_like, streams, stats_like = nnx.split(shell, *kinds)
 
-    def fill(like, values):
+    def values(state):
+        return nnx.to_pure_dict(state)
+
+    def filled(like, new):
         state = jax.tree.map(lambda x: x, like)
-        nnx.replace_by_pure_dict(state, values)
+        nnx.replace_by_pure_dict(state, new)
         return state
 
+    def seeded(key):
+        leaves, structure = jax.tree.flatten(streams)
+        new = [
+            jax.random.fold_in(key, i)
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else jnp.zeros(leaf.shape, leaf.dtype)
+            for i, leaf in enumerate(leaves)
+        ]
+        return jax.tree.unflatten(structure, new)
+
     def init(key):
-        _, params, rest = split(make(nnx.Rngs(key)))
-        return params, rest
+        _, params, _, stats = nnx.split(make(nnx.Rngs(key)), *kinds)
+        return values(params), values(stats)
 
     def apply(params, stats, inputs, train, key):
         module = nnx.merge(
-            graph, fill(params_like, params), fill(rest_like, stats), copy=True
+            graph,
+            filled(params_like, params),
+            seeded(key if train else jax.random.key(0)),
+            filled(stats_like, stats),
+            copy=True,
         )
-        if train:
-            module.train()
-            nnx.reseed(module, default=key, dropout=key)
-        else:
-            module.eval()
+        module.train() if train else module.eval()
         outputs = module(inputs)
-        return outputs, split(module)[2] if train else stats
+        return outputs, values(nnx.split(module, *kinds)[3])
 
     return Model(init, apply)
 

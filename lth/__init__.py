@@ -1,0 +1,16 @@
+"""A laboratory for lottery tickets in JAX.
+
+The functions live in modules: `lth.masks`, `lth.train`, `lth.lottery` and so on. Only
+`open_run` stands here, for notebooks; it is found lazily so that `import lth` is instant.
+"""
+
+__version__ = "0.1.0"
+__all__ = ["open_run"]
+
+
+def __getattr__(name: str):
+    if name == "open_run":
+        from lth.runs import open_run
+
+        return open_run
+    raise AttributeError(f"module 'lth' has no attribute {name!r}")

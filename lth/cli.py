@@ -1,0 +1,288 @@
+"""The command `lth`.
+
+Exit codes: 0 done; 2 it cannot be run as asked (flag, configuration, data); 3 done, but
+some replicate's loss was not finite; 4 another process is at work on the run; 5 the run
+directory cannot be read or written; 130 or 143 interrupted. Results go to standard
+output, progress and errors to standard error.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import lth
+from lth.config import ConfigError, Experiment
+from lth.presets import PRESETS
+
+USAGE = """usage: lth COMMAND …
+
+  lth run PRESET [flags]   find tickets, or continue where a run stopped
+  lth list                 presets, and the runs in runs/
+  lth show RUN             a run's results as a table
+  lth report RUN …         one HTML file of figures from one or several runs
+
+'lth run PRESET --help' shows every flag. Exit codes: 0 done, 2 cannot be run as asked,
+3 done but some replicate's loss was not finite, 4 the run is in use, 5 the run directory
+cannot be read or written, 130 interrupted."""
+
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+output = Console(soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Flags of `lth run`."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    runs: Path = Path("runs")
+    """Where run directories go."""
+    data_dir: Path | None = None
+    """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
+    quiet: bool = False
+    """Print nothing but the path of the run directory."""
+
+
+@dataclass(frozen=True)
+class ReportFlags:
+    """One self-contained HTML file of figures and numbers."""
+
+    run: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories."""
+    out: Path | None = None
+    """The file to write; default report.html, in the run directory if there is one run."""
+
+
+@dataclass(frozen=True)
+class ShowFlags:
+    """A run's results as a table in the terminal."""
+
+    run: tyro.conf.Positional[Path]
+    """A run directory."""
+
+
+@dataclass(frozen=True)
+class ListFlags:
+    """The presets, and the runs in a folder."""
+
+    runs: Path = Path("runs")
+    """The folder of runs."""
+
+
+def main() -> None:
+    """The entry point of the command `lth`."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(command(sys.argv[1:]))
+
+
+def command(args: list[str]) -> int:
+    """Run a command line; the exit code."""
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "run": run,
+        "list": show_list,
+        "show": show,
+        "report": report,
+    }
+    if not args or args[0] in ("-h", "--help"):
+        output.print(USAGE, markup=False)
+        return 0 if args else 2
+    if args[0] == "--version":
+        output.print(f"lth {lth.__version__}")
+        return 0
+    if args[0] not in commands:
+        return _refuse(f"unknown command {args[0]!r}\n{USAGE}", 2)
+    with _failures() as code:
+        return commands[args[0]](args[1:])
+    return code[0]
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[list[int]]:
+    """Turn what a user can put right into a message; the exit code is left in the list."""
+    code = [1]
+    try:
+        yield code
+    except ConfigError as error:
+        code[0] = _refuse(str(error), 2)
+    except KeyboardInterrupt as stop:
+        again = shlex.join(["lth", *sys.argv[1:]])
+        signal_number = int(stop.args[0]) if stop.args else signal.SIGINT
+        text = "stopped; what was finished is stored. The same command continues:"
+        code[0] = _refuse(f"{text}\n  {again}", 128 + signal_number)
+    except (ValueError, RuntimeError) as error:
+        from lth import data, store  # after parsing: they import JAX
+
+        if isinstance(error, data.DataError):
+            code[0] = _refuse(str(error), 2)
+        elif isinstance(error, store.StoreError):
+            code[0] = _refuse(str(error), 4 if isinstance(error, store.BusyError) else 5)
+        else:
+            raise
+
+
+def _refuse(message: str, code: int) -> int:
+    errors.print(f"lth: {message}")
+    return code
+
+
+def _terminated(number: int, _: Any) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def run(args: list[str]) -> int:
+    """lth run PRESET [flags]"""
+    if not args or args[0].startswith("-"):
+        output.print("usage: lth run PRESET [flags]\n", markup=False)
+        _list_presets()
+        return 0 if {"-h", "--help"} & set(args) else 2
+    name = args[0]
+    if name not in PRESETS:
+        return _refuse(f"unknown preset {name!r}; there are {', '.join(PRESETS)}", 2)
+    preset = PRESETS[name]
+    flags = tyro.cli(
+        RunFlags,
+        args=args[1:],
+        default=RunFlags(preset.experiment),
+        prog=f"lth run {name}",
+        description=f"{preset.title}. Differs from its source: {preset.differs}.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    from lth import config, experiment, report, runs  # JAX, only once it is needed
+
+    config.check(flags.experiment)
+    with _progress(flags.quiet) as watch:
+        outcome = experiment.run(
+            flags.experiment, name, flags.runs, flags.data_dir, watch
+        )
+    found = runs.open_run(outcome.path)
+    written = None
+    if (outcome.path / "table.csv").exists():
+        written = report.write([found], outcome.path / "report.html")
+    if flags.quiet:
+        print(outcome.path)
+    elif written:
+        _print_summary(found)
+        output.print(f"run     {outcome.path}\nreport  {written}", markup=False)
+    for replicate, (level, step) in outcome.failed.items():
+        _refuse(
+            f"replicate {replicate} stopped: its loss was not finite at level {level}, "
+            f"step {step}; the others went on",
+            3,
+        )
+    return 3 if outcome.failed else 0
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
+    """What shows the progress of a run: a bar in a terminal, else a line a training."""
+    if quiet:
+        yield lambda progress: None
+        return
+    started = time.monotonic()
+
+    def line(p):
+        if p.step == p.steps:
+            errors.print(
+                f"level {p.level:2d} {p.variant:<8} loss {p.loss:.4f}  validation "
+                f"accuracy {100 * p.accuracy:.2f} %  {time.monotonic() - started:.0f} s"
+            )
+
+    if not errors.is_terminal:
+        yield line
+        return
+    text = "level {task.fields[level]} {task.fields[variant]}, step {task.fields[step]}"
+    numbers = "loss {task.fields[loss]:.4f}, accuracy {task.fields[accuracy]:.1f} %"
+    columns = (TextColumn(text), BarColumn(), TextColumn(numbers), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(
+            "", total=1.0, level=0, variant="starts", step=0, loss=0.0, accuracy=0.0
+        )
+
+        def show_bar(p):
+            bar.update(
+                task,
+                completed=p.fraction,
+                level=p.level,
+                variant=p.variant,
+                step=p.step,
+                loss=p.loss,
+                accuracy=100 * p.accuracy,
+            )
+
+        yield show_bar
+
+
+def show_list(args: list[str]) -> int:
+    """lth list"""
+    flags = tyro.cli(ListFlags, args=args, prog="lth list")
+    _list_presets()
+    found = sorted(flags.runs.glob("*/config.json"))
+    output.print(f"runs in {flags.runs}{os.sep}", markup=False)
+    for path in found:
+        levels = len(list((path.parent / "tickets").glob("level_??")))
+        output.print(f"  {path.parent.name}: {levels} tickets", markup=False)
+    if not found:
+        output.print("  none yet", markup=False)
+    return 0
+
+
+def _list_presets() -> None:
+    output.print("presets")
+    for name, preset in PRESETS.items():
+        output.print(f"  {name}", markup=False)
+        output.print(f"    {preset.title}", markup=False)
+        output.print(f"    differs from its source: {preset.differs}", markup=False)
+
+
+def show(args: list[str]) -> int:
+    """lth show RUN"""
+    flags = tyro.cli(ShowFlags, args=args, prog="lth show")
+    from lth import runs
+
+    _print_summary(runs.open_run(flags.run))
+    return 0
+
+
+def _print_summary(run: Any) -> None:
+    from lth import results
+    from lth.report import around
+
+    table = Table(title=run.path.name)
+    for name in ("", "level", "density %", "n", "test %", "early stop", "test % there"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in results.summary(run.table).itertuples():
+        table.add_row(
+            row.variant,
+            str(row.level),
+            f"{100 * row.density:.3g}",
+            str(row.n),
+            around(100 * row.accuracy, 100 * row.accuracy_ci),
+            around(row.stop, row.stop_ci, 0),
+            around(100 * row.stop_accuracy, 100 * row.stop_accuracy_ci),
+        )
+    Console(soft_wrap=False, width=max(output.width, 78)).print(table)
+
+
+def report(args: list[str]) -> int:
+    """lth report RUN …"""
+    flags = tyro.cli(ReportFlags, args=args, prog="lth report")
+    if not flags.run:
+        raise ConfigError("lth report needs at least one run directory")
+    from lth import report as reports
+    from lth import runs
+
+    found = [runs.open_run(path) for path in flags.run]
+    folder = found[0].path if len(found) == 1 else Path()
+    output.print(str(reports.write(found, flags.out or folder / "report.html")))
+    return 0

@@ -1,0 +1,150 @@
+"""Figures: a table or a ticket drawn on Matplotlib axes.
+
+Every function draws on the axes it is given and returns them. Lines are means over
+replicates, bands 95 % confidence intervals of the mean (Student's t).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from matplotlib import cm
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from lth import masks, results
+
+# Okabe & Ito's colours, which stay apart for colour-blind readers.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+NAMES = {
+    "ticket": "winning ticket",
+    "reinit": "fresh initialisation",
+    "shuffle": "mask shuffled in layers",
+}
+
+
+def accuracy(
+    table: pd.DataFrame, ax: Axes, *, at: str = "accuracy", band: bool = True
+) -> Axes:
+    """Test accuracy against density, a line per run and variant.
+
+    `at` is a column of `results.summary`: `accuracy`, at the end of training, or
+    `stop_accuracy`, at the early-stopping step.
+    """
+    _against_density(results.summary(table), at, ax, percent=True, band=band)
+    where = "at the end" if at == "accuracy" else "at early stopping"
+    ax.set(ylabel=f"test accuracy {where} (%)")
+    return ax
+
+
+def stopping(table: pd.DataFrame, ax: Axes) -> Axes:
+    """The step of the lowest validation loss against density."""
+    _against_density(results.summary(table), "stop", ax)
+    ax.set(ylabel="early-stopping step")
+    return ax
+
+
+def _against_density(summary, column, ax, percent=False, band=True):
+    scale = 100 if percent else 1
+    several = summary["run"].nunique() > 1
+    groups = summary.groupby(["run", "variant"], sort=False)
+    order = sorted(groups, key=lambda g: (g[0][0], list(NAMES).index(g[0][1])))
+    dense = {run: rows for (run, _), rows in order if (rows["level"] == 0).any()}
+    for color, ((run, variant), rows) in zip(_cycle(), order, strict=False):
+        rows = rows.sort_values("density", ascending=False)
+        name = NAMES[variant]
+        x, y = rows["density"] * 100, rows[column] * scale
+        ax.plot(x, y, "o-", ms=3, color=color, label=f"{run}: {name}" if several else name)
+        half = rows[f"{column}_ci"] * scale
+        if band and half.notna().any():
+            ax.fill_between(x, y - half, y + half, color=color, alpha=0.18, lw=0)
+    for rows in dense.values():
+        level = rows.loc[rows["level"] == 0, column].iloc[0] * scale
+        ax.axhline(level, color="0.5", lw=0.8, ls=":", zorder=0)
+    density_axis(ax)
+    ax.legend(frameon=False, fontsize="small")
+
+
+def _cycle() -> Iterable[str]:
+    while True:
+        yield from COLORS
+
+
+def density_axis(ax: Axes) -> None:
+    """Density in percent on a logarithmic axis, dense on the left."""
+    ax.set_xscale("log")
+    left, right = ax.get_xlim()
+    ax.set_xlim(max(left, right), min(left, right))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_xlabel("density (%)")
+
+
+def layers(densities: Mapping[int, Mapping[str, float]], ax: Axes) -> Axes:
+    """The density of each layer by level, from {level: {path: density}}."""
+    levels = sorted(densities)
+    for color, path in zip(_cycle(), densities[levels[0]], strict=False):
+        values = [100 * densities[level][path] for level in levels]
+        ax.plot(levels, values, "o-", ms=3, color=color, label=path)
+    ax.set(xlabel="level", ylabel="density of the layer (%)", yscale="log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def curves(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    split: str = "test",
+    metric: str = "accuracy",
+    levels: Iterable[int] | None = None,
+    variant: str = results.TICKET,
+) -> Axes:
+    """A metric against the training step, a line per level, dark dense to light sparse."""
+    rows = table[
+        (table["split"] == split)
+        & (table["metric"] == metric)
+        & (table["variant"] == variant)
+    ]
+    known = sorted(rows["level"].unique())
+    levels = [level for level in known if levels is None or level in set(levels)]
+    for run, of_run in rows.groupby("run"):
+        for i, level in enumerate(levels):
+            mean = of_run[of_run["level"] == level].groupby("step")["value"].mean()
+            density = of_run.loc[of_run["level"] == level, "density"].mean()
+            label = f"{100 * density:.3g} %" if run == rows["run"].iloc[0] else None
+            color = cm.viridis(0.9 * i / max(1, len(levels) - 1))
+            scale = 100 if metric == "accuracy" else 1
+            ax.plot(mean.index, mean * scale, lw=1.1, color=color, label=label)
+    unit = " (%)" if metric == "accuracy" else ""
+    ax.set(xlabel="step", ylabel=f"{split} {metric}{unit}")
+    ax.legend(frameon=False, fontsize="x-small", title="density", ncols=2)
+    return ax
+
+
+def spread(table: pd.DataFrame, levels: int = 6) -> list[int]:
+    """About that many levels of a table, from the densest to the sparsest."""
+    known = np.sort(table["level"].unique())
+    picks = np.linspace(0, len(known) - 1, min(levels, len(known)))
+    return [int(known[round(i)]) for i in picks]
+
+
+def inputs(mask: masks.Mask, path: str, shape: tuple[int, int], ax: Axes) -> Axes:
+    """How many weights each input pixel keeps: of the mask's leaf at `path`, [pixels, units].
+
+    The picture of what a ticket looks at. The colour scale begins at 0 weights.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(mask)
+    found = {masks.name(p): leaf for p, leaf in leaves}
+    if path not in found:
+        raise ValueError(f"the mask has no leaf {path!r}; it has {', '.join(found)}")
+    kept: Any = np.asarray(found[path]).sum(axis=1).reshape(shape)
+    image = ax.imshow(kept, cmap="magma", vmin=0)
+    ax.set(xticks=[], yticks=[])
+    assert ax.figure is not None
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="weights kept")
+    return ax

@@ -1,0 +1,137 @@
+"""A report of runs: one HTML file that needs nothing beside it."""
+
+import dataclasses
+import html
+import io
+import json
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lth import plot, presets, results, store
+from lth.runs import Run
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px;
+       margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
+svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: .85rem; }
+th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
+details { margin: .6rem 0; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
+"""
+
+
+def write(runs: list[Run], path: Path) -> Path:
+    """Write the report of one or several runs to `path`."""
+    table = pd.concat([run.table for run in runs])
+    title = ", ".join(run.path.name for run in runs)
+    parts = [f"<h1>{html.escape(title)}</h1>", *map(_what, runs), *_figures(runs, table)]
+    parts += ["<h2>Results</h2>", _results(table), "<h2>What was run</h2>"]
+    parts += [_details(run) for run in runs]
+    store.write(
+        path,
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+        + "\n".join(parts)
+        + "</html>\n",
+    )
+    return path
+
+
+def _what(run: Run) -> str:
+    preset = presets.PRESETS.get(run.preset)
+    title = preset.title if preset else run.preset
+    n = run.config.replicates
+    return (
+        f"<p><b>{html.escape(run.path.name)}</b>: {html.escape(title)}. "
+        f"{n} replicate{'s' * (n > 1)}, levels 0 to {max(run.levels)}, rewinding "
+        f"{html.escape(run.config.rewind.mode)} to {html.escape(run.config.rewind.to)}.</p>"
+    )
+
+
+def _figures(runs: list[Run], table: pd.DataFrame) -> list[str]:
+    n = "95 % confidence intervals of the mean over replicates"
+    left, right = _axes(2)
+    plot.accuracy(table, left)
+    plot.accuracy(table, right, at="stop_accuracy")
+    parts = [
+        "<h2>Accuracy against density</h2>",
+        _figure(
+            left.figure,
+            f"Test accuracy at the end of training and at the step of the lowest "
+            f"validation loss; bands are {n}, the dotted line is the dense network.",
+        ),
+    ]
+    left, right = _axes(2)
+    plot.stopping(table, left)
+    plot.layers(runs[0].densities(), right)
+    parts += [
+        "<h2>Speed of learning, and where the weights went</h2>",
+        _figure(
+            left.figure,
+            "Step of the lowest validation loss (lower is faster), and the density of "
+            f"each layer at each level of {runs[0].path.name}.",
+        ),
+        "<h2>Training curves</h2>",
+    ]
+    for run in runs:
+        left, right = _axes(2)
+        levels = plot.spread(run.table)
+        plot.curves(run.table, left, levels=levels)
+        plot.curves(run.table, right, split="validation", metric="loss", levels=levels)
+        parts.append(
+            _figure(left.figure, f"Tickets of {run.path.name}, mean over replicates.")
+        )
+    return parts
+
+
+def _axes(n: int):
+    figure = Figure(figsize=(5.4 * n, 3.8), layout="constrained")
+    return figure.subplots(1, n)
+
+
+def _figure(figure, caption: str) -> str:
+    image = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "lth"}):  # the same ids each time
+        figure.savefig(image, format="svg", metadata={"Date": None})
+    svg = image.getvalue()
+    svg = svg[svg.index("<svg") :]
+    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _results(table: pd.DataFrame) -> str:
+    head = ["run", "variant", "level", "density %", "n", "test accuracy at the end %"]
+    head += ["early-stopping step", "test accuracy there %"]
+    rows = ["".join(f"<th>{name}</th>" for name in head)]
+    for row in results.summary(table).itertuples():
+        cells = [row.run, plot.NAMES[row.variant], row.level, f"{100 * row.density:.3g}"]
+        cells += [row.n, around(100 * row.accuracy, 100 * row.accuracy_ci)]
+        cells += [around(row.stop, row.stop_ci, 0)]
+        cells += [around(100 * row.stop_accuracy, 100 * row.stop_accuracy_ci)]
+        rows.append("".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells))
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+
+
+def around(mean: float, half: float, digits: int = 2) -> str:
+    """A mean and the half-width of its interval, which a single replicate has not."""
+    text = f"{mean:.{digits}f}"
+    return text if half != half else f"{text} ± {half:.{digits}f}"
+
+
+def _details(run: Run) -> str:
+    fields = json.dumps(dataclasses.asdict(run.config), indent=1)
+    sessions = (run.path / "environment.json").read_text()
+    preset = presets.PRESETS.get(run.preset)
+    note = f"<p>Differs from its source: {html.escape(preset.differs)}.</p>" if preset else ""
+    return (
+        f"{note}<details><summary>Configuration of {html.escape(run.path.name)}</summary>"
+        f"<pre>{html.escape(fields)}</pre></details>"
+        f"<details><summary>Where it ran, session by session</summary>"
+        f"<pre>{html.escape(sessions)}</pre></details>"
+    )

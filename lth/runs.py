@@ -1,0 +1,104 @@
+"""A stored run, opened to look at: for notebooks, reports and the command line."""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from lth import build, config, masks, results, store, train
+from lth.config import Experiment
+from lth.lottery import Ticket
+
+
+def open_run(path: str | Path) -> "Run":
+    """The run in the directory `path`; its arrays are read only when asked for.
+
+    Raises StoreError where `path` is no run or cannot be read.
+    """
+    path = Path(path)
+    content = store.read_config(path)
+    try:
+        experiment = config.from_dict(content["config"])
+    except config.ConfigError as error:
+        raise store.StoreError(f"{path / 'config.json'} is damaged: {error}") from None
+    if config.identity(experiment) != content["id"]:
+        raise store.StoreError(
+            f"{path / 'config.json'} was changed: its fields give the id "
+            f"{config.identity(experiment)}, not {content['id']}"
+        )
+    return Run(path, content["preset"], experiment)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk. Arrays of its states and masks lead with the replicate."""
+
+    path: Path
+    preset: str
+    config: Experiment
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Every measured value, tidy: columns `results.COLUMNS`."""
+        if not (self.path / "table.csv").exists():
+            raise store.StoreError(f"{self.path} has no results yet: no ticket is stored")
+        return results.read(self.path / "table.csv")
+
+    @property
+    def levels(self) -> list[int]:
+        """The levels whose tickets are stored."""
+        pairs = store.stored(self.path)
+        return sorted(level for variant, level in pairs if variant == results.TICKET)
+
+    @property
+    def variants(self) -> list[str]:
+        """`ticket`, and the controls trained with it."""
+        found = {variant for variant, _ in store.stored(self.path)}
+        return [v for v in (results.TICKET, *config.CONTROLS) if v in found]
+
+    @property
+    def replicates(self) -> list[int]:
+        """The numbers of the replicates, in the order of the arrays."""
+        first = self.config.first_replicate
+        return list(range(first, first + self.config.replicates))
+
+    @property
+    def early(self) -> train.TrainState:
+        """The state that tickets are rewound to."""
+        return store.load_tree(self.path, "early", {"state": self._like})["state"]
+
+    def checkpoint(self, step: int) -> train.TrainState:
+        """The dense network at a step listed in `checkpoint_at`."""
+        name = f"step_{step}"
+        return store.load_tree(self.path, name, {"state": self._like})["state"]
+
+    def ticket(self, level: int, variant: str = results.TICKET) -> Ticket:
+        """The ticket of a level, or one of its controls (`reinit`, `shuffle`)."""
+        return store.load(self.path, level, (self._mask_like, self._like), variant)
+
+    def densities(self) -> dict[int, dict[str, float]]:
+        """The density of each layer at each level, mean over replicates."""
+        result = {}
+        for level in self.levels:
+            found = jax.vmap(masks.densities)(self.ticket(level).mask)
+            result[level] = {p: float(np.mean(d)) for p, d in found.items()}
+        return result
+
+    @cached_property
+    def _like(self) -> Any:
+        """The shapes of a stored state."""
+        model, tx = build.network(self.config), build.optimizer(self.config, 1)
+        init = jax.vmap(partial(train.init_state, model.init, tx))
+        keys = jax.eval_shape(partial(build.keys, self.replicates, build.INIT))
+        return jax.eval_shape(init, keys)
+
+    @cached_property
+    def _mask_like(self) -> Any:
+        def one(params):
+            return build.prunable(self.config, params)
+
+        return jax.eval_shape(jax.vmap(one), self._like.params)

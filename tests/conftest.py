@@ -1,0 +1,98 @@
+"""What all tests share: strict arithmetic, and small problems compiled once."""
+
+import functools
+import os
+import tempfile
+from typing import NamedTuple
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+import pytest
+
+from lth import data, masks, models, train
+
+matplotlib.use("agg")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Many tests run whole experiments, which compile the same programs.
+CACHE = tempfile.TemporaryDirectory(prefix="lth-tests-")
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+hypothesis.settings.register_profile(
+    "lth", deadline=None, derandomize=bool(os.environ.get("CI")), max_examples=60
+)
+hypothesis.settings.load_profile("lth")
+
+
+class Problem(NamedTuple):
+    """A small classification task and the compiled functions of its training."""
+
+    model: models.Model
+    tx: optax.GradientTransformation
+    early: train.TrainState
+    mask: masks.Mask
+    data: data.Dataset
+    train: object  # (state, mask, n) -> (state, sums), compiled
+    traces: list  # grows by one at each compilation of `train`
+
+
+def make_problem(model, tx, *, examples=50, batch=8, shape=(3,)) -> Problem:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (examples, *shape), dtype=np.uint8)
+    dataset = data.Dataset(images, rng.integers(0, 3, examples).astype(np.int32))
+    loss, _ = train.classification(models.standardized(model, 0, 255).apply)
+    step = train.make_train(loss, data.make_sample(batch, examples), tx)
+    traces = []
+
+    @jax.jit
+    def traced(state, mask, data, key, n):
+        traces.append(n)
+        return step(state, mask, data, key, n)
+
+    early = train.init_state(model.init, tx, jax.random.key(0))
+    mask = masks.ones(early.params, lambda path, leaf: leaf.ndim >= 2)
+    bound = functools.partial(_call, traced, dataset, jax.random.key(1))
+    return Problem(model, tx, early, mask, dataset, bound, traces)
+
+
+def _call(traced, dataset, key, state, mask, n):
+    return traced(state, mask, dataset, key, n)
+
+
+def plain_mlp(sizes=(3, 5, 3)) -> models.Model:
+    """A network of plain functions over a dict, no library behind it."""
+
+    def init(key):
+        keys = jax.random.split(key, len(sizes) - 1)
+        shapes = list(zip(sizes, sizes[1:], strict=False))
+        return {
+            f"w{i}": jax.random.normal(k, s) * 0.5 for i, (k, s) in enumerate(zip(keys, shapes, strict=True))
+        } | {f"b{i}": jnp.zeros(s[1]) for i, s in enumerate(shapes)}, {}
+
+    def apply(params, stats, inputs, train, key):
+        x = inputs.reshape(inputs.shape[0], -1)
+        for i in range(len(sizes) - 1):
+            x = x @ params[f"w{i}"] + params[f"b{i}"][None]
+            x = jax.nn.relu(x) if i < len(sizes) - 2 else x
+        return x, stats
+
+    return models.Model(init, apply)
+
+
+@pytest.fixture(scope="session")
+def adam() -> Problem:
+    schedule = optax.piecewise_constant_schedule(1e-2, {20: 0.1})
+    return make_problem(plain_mlp(), optax.adam(schedule))
+
+
+def assert_same(a, b) -> None:
+    """Two trees are equal to the bit."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.dtype == y.dtype
+        assert x.tobytes() == y.tobytes()

@@ -1,0 +1,185 @@
+"""The command line as the person who mistypes sees it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lth
+from lth import cli, experiment, results, store
+
+FAST = (
+    "--model.widths 8 --steps 20it --eval-every 10it --levels 1 --replicates 2 "
+    "--rewind.to 5it --checkpoint-at 0,7"
+).split()
+
+
+def lth_run(*args, folder):
+    return cli.command(["run", "digits", *FAST, "--runs", str(folder), *args])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    assert lth_run("--quiet", "--controls", "reinit", folder=folder) == 0
+    return next(folder.iterdir())
+
+
+def test_quiet_prints_the_path_alone(tmp_path, capfd):
+    assert lth_run("--quiet", folder=tmp_path) == 0
+    out, err = capfd.readouterr()
+    (path,) = tmp_path.iterdir()
+    assert out == f"{path}\n"
+    assert err == ""
+
+
+def test_a_run_tells_what_it_found(tmp_path, capsys):
+    assert lth_run(folder=tmp_path) == 0
+    out, err = capsys.readouterr()
+    (path,) = tmp_path.iterdir()
+    assert f"report  {path}/report.html" in out
+    assert re.search(r"ticket +│ +1 │", out)
+    assert re.search(r"level +1 ticket +loss \d", err)  # a line a training: no terminal
+    assert lth_run(folder=tmp_path) == 0  # everything is stored: nothing to train
+    assert "level" not in capsys.readouterr().err
+
+
+def test_show_and_list(finished, capsys):
+    assert cli.command(["show", str(finished)]) == 0
+    assert "early stop" in capsys.readouterr().out
+    assert cli.command(["list", "--runs", str(finished.parent)]) == 0
+    out = capsys.readouterr().out
+    assert "lenet-mnist-sgd" in out
+    assert "differs from its source" in out
+    assert f"{finished.name}: 2 tickets" in out
+
+
+def test_the_report_is_one_file_that_needs_no_other(finished, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert cli.command(["report", str(finished), str(finished), "--out", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    text = page.read_text()
+    assert text.count("<svg") == 4
+    assert "early-stopping step" in text
+    assert "fresh initialisation" in text
+    links = re.findall(r'(?:src|href)="(?!#)[^"]*"', text)
+    assert not [link for link in links if "w3.org" not in link and "matplotlib" not in link]
+
+
+def test_help_names_every_field_without_importing_jax():
+    code = (
+        "import sys; from lth import cli\n"
+        "try: cli.command(['run', 'digits', '--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for flag in ("--rewind.mode", "--prune.rate ", "--steps", "--controls", "--checkpoint-at"):
+        assert flag in done.stdout
+
+
+REFUSED = [
+    (["run", "digit"], "unknown preset 'digit'; there are digits, lenet-mnist"),
+    (["runn"], "unknown command 'runn'"),
+    (["run", "digits", "--levels", "-1"], "--levels is at least 0; got -1"),
+    (["run", "digits", "--prune.rate", "1.5"], "--prune.rate is in (0, 1); got 1.5"),
+    (["run", "digits", "--steps", "ten"], "--steps is a number of steps such as 500it"),
+    (["run", "digits", "--rewind.to", "9000it"], "is not before the end of training"),
+    (["run", "digits", "--prune.rates", "conv=.1"], "'conv' matches no leaf"),
+    (["report"], "needs at least one run directory"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), REFUSED)
+def test_what_cannot_be_run_is_refused_with_exit_code_2(
+    args, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.command(args) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("args", [["--levls", "3"], ["--levels", "x"], ["--rewind.mode", "x"]])
+def test_unknown_flags_and_choices_exit_with_2(args, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.command(["run", "digits", *args])
+    assert stop.value.code == 2
+    assert "--levels" in (err := capsys.readouterr().err) or "--rewind.mode" in err
+
+
+def test_missing_data_exits_with_2(tmp_path, capsys, monkeypatch):
+    from lth.data import fetch
+
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(fetch.urllib.request, "urlopen", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("LTH_DATA", raising=False)
+    args = ["run", "lenet-mnist", "--data-dir", str(tmp_path / "none")]
+    assert cli.command([*args, "--runs", str(tmp_path / "runs")]) == 2
+    assert "Put these files there" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_in_use_exits_with_4(finished, capsys):
+    with store.claim(finished):
+        assert lth_run(folder=finished.parent) == 4
+    assert "in use by process" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_exits_with_5(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert lth_run(folder=tmp_path / "file") == 5
+    assert "cannot write" in capsys.readouterr().err
+    assert cli.command(["show", str(tmp_path)]) == 5
+    assert "is not a run" in capsys.readouterr().err
+
+
+def test_a_replicate_that_fails_exits_with_3_and_names_itself(tmp_path, capsys):
+    args = ["--optimizer.name", "sgd", "--optimizer.learning-rate", "1e30"]
+    assert lth_run(*args, folder=tmp_path) == 3
+    err = capsys.readouterr().err
+    assert "replicate 1 stopped: its loss was not finite at level 0, step" in err
+
+
+def test_an_interrupt_says_how_to_continue(tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run", interrupted)
+    monkeypatch.setattr(sys, "argv", ["lth", "run", "digits", "--levels", "3"])
+    assert cli.command(["run", "digits", "--levels", "3"]) == 130
+    assert "The same command continues:\n  lth run digits --levels 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_run_cleanly(tmp_path, number):
+    args = [*FAST, "--levels", "500", "--runs", str(tmp_path), "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lth", "run", "digits", *args],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(lth.__file__).parents[1])},
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/tickets/level_01")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "The same command continues:" in err
+    assert "Traceback" not in err
+    (path,) = tmp_path.iterdir()
+    levels = lth.open_run(path).levels
+    table = results.read(path / "table.csv")
+    assert set(table["level"]) >= set(levels)

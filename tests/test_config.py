@@ -1,0 +1,105 @@
+"""Settings: the step grammar, the identity of a run, and what is refused at the door."""
+
+import dataclasses
+import json
+from dataclasses import replace
+
+import pytest
+
+from lth import config, data, models, presets
+from lth.config import ConfigError, Experiment
+
+STEPS = [("500it", 500), ("500", 500), ("10ep", 70), ("2ep50it", 64), ("0", 0), ("0ep", 0)]
+
+
+@pytest.mark.parametrize(("text", "steps"), STEPS)
+def test_step_grammar(text, steps):
+    assert config.parse_steps(text, epoch=7, flag="--steps") == steps
+
+
+@pytest.mark.parametrize("text", ["", "ep", "5 it", "-3it", "3it2ep", "1.5ep", "1e3", "x"])
+def test_what_is_no_number_of_steps(text):
+    with pytest.raises(ConfigError, match=r"--steps is a number of steps such as 500it"):
+        config.parse_steps(text, epoch=7, flag="--steps")
+
+
+def fields(kind, prefix=()):
+    for field in dataclasses.fields(kind):
+        default = (
+            field.default_factory() if field.default is dataclasses.MISSING else field.default
+        )
+        if dataclasses.is_dataclass(default):
+            yield from fields(type(default), (*prefix, field.name))
+        else:
+            yield (*prefix, field.name), default
+
+
+def changed(experiment, path, value):
+    if len(path) == 1:
+        return replace(experiment, **{path[0]: value})
+    inner = changed(getattr(experiment, path[0]), path[1:], value)
+    return replace(experiment, **{path[0]: inner})
+
+
+@pytest.mark.parametrize("path", [path for path, _ in fields(Experiment)], ids=".".join)
+def test_the_id_covers_what_changes_the_result_and_nothing_else(path):
+    base = Experiment()
+    value = dict(fields(Experiment))[path]
+    other = {str: f"{value}x", tuple: (1,)}.get(type(value), value + 1 if not isinstance(value, str | tuple) else None)
+    same = config.identity(changed(base, path, other)) == config.identity(base)
+    assert same == (path[0] in config.EXTENDING)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_presets_are_sound_and_survive_json(name):
+    experiment = presets.PRESETS[name].experiment
+    config.check(experiment)
+    stored = json.loads(json.dumps(config.as_dict(experiment)))
+    assert config.from_dict(stored) == experiment
+
+
+def test_choices_name_what_exists():
+    # The Literal types repeat these names so that --help needs no JAX.
+    assert config.Data.__annotations__["name"].__args__ == tuple(data.SOURCES)
+    assert config.Model.__annotations__["initialiser"].__args__ == tuple(models.INITIALISERS)
+
+
+REFUSED = [
+    ({"levels": -1}, "--levels is at least 0; got -1"),
+    ({"replicates": 0}, "--replicates is at least 1; got 0"),
+    ({"batch_size": 0}, "--batch-size is at least 1"),
+    ({"prune": {"rate": 1.0}}, r"--prune.rate is in \(0, 1\); got 1.0"),
+    ({"prune": {"rate": 0.0}}, "--prune.rate"),
+    ({"prune": {"rates": "output"}}, "PATTERN=RATE"),
+    ({"prune": {"rates": "output=1.5"}}, r"rates in \[0, 1\); got 'output=1.5'"),
+    ({"prune": {"rates": "a=.1", "scope": "global"}}, "choose --prune.scope layer"),
+    ({"controls": "reinit,shufle"}, "list of reinit, shuffle; got 'shufle'"),
+    ({"optimizer": {"learning_rate": float("nan")}}, "--optimizer.learning-rate"),
+    ({"optimizer": {"learning_rate": -1.0}}, "--optimizer.learning-rate is above 0"),
+    ({"optimizer": {"momentum": 0.9}}, "belongs to sgd"),
+    ({"model": {"widths": (3, 0)}}, "--model.widths is at least 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED)
+def test_settings_out_of_range_are_refused(change, message):
+    experiment = Experiment(prune=config.Prune(scope="layer"))
+    for name, value in change.items():
+        new = replace(getattr(experiment, name), **value) if isinstance(value, dict) else value
+        experiment = replace(experiment, **{name: new})
+    with pytest.raises(ConfigError, match=message):
+        config.check(experiment)
+
+
+def test_stored_configurations_are_not_trusted():
+    stored = config.as_dict(Experiment())
+    with pytest.raises(ConfigError, match="unknown or lacks known fields: extra"):
+        config.from_dict({**stored, "extra": 1})
+    with pytest.raises(ConfigError, match="lacks known fields: levels"):
+        config.from_dict({k: v for k, v in stored.items() if k != "levels"})
+    with pytest.raises(ConfigError, match=r"config.levels cannot be 'many'"):
+        config.from_dict({**stored, "levels": "many"})
+    with pytest.raises(ConfigError, match=r"config.rewind.mode cannot be 'back'"):
+        config.from_dict({**stored, "rewind": {**stored["rewind"], "mode": "back"}})
+    with pytest.raises(ConfigError, match=r"config.data is a table of fields; got 3"):
+        config.from_dict({**stored, "data": 3})

@@ -1,0 +1,299 @@
+"""Whole runs, small ones: resuming, controls, replicates, compilations, failures."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lth
+from lth import build, config, experiment, masks, results, store, train
+from lth.config import ConfigError
+from lth.presets import PRESETS
+from tests.conftest import assert_same
+
+SMALL = replace(
+    PRESETS["digits"].experiment,
+    model=config.Model(widths=(12,)),
+    optimizer=config.Optimizer(name="sgd", learning_rate=0.2, momentum=0.9, milestones="30it"),
+    steps="40it",
+    eval_every="20it",
+    levels=3,
+    replicates=2,
+    controls="reinit,shuffle",
+)
+
+
+def rewinding(mode, to="5it", **fields):
+    return replace(SMALL, rewind=config.Rewind(mode=mode, to=to, **fields))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return experiment.run(SMALL, "small", tmp_path_factory.mktemp("runs")).path
+
+
+def contents(path):
+    """The digest that every stored checkpoint's arrays have, and the table."""
+    found = {}
+    for checkpoint in sorted((path / "tickets").iterdir()):
+        found[checkpoint.name] = store.digest(store.load_tree(path, checkpoint.name))
+    return found, (path / "table.csv").read_bytes()
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(measurements):
+    left = [measurements]
+
+    def watch(progress):
+        left[0] -= 1
+        if not left[0]:
+            raise Stop
+
+    return watch
+
+
+def test_a_run_stores_what_it_promises(unbroken):
+    run = lth.open_run(unbroken)
+    assert run.levels == [0, 1, 2, 3]
+    assert run.variants == ["ticket", "reinit", "shuffle"]
+    names = {p.name for p in unbroken.iterdir()}
+    assert {"config.json", "environment.json", "table.csv", "log.jsonl"} <= names
+    assert list(run.table.columns) == list(results.COLUMNS)
+    counts = run.table.groupby(["variant", "level"]).size()
+    assert len(counts) == 1 + 3 * 3
+    assert set(counts) == {2 * 2 * 6}  # replicates x stops x (3 splits of 2 metrics)
+    ticket = run.ticket(2)
+    assert ticket.mask["hidden_0"]["kernel"].shape == (2, 64, 12)
+    assert isinstance(ticket.state, train.TrainState)
+    density = run.table.loc[run.table["level"] == 2, "density"].unique()
+    kept = round(0.64 * 64 * 12) + round(0.81 * 12 * 10)
+    assert list(density) == [kept / (64 * 12 + 120)]
+
+
+def test_the_dense_ticket_is_one_unbroken_training(unbroken, tmp_path):
+    """Stopping at the rewind point and at checkpoints leaves no trace in the bits."""
+    other = replace(rewinding("weights", "7it"), levels=0, checkpoint_at="3it,33it")
+    path = experiment.run(other, "small", tmp_path).path
+    run, dense = lth.open_run(path), lth.open_run(unbroken).ticket(0)
+    assert_same(run.ticket(0).state, dense.state)
+    assert int(run.early.step[0]) == 7
+    assert int(run.checkpoint(33).step[0]) == 33
+    assert {"init", "early", "step_3", "step_33"} <= {
+        p.name for p in (path / "tickets").iterdir()
+    }
+
+
+@pytest.mark.parametrize("measurements", [1, 2, 5, 9])
+def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
+    with pytest.raises(Stop):
+        experiment.run(SMALL, "small", tmp_path, watch=stop_after(measurements))
+    path = experiment.run(SMALL, "small", tmp_path).path
+    assert contents(path) == contents(unbroken)
+
+
+def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch):
+    def crash(run, ticket, variant):
+        if ticket.level == 1:
+            raise Stop
+        save(run, ticket, variant)
+
+    save = store.save
+    monkeypatch.setattr(store, "save", crash)
+    with pytest.raises(Stop):
+        experiment.run(SMALL, "small", tmp_path)
+    monkeypatch.undo()
+    (path,) = tmp_path.iterdir()
+    assert ",1," in (path / "table.csv").read_text()
+    with (path / "table.csv").open("a") as table:
+        table.write("small-half a li")
+    experiment.run(SMALL, "small", tmp_path)
+    assert contents(path) == contents(unbroken)
+
+
+def test_more_levels_and_controls_extend_a_run(unbroken, tmp_path):
+    bare = replace(SMALL, levels=1, controls="")
+    path = experiment.run(bare, "small", tmp_path).path
+    first = store.digest(store.load_tree(path, "level_01"))
+    assert experiment.run(SMALL, "small", tmp_path).path == path
+    extended, table = contents(path)
+    assert extended == contents(unbroken)[0]
+    assert extended["level_01"] == first
+    assert sorted(table.splitlines()) == sorted(contents(unbroken)[1].splitlines())
+    assert lth.open_run(path).config == SMALL
+
+
+def test_replicates_have_the_same_streams_together_and_alone(unbroken, tmp_path):
+    alone = replace(SMALL, replicates=1, first_replicate=1, levels=1, controls="reinit")
+    one = lth.open_run(experiment.run(alone, "small", tmp_path).path)
+    both = lth.open_run(unbroken)
+    assert_same(
+        jax.tree.map(lambda x: x[0], one.early), jax.tree.map(lambda x: x[1], both.early)
+    )
+    for variant in ("ticket", "reinit"):
+        a, b = one.ticket(1, variant), both.ticket(1, variant)
+        same = jax.tree.map(lambda x, y: np.mean(x[0] == y[1]), a.mask, b.mask)
+        assert min(jax.tree.leaves(same)) > 0.99  # sums may round differently
+        for x, y in zip(
+            jax.tree.leaves(a.state.params), jax.tree.leaves(b.state.params), strict=True
+        ):
+            np.testing.assert_allclose(x[0], y[1], atol=0.02)
+
+
+@pytest.mark.parametrize("stream", [build.INIT, build.TRAIN, build.SHUFFLE])
+def test_keys_come_from_the_number_of_the_replicate_alone(stream):
+    together = jax.random.key_data(build.keys([0, 1, 2], stream, 4))
+    for i in range(3):
+        alone = jax.random.key_data(build.keys([i], stream, 4))[0]
+        np.testing.assert_array_equal(together[i], alone)
+    assert len({tuple(k) for k in np.asarray(together).tolist()}) == 3
+
+
+MODES = ["weights", "learning_rate", "finetune", "weights_low_rate", "reinit"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_compiles_again_at_later_levels(mode, tmp_path, monkeypatch):
+    compiled, at_level, traces = [0], {}, [0]
+
+    def listen(event, duration, **kwargs):
+        compiled[0] += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    make = train.make_train
+
+    def counting(*args):
+        inner = make(*args)
+
+        def traced(*args):
+            traces[0] += 1
+            return inner(*args)
+
+        return traced
+
+    monkeypatch.setattr(train, "make_train", counting)
+    e = replace(rewinding(mode), levels=5, eval_every="40it")
+
+    def watch(progress):
+        at_level[progress.level] = compiled[0]
+
+    experiment.run(e, "small", tmp_path, watch=watch)
+    assert traces[0] == 1  # of the training program, over all levels and controls
+    assert compiled[0] > 0
+    # Masks change their place in memory once, after the first pruning; then nothing.
+    assert at_level[2] == at_level[3] == at_level[4] == at_level[5]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("moments", ["keep", "drop"])
+def test_every_mode_retrains_masked_from_the_rewind_point(mode, moments, tmp_path):
+    e = replace(rewinding(mode, moments=moments), levels=1, controls="")
+    run = lth.open_run(experiment.run(e, "small", tmp_path).path)
+    ticket = run.ticket(1)
+    assert set(ticket.state.step.tolist()) == {40}
+    assert set(np.ravel(ticket.metrics["step"])) == {20, 40}
+    gone = jax.tree.map(
+        lambda w, m: None if m is None else jnp.abs(w * ~m).max(),
+        ticket.state.params,
+        ticket.mask,
+    )
+    assert max(jax.tree.leaves(gone)) == 0
+
+
+def test_controls_keep_the_counts_and_lose_what_they_should(unbroken):
+    run = lth.open_run(unbroken)
+    ticket, fresh, shuffled = (run.ticket(3, v) for v in run.variants)
+    assert_same(fresh.mask, ticket.mask)
+    before, after = masks.densities(ticket.mask), masks.densities(shuffled.mask)
+    assert {k: float(v) for k, v in before.items()} == {k: float(v) for k, v in after.items()}
+    assert float(masks.overlap(ticket.mask, shuffled.mask)) < 0.9
+
+
+def test_the_random_criterion_ignores_the_weights(tmp_path):
+    e = replace(SMALL, prune=replace(SMALL.prune, criterion="random"), controls="", levels=1)
+    one = lth.open_run(experiment.run(e, "small", tmp_path).path).ticket(1)
+    e = replace(e, optimizer=config.Optimizer(learning_rate=0.01))
+    two = lth.open_run(experiment.run(e, "small", tmp_path).path).ticket(1)
+    assert_same(one.mask, two.mask)
+    assert (one.mask["hidden_0"]["kernel"][0] != one.mask["hidden_0"]["kernel"][1]).any()
+
+
+def broken_replicate(e, data_dir=None, *, real=build.build):
+    """The parts of an experiment whose replicate 1 starts with infinite weights."""
+    parts = real(e, data_dir)
+
+    def init(keys):
+        state = parts.init(keys)
+        spoil = jnp.array([1.0, jnp.inf])
+
+        def scale(w):
+            return w * spoil.reshape(2, *(1,) * (w.ndim - 1))
+
+        return state._replace(params=jax.tree.map(scale, state.params))
+
+    return parts._replace(init=init)
+
+
+def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(
+    unbroken, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(build, "build", broken_replicate)
+    outcome = experiment.run(SMALL, "small", tmp_path)
+    assert outcome.failed == {1: (0, 0)}
+    run, whole = lth.open_run(outcome.path), lth.open_run(unbroken)
+    assert set(run.table["replicate"]) == {0}
+    kept = whole.table[whole.table["replicate"] == 0].drop(columns="run")
+    found = run.table.drop(columns="run").reset_index(drop=True)
+    assert found.equals(kept.reset_index(drop=True))
+    log = (outcome.path / "log.jsonl").read_text()
+    assert '"event": "failed", "replicate": 1, "variant": "ticket", "level": 0' in log
+    again = experiment.run(SMALL, "small", tmp_path)
+    assert again.failed == outcome.failed  # remembered, not trained anew
+
+
+def test_a_run_whose_replicates_all_fail_ends(tmp_path):
+    e = replace(SMALL, optimizer=config.Optimizer(name="sgd", learning_rate=1e30))
+    outcome = experiment.run(e, "small", tmp_path)
+    assert set(outcome.failed) == {0, 1}
+    assert store.latest(outcome.path) == 0
+
+
+BEYOND = [
+    ({"steps": "0"}, "--steps is at least 1it"),
+    ({"eval_every": "0ep"}, "--eval-every is at least 1it"),
+    ({"rewind": config.Rewind(to="40it")}, r"--rewind.to 40it \(step 40\) is not before"),
+    ({"rewind": config.Rewind(to="1ep")}, r"--rewind.to 1ep \(step 21\)"),
+    ({"checkpoint_at": "0,41"}, "--checkpoint-at 41 is beyond the end of training"),
+    ({"batch_size": 2000}, "at most the 1257 training examples; got 2000"),
+    ({"prune": config.Prune(exclude="conv")}, "'conv' matches no leaf; there are hidden_0"),
+    (
+        {"prune": config.Prune(scope="layer", rates="conv=0.1")},
+        "'conv' matches no leaf; there are hidden_0/kernel, output/kernel",
+    ),
+    ({"optimizer": config.Optimizer(milestones="50it")}, "--optimizer.milestones 50it"),
+    ({"steps": "2000000000it", "rewind": config.Rewind()}, "below 2\\*\\*32"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BEYOND)
+def test_what_does_not_fit_the_training_is_refused_before_it(
+    change, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train, "fit", functools.partial(pytest.fail, "it trained"))
+    e = replace(SMALL, **change)
+    if "1ep" in e.rewind.to:
+        e = replace(e, steps="20it", optimizer=config.Optimizer())
+    with pytest.raises(ConfigError, match=message):
+        experiment.run(e, "small", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_validation_set_as_large_as_the_data_is_refused(tmp_path):
+    e = replace(SMALL, data=replace(SMALL.data, validation=1437))
+    with pytest.raises(lth.data.DataError, match="1437 examples cannot be held out"):
+        experiment.run(e, "small", tmp_path)
