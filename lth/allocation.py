@@ -10,7 +10,8 @@ from lth import masks
 def by_path(
     mask: masks.Mask, default: float, rules: Mapping[str, float]
 ) -> masks.Density:
-    """A density for each prunable leaf: that of the rule its path matches, or `default`.
+    """A density for each prunable leaf: that of the rule its path matches, or
+    `default`.
 
     `rules` maps regular expressions to densities. Raises ValueError for a pattern that
     matches no leaf and for two that match the same one.

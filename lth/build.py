@@ -20,17 +20,19 @@ from lth import (
     train,
 )
 from lth.config import ConfigError, Experiment
+from lth.train import TrainState
 
 # What a replicate's randomness is for; each folds into the replicate's key.
 INIT, TRAIN, PRUNE, REINIT, SHUFFLE = range(5)
 
-class Parts(NamedTuple):
-    """What an experiment is made of. Arrays of states and masks lead with replicates."""
 
-    init: Callable[[jax.Array], train.TrainState]  # keys [r] -> states
+class Parts(NamedTuple):
+    """What an experiment is made of; states and masks lead with the replicate."""
+
+    init: Callable[[jax.Array], TrainState]  # keys [r] -> states
     tx: optax.GradientTransformation
-    train: Callable[[train.TrainState, masks.Mask, int], Any]
-    measures: dict[str, Callable[[train.TrainState], Any]]
+    train: Callable[[TrainState, masks.Mask, int], Any]
+    measures: dict[str, Callable[[TrainState], Any]]
     mask: masks.Mask  # all ones
     densities: list[masks.Density]  # of levels 1, 2, …
     steps: int
@@ -72,8 +74,10 @@ def optimizer(e: Experiment, epoch: int) -> optax.GradientTransformation:
 
     rate = schedule if warmup or drops else o.learning_rate
     if o.name == "adam":
-        return optax.adamw(rate, weight_decay=o.weight_decay) if o.weight_decay else (
-            optax.adam(rate)
+        return (
+            optax.adamw(rate, weight_decay=o.weight_decay)
+            if o.weight_decay
+            else (optax.adam(rate))
         )
     decay = [optax.add_decayed_weights(o.weight_decay)] if o.weight_decay else []
     return optax.chain(*decay, optax.sgd(rate, momentum=o.momentum or None))
@@ -107,8 +111,8 @@ def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
 def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
     """Read the data and make the functions of an experiment.
 
-    Raises ConfigError for what cannot be run, before anything is compiled, and DataError
-    for data that is missing or damaged.
+    Raises ConfigError for what cannot be run, before anything is compiled, and
+    DataError for data that is missing or damaged.
     """
     config.check(e)
     splits = data.load(e.data.name, data_dir, e.data.validation, e.data.split_seed)
@@ -130,9 +134,7 @@ def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
         raise ConfigError(f"--prune: {error}") from None
     loss, measure = train.classification(model.apply)
     sample = data.make_sample(e.batch_size, examples)
-    step = jax.jit(
-        jax.vmap(train.make_train(loss, sample, tx), (0, 0, None, 0, None))
-    )
+    step = jax.jit(jax.vmap(train.make_train(loss, sample, tx), (0, 0, None, 0, None)))
     evaluate = jax.jit(jax.vmap(train.make_evaluate(measure), (0, 0, None)))
     splits, order = jax.device_put(splits), keys(replicates, TRAIN)
 
@@ -165,7 +167,7 @@ def _on_pixels(e: Experiment, splits: data.Splits) -> models.Model:
 
 
 def _times(e: Experiment, epoch: int) -> tuple[int, int, list[int], dict[str, int]]:
-    """Steps in all, of the rewind point, of measurements and of checkpoints, checked."""
+    """Steps: in all, of the rewind point, of measurements and checkpoints; checked."""
     steps = config.parse_steps(e.steps, epoch, "--steps")
     every = config.parse_steps(e.eval_every, epoch, "--eval-every")
     to = config.parse_steps(e.rewind.to, epoch, "--rewind.to")
@@ -173,7 +175,8 @@ def _times(e: Experiment, epoch: int) -> tuple[int, int, list[int], dict[str, in
         raise ConfigError(f"--steps is at least 1it; got {e.steps}")
     if steps * e.batch_size >= 2**32:
         raise ConfigError(
-            f"--steps times --batch-size stays below 2**32; got {steps} x {e.batch_size}"
+            f"--steps times --batch-size stays below 2**32; got {steps} x "
+            f"{e.batch_size}"
         )
     if every < 1:
         raise ConfigError(f"--eval-every is at least 1it; got {e.eval_every}")

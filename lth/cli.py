@@ -34,8 +34,8 @@ USAGE = """usage: lth COMMAND …
   lth report RUN …         one HTML file of figures from one or several runs
 
 'lth run PRESET --help' shows every flag. Exit codes: 0 done, 2 cannot be run as asked,
-3 done but some replicate's loss was not finite, 4 the run is in use, 5 the run directory
-cannot be read or written, 130 interrupted."""
+3 done but some replicate's loss was not finite, 4 the run is in use, 5 the run
+directory cannot be read or written, 130 interrupted."""
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 output = Console(soft_wrap=True, highlight=False)
@@ -61,7 +61,7 @@ class ReportFlags:
     run: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories."""
     out: Path | None = None
-    """The file to write; default report.html, in the run directory if there is one run."""
+    """The file to write; else report.html, in the run directory of a single run."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def command(args: list[str]) -> int:
 
 @contextlib.contextmanager
 def _failures() -> Iterator[list[int]]:
-    """Turn what a user can put right into a message; the exit code is left in the list."""
+    """Turn what a user can put right into a message and an exit code, in the list."""
     code = [1]
     try:
         yield code
@@ -126,7 +126,9 @@ def _failures() -> Iterator[list[int]]:
         if isinstance(error, data.DataError):
             code[0] = _refuse(str(error), 2)
         elif isinstance(error, store.StoreError):
-            code[0] = _refuse(str(error), 4 if isinstance(error, store.BusyError) else 5)
+            code[0] = _refuse(
+                str(error), 4 if isinstance(error, store.BusyError) else 5
+            )
         else:
             raise
 
@@ -171,9 +173,11 @@ def run(args: list[str]) -> int:
         written = report.write([found], outcome.path / "report.html")
     if flags.quiet:
         print(outcome.path)
-    elif written:
-        _print_summary(found)
-        output.print(f"run     {outcome.path}\nreport  {written}", markup=False)
+    else:
+        if written:
+            _print_summary(found)
+            output.print(f"report  {written}", markup=False)
+        output.print(f"run     {outcome.path}", markup=False)
     for replicate, (level, step) in outcome.failed.items():
         _refuse(
             f"replicate {replicate} stopped: its loss was not finite at level {level}, "
@@ -203,7 +207,12 @@ def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
         return
     text = "level {task.fields[level]} {task.fields[variant]}, step {task.fields[step]}"
     numbers = "loss {task.fields[loss]:.4f}, accuracy {task.fields[accuracy]:.1f} %"
-    columns = (TextColumn(text), BarColumn(), TextColumn(numbers), TimeRemainingColumn())
+    columns = (
+        TextColumn(text),
+        BarColumn(),
+        TextColumn(numbers),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task(
             "", total=1.0, level=0, variant="starts", step=0, loss=0.0, accuracy=0.0
@@ -255,23 +264,14 @@ def show(args: list[str]) -> int:
 
 
 def _print_summary(run: Any) -> None:
-    from lth import results
-    from lth.report import around
+    from lth import report
 
     table = Table(title=run.path.name)
     for name in ("", "level", "density %", "n", "test %", "early stop", "test % there"):
-        table.add_column(name, justify="right" if name else "left")
-    for row in results.summary(run.table).itertuples():
-        table.add_row(
-            row.variant,
-            str(row.level),
-            f"{100 * row.density:.3g}",
-            str(row.n),
-            around(100 * row.accuracy, 100 * row.accuracy_ci),
-            around(row.stop, row.stop_ci, 0),
-            around(100 * row.stop_accuracy, 100 * row.stop_accuracy_ci),
-        )
-    Console(soft_wrap=False, width=max(output.width, 78)).print(table)
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for _, *cells in report.cells(run.table):
+        table.add_row(*cells)
+    Console(width=max(output.width, 100)).print(table)  # numbers are never cut
 
 
 def report(args: list[str]) -> int:

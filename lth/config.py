@@ -144,7 +144,9 @@ def as_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def parse_steps(text: str, epoch: int, flag: str) -> int:
-    """A number of steps written 500it, 10ep, 2ep50it or 500, with `epoch` steps to an epoch."""
+    """A number of steps written 500it, 10ep, 2ep50it or 500, with `epoch` steps to an
+    epoch.
+    """
     match = re.fullmatch(r"(?:(\d+)ep)?(?:(\d+)(?:it)?)?", text)
     if not text or not match:
         raise ConfigError(
@@ -221,7 +223,8 @@ def check(experiment: Experiment) -> None:
             )
     if parse_rates(e.prune.rates) and e.prune.scope == "global":
         raise ConfigError(
-            "--prune.rates gives layers rates of their own, but with --prune.scope global "
+            "--prune.rates gives layers rates of their own, but with --prune.scope "
+            "global "
             "all weights compete; choose --prune.scope layer, or --prune.rates ''"
         )
     if e.optimizer.name == "adam" and e.optimizer.momentum:
@@ -229,7 +232,7 @@ def check(experiment: Experiment) -> None:
 
 
 def from_dict(values: Any, kind: type = Experiment, where: str = "config") -> Any:
-    """A dataclass from what JSON gave. Unknown, missing and mistyped fields are errors."""
+    """A dataclass from JSON; unknown, missing and mistyped fields are errors."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where} is a table of fields; got {values!r}")
     hints = get_type_hints(kind)

@@ -15,7 +15,5 @@ def random(params: Params, key: jax.Array) -> Scores:
     """Uniform in [0, 1) for each weight: the control that knows nothing."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
-    scores = [
-        jax.random.uniform(k, w.shape) for k, w in zip(keys, leaves, strict=True)
-    ]
+    scores = [jax.random.uniform(k, w.shape) for k, w in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, scores)

@@ -37,7 +37,9 @@ class Outcome(NamedTuple):
     """A run that ended."""
 
     path: Path
-    failed: dict[int, tuple[int, int]]  # replicate: level and step of its first NaN loss
+    failed: dict[
+        int, tuple[int, int]
+    ]  # replicate: level and step of its first NaN loss
 
 
 def run(
@@ -49,8 +51,8 @@ def run(
 ) -> Outcome:
     """Run an experiment, or what of it is not stored yet, in `runs`/`preset`-id.
 
-    A replicate whose loss is not finite ends there; the others go on. Raises ConfigError,
-    DataError and StoreError, and leaves what is stored whole.
+    A replicate whose loss is not finite ends there; the others go on. Raises
+    ConfigError, DataError and StoreError, and leaves what is stored whole.
     """
     parts = build.build(e, data_dir)
     identity = config.identity(e)
@@ -201,12 +203,15 @@ def _make_rewind(e: Experiment, parts: Parts, level: int) -> rewind.Rewind:
 
 def _reinit(parts: Parts, level: int) -> rewind.Rewind:
     """Fresh weights for each replicate, drawn anew at each level."""
-    fresh = rewind.make_reinit(parts.init, build.keys(parts.replicates, build.REINIT, level))
+    fresh = rewind.make_reinit(
+        parts.init, build.keys(parts.replicates, build.REINIT, level)
+    )
     return fresh
 
 
 def _judged(ticket: Ticket, before: Ticket | None) -> Ticket:
-    """The ticket with `failed` [r, 2]: level and step where a loss was first not finite.
+    """The ticket with `failed` [r, 2]: level and step where a loss was first not
+    finite.
 
     It is (-1, -1) for replicates that never failed, and stays once it is set.
     """

@@ -57,9 +57,9 @@ def imp(
     """Iterative magnitude pruning (Frankle & Carbin 2019, arXiv:1803.03635).
 
     Yields a ticket for each of `densities`, each pruned from the one before. `early` is
-    the state to rewind to. To resume, pass the last ticket and the densities that remain;
-    the result is the same bit for bit. Densities are absolute, fractions of all prunable
-    weights (the paper takes 20 % of what the last rounding left).
+    the state to rewind to. To resume, pass the last ticket and the densities that
+    remain; the result is the same bit for bit. Densities are absolute, fractions of all
+    prunable weights (the paper takes 20 % of what the last rounding left).
     """
     for density in densities:
         ticket = prune_once(

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from lth import select
 
@@ -33,11 +34,13 @@ def is_kernel(path: str, leaf: jax.Array) -> bool:
     return leaf.ndim >= 2 and path.rsplit("/", 1)[-1] in ("kernel", "embedding")
 
 
-def ones(params: Params, prunable: Callable[[str, jax.Array], bool] = is_kernel) -> Mask:
+def ones(
+    params: Params, prunable: Callable[[str, jax.Array], bool] = is_kernel
+) -> Mask:
     """The mask that keeps everything: level 0.
 
-    `prunable(path, leaf)` says whether a leaf takes part in pruning; `path` is text such
-    as `hidden_0/kernel`.
+    `prunable(path, leaf)` says whether a leaf takes part in pruning; `path` is text
+    such as `hidden_0/kernel`.
     """
 
     def leaf(path, value):
@@ -45,24 +48,27 @@ def ones(params: Params, prunable: Callable[[str, jax.Array], bool] = is_kernel)
 
     mask = jax.tree_util.tree_map_with_path(leaf, params)
     if not jax.tree.leaves(mask):
-        raise ValueError(f"nothing is prunable; the leaves are {', '.join(paths(params))}")
+        raise ValueError(
+            f"nothing is prunable; the leaves are {', '.join(paths(params))}"
+        )
     return mask
 
 
 def paths(tree: Any) -> list[str]:
-    """The paths of the leaves of a tree (of a mask: of its prunable leaves), in order."""
+    """The paths of the leaves of a tree; of a mask, those of its prunable leaves."""
     return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def matching(pattern: str, tree: Any) -> list[str]:
-    """The paths in which the regular expression `pattern` is found; none is an error."""
+    """The paths in which the regular expression is found; none is a ValueError."""
     try:
         found = [path for path in paths(tree) if re.search(pattern, path)]
     except re.error as error:
         raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
     if not found:
         raise ValueError(
-            f"the pattern {pattern!r} matches no leaf; there are {', '.join(paths(tree))}"
+            f"the pattern {pattern!r} matches no leaf; "
+            f"there are {', '.join(paths(tree))}"
         )
     return found
 
@@ -131,8 +137,8 @@ def keep_top(
     Exactly `max(1, round(density * prunable))` weights are kept in each competition:
     all prunable weights together with `scope="global"`, each leaf by itself with
     `scope="layer"` or where `density` is a tree. `prunable` counts every weight of the
-    mask, kept or not, so density is absolute and the result is a subset of `mask`. Equal
-    scores: the lower index stays (leaves in tree order, then row-major).
+    mask, kept or not, so density is absolute and the result is a subset of `mask`.
+    Equal scores: the lower index stays (leaves in tree order, then row-major).
 
     `density` may be traced. JAX then holds it as float32, and a product that float32
     cannot tell from a tie is rounded as the tie it was before (`select.round_count`).
@@ -188,7 +194,7 @@ def _floating(path: str, leaf: jax.Array) -> jax.Array:
 
 def _refuse(where, density, total, k, available, nan) -> None:
     """Raise for what a mask cannot be made of, as far as the values are known."""
-    if isinstance(nan, jax.core.Tracer):
+    if isinstance(nan, Tracer):
         return
     if np.any(nan):
         raise ValueError(f"NaN among the scores of {where}")

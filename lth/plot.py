@@ -56,7 +56,9 @@ def _against_density(summary, column, ax, percent=False, band=True):
         rows = rows.sort_values("density", ascending=False)
         name = NAMES[variant]
         x, y = rows["density"] * 100, rows[column] * scale
-        ax.plot(x, y, "o-", ms=3, color=color, label=f"{run}: {name}" if several else name)
+        ax.plot(
+            x, y, "o-", ms=3, color=color, label=f"{run}: {name}" if several else name
+        )
         half = rows[f"{column}_ci"] * scale
         if band and half.notna().any():
             ax.fill_between(x, y - half, y + half, color=color, alpha=0.18, lw=0)
@@ -104,7 +106,7 @@ def curves(
     levels: Iterable[int] | None = None,
     variant: str = results.TICKET,
 ) -> Axes:
-    """A metric against the training step, a line per level, dark dense to light sparse."""
+    """A metric against the training step, a line per level, dark for dense."""
     rows = table[
         (table["split"] == split)
         & (table["metric"] == metric)
@@ -134,7 +136,8 @@ def spread(table: pd.DataFrame, levels: int = 6) -> list[int]:
 
 
 def inputs(mask: masks.Mask, path: str, shape: tuple[int, int], ax: Axes) -> Axes:
-    """How many weights each input pixel keeps: of the mask's leaf at `path`, [pixels, units].
+    """How many weights each input pixel keeps: of the mask's leaf at `path`, [pixels,
+    units].
 
     The picture of what a ticket looks at. The colour scale begins at 0 weights.
     """

@@ -45,9 +45,9 @@ PRESETS = {
     "lenet-mnist": Preset(
         _LENET,
         "LeNet-300-100 on MNIST as in Frankle & Carbin (2019), figures 1, 3 and 4",
-        "measured every 500 iterations instead of 100; densities are powers of 0.8 of the "
-        "whole, not 20 % of what rounding left; the last short batch of an epoch is "
-        "filled from the next one",
+        "measured every 500 iterations instead of 100; densities are powers of 0.8 of "
+        "the whole, not 20 % of what rounding left; the last short batch of an epoch "
+        "is filled from the next one",
     ),
     "lenet-mnist-fast": Preset(
         replace(_LENET, steps="10000it", eval_every="200it", levels=15),
@@ -67,9 +67,9 @@ PRESETS = {
             replicates=5,
         ),
         "LeNet-300-100 on MNIST with the defaults of OpenLTH",
-        "5 000 images are held out for validation, where OpenLTH trains on all 60 000 and "
-        "reports on test alone; biases start at 0, not uniform; a density counts prunable "
-        "weights, so the output layer is no part of it; rounding is exact where OpenLTH "
-        "drops one weight too many a level",
+        "5 000 images are held out for validation, where OpenLTH trains on all 60 000 "
+        "and reports on test alone; biases start at 0, not uniform; a density counts "
+        "prunable weights, so the output layer is no part of it; counts are exact, "
+        "where OpenLTH drops one weight too many a level",
     ),
 }

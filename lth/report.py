@@ -22,7 +22,8 @@ svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .85rem; }
 th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
-details { margin: .6rem 0; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
+details { margin: .6rem 0; }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
 """
 
 
@@ -30,7 +31,11 @@ def write(runs: list[Run], path: Path) -> Path:
     """Write the report of one or several runs to `path`."""
     table = pd.concat([run.table for run in runs])
     title = ", ".join(run.path.name for run in runs)
-    parts = [f"<h1>{html.escape(title)}</h1>", *map(_what, runs), *_figures(runs, table)]
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        *map(_what, runs),
+        *_figures(runs, table),
+    ]
     parts += ["<h2>Results</h2>", _results(table), "<h2>What was run</h2>"]
     parts += [_details(run) for run in runs]
     store.write(
@@ -51,7 +56,8 @@ def _what(run: Run) -> str:
     return (
         f"<p><b>{html.escape(run.path.name)}</b>: {html.escape(title)}. "
         f"{n} replicate{'s' * (n > 1)}, levels 0 to {max(run.levels)}, rewinding "
-        f"{html.escape(run.config.rewind.mode)} to {html.escape(run.config.rewind.to)}.</p>"
+        f"{html.escape(run.config.rewind.mode)} to "
+        f"{html.escape(run.config.rewind.to)}.</p>"
     )
 
 
@@ -109,16 +115,30 @@ def _results(table: pd.DataFrame) -> str:
     head = ["run", "variant", "level", "density %", "n", "test accuracy at the end %"]
     head += ["early-stopping step", "test accuracy there %"]
     rows = ["".join(f"<th>{name}</th>" for name in head)]
-    for row in results.summary(table).itertuples():
-        cells = [row.run, plot.NAMES[row.variant], row.level, f"{100 * row.density:.3g}"]
-        cells += [row.n, around(100 * row.accuracy, 100 * row.accuracy_ci)]
-        cells += [around(row.stop, row.stop_ci, 0)]
-        cells += [around(100 * row.stop_accuracy, 100 * row.stop_accuracy_ci)]
-        rows.append("".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells))
+    rows += [
+        "".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in cells(table)
+    ]
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
-def around(mean: float, half: float, digits: int = 2) -> str:
+def cells(table: pd.DataFrame) -> list[list[str]]:
+    """The summary of a table as text, in the columns of the report's results."""
+    return [
+        [
+            row["run"],
+            plot.NAMES[row["variant"]],
+            str(row["level"]),
+            f"{100 * row['density']:.3g}",
+            str(row["n"]),
+            _around(100 * row["accuracy"], 100 * row["accuracy_ci"]),
+            _around(row["stop"], row["stop_ci"], 0),
+            _around(100 * row["stop_accuracy"], 100 * row["stop_accuracy_ci"]),
+        ]
+        for row in results.summary(table).to_dict("records")
+    ]
+
+
+def _around(mean: float, half: float, digits: int = 2) -> str:
     """A mean and the half-width of its interval, which a single replicate has not."""
     text = f"{mean:.{digits}f}"
     return text if half != half else f"{text} ± {half:.{digits}f}"
@@ -128,9 +148,14 @@ def _details(run: Run) -> str:
     fields = json.dumps(dataclasses.asdict(run.config), indent=1)
     sessions = (run.path / "environment.json").read_text()
     preset = presets.PRESETS.get(run.preset)
-    note = f"<p>Differs from its source: {html.escape(preset.differs)}.</p>" if preset else ""
+    note = (
+        f"<p>Differs from its source: {html.escape(preset.differs)}.</p>"
+        if preset
+        else ""
+    )
     return (
-        f"{note}<details><summary>Configuration of {html.escape(run.path.name)}</summary>"
+        f"{note}<details><summary>Configuration of "
+        f"{html.escape(run.path.name)}</summary>"
         f"<pre>{html.escape(fields)}</pre></details>"
         f"<details><summary>Where it ran, session by session</summary>"
         f"<pre>{html.escape(sessions)}</pre></details>"

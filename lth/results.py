@@ -28,9 +28,9 @@ def rows(
 ) -> Iterator[tuple]:
     """The rows of a level: of each replicate, at each step, of each split and metric.
 
-    `replicates` are the seeds [r], `density` [r], and `metrics` the curves of `train.fit`
-    with replicates in front, [r, stops]. Replicates that `failed` (their first level, or
-    -1 in front) have no rows.
+    `replicates` are the seeds [r], `density` [r], and `metrics` the curves of
+    `train.fit` with replicates in front, [r, stops]. Replicates that `failed` (their
+    first level, or -1 in front) have no rows.
     """
     names = [name for name in metrics if name not in ("step", "diverged", "failed")]
     for i, replicate in enumerate(replicates):
@@ -39,20 +39,30 @@ def rows(
         for j, step in enumerate(metrics["step"][i]):
             for name in names:
                 split, _, metric = name.partition("_")
-                value = metrics[name][i, j]  # str() of it is the shortest that reads back
+                value = metrics[name][
+                    i, j
+                ]  # str() of it is the shortest that reads back
                 yield (
-                    *(run, int(replicate), variant, level, float(density[i]), int(step)),
+                    *(
+                        run,
+                        int(replicate),
+                        variant,
+                        level,
+                        float(density[i]),
+                        int(step),
+                    ),
                     *(split, metric, str(value)),
                 )
 
 
 def append(path: Path, new: Iterable[tuple]) -> None:
-    """Add rows to the table, written whole before this returns."""
+    """Add rows to the table, written whole before this returns; no rows, no table."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    csv.writer(text, lineterminator="\n").writerows(new)
+    if not text.tell():
+        return
     if not path.exists():
-        writer.writerow(COLUMNS)
-    writer.writerows(new)
+        path.write_text(",".join(COLUMNS) + "\n")
     with path.open("a") as file:
         file.write(text.getvalue())
         file.flush()
@@ -130,8 +140,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """What a run found: one row per run, variant and level, over its replicates.
 
     Columns: density (mean), n, and mean and 95 % half-width of the test accuracy at the
-    end (`accuracy`, `accuracy_ci`), of the early-stopping step (`stop`, `stop_ci`) and of
-    the test accuracy there (`stop_accuracy`, `stop_accuracy_ci`).
+    end (`accuracy`, `accuracy_ci`), of the early-stopping step (`stop`, `stop_ci`) and
+    of the test accuracy there (`stop_accuracy`, `stop_accuracy_ci`).
     """
     ends, stops = final(table), early_stop(table)
     result = []

@@ -32,7 +32,8 @@ def weights(early: TrainState, late: TrainState) -> TrainState:
     """Everything as it was at the rewind point (Frankle et al. 2020, arXiv:1912.05671).
 
     With `early` at step 0 this is the lottery-ticket experiment of Frankle & Carbin
-    (2019). Optimizer state is restored too; OpenLTH drops it (see `make_fresh_moments`).
+    (2019). Optimizer state is restored too; OpenLTH drops it (see
+    `make_fresh_moments`).
     """
     return early
 
@@ -52,7 +53,7 @@ def finetune(early: TrainState, late: TrainState) -> TrainState:
 
 
 def weights_low_rate(early: TrainState, late: TrainState) -> TrainState:
-    """The network of the rewind point at the last learning rate (Renda et al., lr_lottery)."""
+    """The early network at the last learning rate; Renda et al. call it lr_lottery."""
     return early._replace(opt_state=with_schedule(early.opt_state, late.opt_state))
 
 
@@ -84,8 +85,8 @@ def make_fresh_moments(rewind: Rewind, tx: optax.GradientTransformation) -> Rewi
 def with_schedule(opt_state: Any, source: Any) -> Any:
     """`opt_state` with the schedule positions, and nothing else, of `source`.
 
-    Schedules are known by Optax's `ScaleByScheduleState` and `inject_hyperparams`; Adam's
-    own count, which corrects the bias of its moments, belongs to the moments.
+    Schedules are known by Optax's `ScaleByScheduleState` and `inject_hyperparams`;
+    Adam's own count, which corrects the bias of its moments, belongs to the moments.
     """
     injected = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
 

@@ -45,7 +45,9 @@ class Run:
     def table(self) -> pd.DataFrame:
         """Every measured value, tidy: columns `results.COLUMNS`."""
         if not (self.path / "table.csv").exists():
-            raise store.StoreError(f"{self.path} has no results yet: no ticket is stored")
+            raise store.StoreError(
+                f"{self.path} has no results yet: no ticket is stored"
+            )
         return results.read(self.path / "table.csv")
 
     @property

@@ -1,9 +1,9 @@
 """The k highest of many numbers, exactly, without sorting.
 
 A threshold is found bit by bit: each number becomes an unsigned integer of the same
-order, and counting how many reach a candidate decides one bit. That is a fixed number of
-passes over the data, whatever it holds, and works on leaves of any shape without joining
-them.
+order, and counting how many reach a candidate decides one bit. That is a fixed number
+of passes over the data, whatever it holds, and works on leaves of any shape without
+joining them.
 """
 
 import operator
@@ -14,16 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def round_count(density: Any, total: int) -> Any:
-    """`max(1, round(density * total))`, halves to even; an int unless density is traced.
+    """`max(1, round(density * total))`, halves to even; an int unless density is
+    traced.
 
     A Python or NumPy number is multiplied in float64. A JAX value is a float32 that may
     have been rounded from a decimal: 0.35 arrives as 0.34999999. The product is formed
-    exactly in integers, and one closer to a half than that rounding can tell is taken as
-    the half, so that `jit` agrees with the decimal outside it. Beyond some 2 million kept
-    weights the exact product decides.
+    exactly in integers, and one closer to a half than that rounding can tell is taken
+    as the half, so that `jit` agrees with the decimal outside it. Beyond some 2 million
+    kept weights the exact product decides.
 
     Raises ValueError for a known density outside (0, 1].
     """
@@ -33,7 +35,7 @@ def round_count(density: Any, total: int) -> Any:
                 f"density is the fraction of weights kept, in (0, 1]; got {density}"
             )
         return max(1, round(float(density) * total))
-    if not isinstance(density, jax.core.Tracer) and not 0 < density <= 1:
+    if not isinstance(density, Tracer) and not 0 < density <= 1:
         raise ValueError(
             f"density is the fraction of weights kept, in (0, 1]; got {density}"
         )
@@ -43,14 +45,16 @@ def round_count(density: Any, total: int) -> Any:
 
 
 def _round_product(fraction: jax.Array, total: int) -> jax.Array:
-    """round(fraction * total) for a float32 fraction in (0, 1], with 31 bits below 1."""
+    """round(fraction * total) of a float32 in (0, 1], in fixed point of 31 bits."""
     if not 0 < total < 2**31:
         raise ValueError(f"a mask covers 1 to 2**31 - 1 weights; got {total}")
     scaled = jnp.ldexp(fraction, 31).astype(jnp.uint32)
     high, low = scaled >> 16, scaled & 0xFFFF
     n_high, n_low = np.uint32(total >> 16), np.uint32(total & 0xFFFF)
     bottom = low * n_low
-    middle = high * n_low + low * n_high + (bottom >> 16)  # < 2**32: high is < 2**15 + 1
+    middle = (
+        high * n_low + low * n_high + (bottom >> 16)
+    )  # < 2**32: high is < 2**15 + 1
     whole = ((high * n_high) << 1) + (middle >> 15)
     rest = ((middle & 0x7FFF) << 16) | (bottom & 0xFFFF)  # 31 bits
     half = jnp.uint32(2**30)
@@ -70,8 +74,8 @@ def top(
     Ties: the lower index stays, counted through the arrays in order. `k` may be traced;
     when fewer are alive they all stay, when a score is NaN none does.
 
-    Returns boolean arrays in the shapes of `scores`, how many were alive, and whether an
-    alive score is NaN.
+    Returns boolean arrays in the shapes of `scores`, how many were alive, and whether
+    an alive score is NaN.
     """
     dtype = jnp.result_type(jnp.float32, *scores)  # 16-bit floats widen without loss
     keys = [
@@ -95,8 +99,9 @@ def top(
     # Where all ties are wanted, the usual case, no pass is spent on it.
     first = jnp.where(_total(tied) == wanted, jnp.uint32(2**32 - 1), jnp.uint32(0))
     bound = _largest(
-        lambda b: _total([t & (i < b) for t, i in zip(tied, index, strict=True)])
-        <= wanted,
+        lambda b: (
+            _total([t & (i < b) for t, i in zip(tied, index, strict=True)]) <= wanted
+        ),
         jnp.where(first == 0, 32, 0),
         first,
     )
@@ -108,7 +113,7 @@ def top(
 
 
 def _ordered(x: jax.Array) -> jax.Array:
-    """Unsigned integers in the order of the floats; -0.0 equals 0.0; all are above 0."""
+    """Unsigned integers above 0 in the order of the floats; -0.0 equals 0.0."""
     bits = 64 if x.dtype == jnp.float64 else 32
     unsigned = jnp.uint64 if bits == 64 else jnp.uint32
     raw = jax.lax.bitcast_convert_type(x, unsigned)

@@ -5,12 +5,13 @@
         environment.json  versions, machine and command of each session
         table.csv         every measured value (see `results`)
         log.jsonl         what happens, as it happens
-        tickets/          Orbax checkpoints: early, init, step_100, level_03, level_03_reinit
+        tickets/          Orbax checkpoints: early, init, step_100, level_03 and
+                          level_03_reinit
         report.html       figures, once the run is done
         lock              held by the process at work
 
-A checkpoint appears under its name only when it is whole, and is never written again, so
-a process may be killed at any moment. Each carries a digest of its content, which is
+A checkpoint appears under its name only when it is whole, and is never written again,
+so a process may be killed at any moment. Each carries a digest of its content, which is
 checked when it is read.
 """
 
@@ -22,9 +23,11 @@ import os
 import platform
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -32,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -42,7 +46,7 @@ FORMAT = 1  # of a run directory; raised when older code could not read a newer 
 
 
 class StoreError(RuntimeError):
-    """A run directory that cannot be read or written; the message says which and why."""
+    """A run directory that cannot be read or written: which and why."""
 
 
 class BusyError(StoreError):
@@ -50,7 +54,8 @@ class BusyError(StoreError):
 
 
 def create(run: Path, config: dict[str, Any]) -> None:
-    """Write the configuration of a claimed run, or check that the one there is the same.
+    """Write the configuration of a claimed run, or check that the one there is the
+    same.
 
     `config` holds `id`, `preset` and `config`. Fields that only extend a run (see
     `config.EXTENDING`) are brought up to date.
@@ -133,7 +138,9 @@ def stored(run: Path) -> set[tuple[str, int]]:
 
 def latest(run: Path) -> int | None:
     """The highest level stored, None before the dense ticket is."""
-    return max((n for variant, n in stored(run) if variant == results.TICKET), default=None)
+    return max(
+        (n for variant, n in stored(run) if variant == results.TICKET), default=None
+    )
 
 
 def save(run: Path, ticket: Ticket, variant: str = results.TICKET) -> None:
@@ -149,7 +156,7 @@ def load(run: Path, level: int, like: Any, variant: str = results.TICKET) -> Tic
     `like` is a tree (mask, state) with the structure, shapes and types to expect;
     without it (None) the optimizer state comes back as nested lists.
     """
-    expected = None if like is None else dict(zip(("mask", "state"), like, strict=True))
+    expected = None if like is None else {"mask": like[0], "state": like[1]}
     tree = load_tree(run, level_name(level, variant), expected)
     return Ticket(level, tree["mask"], tree["state"], tree["metrics"])
 
@@ -157,9 +164,9 @@ def load(run: Path, level: int, like: Any, variant: str = results.TICKET) -> Tic
 def save_tree(run: Path, name: str, tree: dict[str, Any]) -> None:
     """Store a dict of trees of arrays as the checkpoint `name`, whole or not at all."""
     path = (run / "tickets" / name).absolute()
-    with _writing(path):
+    with _writing(path), _uninterrupted():
         try:
-            ocp.save(path, tree, custom_metadata={"digest": digest(tree)})
+            ocp.save(str(path), tree, custom_metadata={"digest": digest(tree)})
         except OSError:
             raise
         except Exception as error:  # storage errors come out of the writer's own types
@@ -179,9 +186,11 @@ def load_tree(
     path = (run / "tickets" / name).absolute()
     if not path.is_dir():
         names = sorted(p.name for p in (run / "tickets").glob("*"))
-        raise StoreError(f"{run} holds no {name}; it holds {', '.join(names) or 'none'}")
+        raise StoreError(
+            f"{run} holds no {name}; it holds {', '.join(names) or 'none'}"
+        )
     try:
-        meta = ocp.metadata(path)
+        meta: Any = ocp.metadata(str(path))
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
         def device(leaf):
@@ -192,7 +201,8 @@ def load_tree(
 
         target = jax.tree.map(host, dict(meta.metadata))
         target |= jax.tree.map(device, like or {})
-        tree = ocp.load(path, target)
+        with _uninterrupted():
+            tree = ocp.load(str(path), target)
         written = meta.custom_metadata["digest"]
     except Exception as error:  # a damaged file can fail anywhere in the reader
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -205,15 +215,16 @@ def load_tree(
 def _damaged(path: Path, reason: str) -> str:
     return (
         f"{path} cannot be read: {reason}\n"
-        "Delete that folder and give the same command again: what is missing is trained anew"
+        "Delete that folder and give the same command again: what is missing is "
+        "trained anew"
     )
 
 
 def digest(tree: Any) -> str:
     """A hash of the paths, shapes, types and bits of all leaves.
 
-    Leaves are taken in the order of their paths, so it is the same for a tuple with named
-    fields and for the dict of them that is read back.
+    Leaves are taken in the order of their paths, so it is the same for a tuple with
+    named fields and for the dict of them that is read back.
     """
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -221,7 +232,9 @@ def digest(tree: Any) -> str:
     }
     result = hashlib.sha256()
     for path, leaf in sorted(leaves.items()):
-        if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(
+            leaf.dtype, jax.dtypes.prng_key
+        ):
             leaf = jax.random.key_data(leaf)  # of optimizers that add noise
         array = np.asarray(leaf)
         result.update(f"{path} {array.dtype} {array.shape} ".encode())
@@ -263,7 +276,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The git commit of this code, with + where files were changed; None if not in git."""
+    """The git commit of this code, with + if files were changed; None outside git."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         known = subprocess.run(
@@ -299,6 +312,27 @@ def write(path: Path, text: str) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(text)
         os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM until the block is done.
+
+    Orbax works in threads of its own, which an exception here would leave behind.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are delivered elsewhere
+        return
+    held: list[tuple[int, Any]] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, lambda *now: held.append(now)) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    for number, _ in held[:1]:
+        signal.raise_signal(number)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,8 @@ def classification(apply: Callable) -> tuple[Loss, Callable]:
 
 
 def make_train(loss: Loss, sample: Callable, tx: optax.GradientTransformation):
-    """`train(state, mask, data, key, n) -> (state, sums)`: `n` steps, one compiled loop.
+    """`train(state, mask, data, key, n) -> (state, sums)`: `n` steps, one compiled
+    loop.
 
     A step draws its batch from (key, step), takes the gradient at the masked params,
     masks it, and masks params and optimizer slots after the update, so that what is
@@ -165,13 +166,13 @@ def fit(
     """Train to the last of `stops` and measure at each of them.
 
     `train(state, mask, n)` trains n steps; `measures` maps a split to what measures a
-    state on it; `watch(state, record)` sees each record as it is made. Stops at or before
-    the step of `state` are passed over, and there must be one after it.
+    state on it; `watch(state, record)` sees each record as it is made. Stops at or
+    before the step of `state` are passed over, and there must be one after it.
 
-    Returns the trained state and the curves: `step` and `<split>_<metric>`, the last axis
-    of each one entry per stop (`train_…` is the mean over the steps since the last), and
-    `diverged`, the first step whose loss was not finite, or `NEVER`. Under replicates
-    every array has their axis in front.
+    Returns the trained state and the curves: `step` and `<split>_<metric>`, the last
+    axis of each one entry per stop (`train_…` is the mean over the steps since the
+    last), and `diverged`, the first step whose loss was not finite, or `NEVER`. Under
+    replicates every array has their axis in front.
     """
     at = int(np.ravel(state.step)[0])  # replicates are always at the same step
     records = []

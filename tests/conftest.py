@@ -1,6 +1,7 @@
 """What all tests share: strict arithmetic, and small problems compiled once."""
 
 import functools
+import itertools
 import os
 import tempfile
 from typing import NamedTuple
@@ -68,9 +69,10 @@ def plain_mlp(sizes=(3, 5, 3)) -> models.Model:
 
     def init(key):
         keys = jax.random.split(key, len(sizes) - 1)
-        shapes = list(zip(sizes, sizes[1:], strict=False))
+        shapes = list(itertools.pairwise(sizes))
         return {
-            f"w{i}": jax.random.normal(k, s) * 0.5 for i, (k, s) in enumerate(zip(keys, shapes, strict=True))
+            f"w{i}": jax.random.normal(k, s) * 0.5
+            for i, (k, s) in enumerate(zip(keys, shapes, strict=True))
         } | {f"b{i}": jnp.zeros(s[1]) for i, s in enumerate(shapes)}, {}
 
     def apply(params, stats, inputs, train, key):

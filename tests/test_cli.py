@@ -43,7 +43,7 @@ def test_a_run_tells_what_it_found(tmp_path, capsys):
     out, err = capsys.readouterr()
     (path,) = tmp_path.iterdir()
     assert f"report  {path}/report.html" in out
-    assert re.search(r"ticket +│ +1 │", out)
+    assert re.search(r"winning ticket +│ +1 │", out)
     assert re.search(r"level +1 ticket +loss \d", err)  # a line a training: no terminal
     assert lth_run(folder=tmp_path) == 0  # everything is stored: nothing to train
     assert "level" not in capsys.readouterr().err
@@ -61,14 +61,18 @@ def test_show_and_list(finished, capsys):
 
 def test_the_report_is_one_file_that_needs_no_other(finished, tmp_path, capsys):
     page = tmp_path / "page.html"
-    assert cli.command(["report", str(finished), str(finished), "--out", str(page)]) == 0
+    assert (
+        cli.command(["report", str(finished), str(finished), "--out", str(page)]) == 0
+    )
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text()
     assert text.count("<svg") == 4
     assert "early-stopping step" in text
     assert "fresh initialisation" in text
     links = re.findall(r'(?:src|href)="(?!#)[^"]*"', text)
-    assert not [link for link in links if "w3.org" not in link and "matplotlib" not in link]
+    assert not [
+        link for link in links if "w3.org" not in link and "matplotlib" not in link
+    ]
 
 
 def test_help_names_every_field_without_importing_jax():
@@ -80,7 +84,13 @@ def test_help_names_every_field_without_importing_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for flag in ("--rewind.mode", "--prune.rate ", "--steps", "--controls", "--checkpoint-at"):
+    for flag in (
+        "--rewind.mode",
+        "--prune.rate ",
+        "--steps",
+        "--controls",
+        "--checkpoint-at",
+    ):
         assert flag in done.stdout
 
 
@@ -106,7 +116,9 @@ def test_what_cannot_be_run_is_refused_with_exit_code_2(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("args", [["--levls", "3"], ["--levels", "x"], ["--rewind.mode", "x"]])
+@pytest.mark.parametrize(
+    "args", [["--levls", "3"], ["--levels", "x"], ["--rewind.mode", "x"]]
+)
 def test_unknown_flags_and_choices_exit_with_2(args, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.command(["run", "digits", *args])
@@ -157,7 +169,10 @@ def test_an_interrupt_says_how_to_continue(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(experiment, "run", interrupted)
     monkeypatch.setattr(sys, "argv", ["lth", "run", "digits", "--levels", "3"])
     assert cli.command(["run", "digits", "--levels", "3"]) == 130
-    assert "The same command continues:\n  lth run digits --levels 3" in capsys.readouterr().err
+    assert (
+        "The same command continues:\n  lth run digits --levels 3"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

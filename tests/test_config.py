@@ -1,4 +1,4 @@
-"""Settings: the step grammar, the identity of a run, and what is refused at the door."""
+"""Settings: the step grammar, the identity of a run, what is refused at the door."""
 
 import dataclasses
 import json
@@ -9,7 +9,14 @@ import pytest
 from lth import config, data, models, presets
 from lth.config import ConfigError, Experiment
 
-STEPS = [("500it", 500), ("500", 500), ("10ep", 70), ("2ep50it", 64), ("0", 0), ("0ep", 0)]
+STEPS = [
+    ("500it", 500),
+    ("500", 500),
+    ("10ep", 70),
+    ("2ep50it", 64),
+    ("0", 0),
+    ("0ep", 0),
+]
 
 
 @pytest.mark.parametrize(("text", "steps"), STEPS)
@@ -17,16 +24,22 @@ def test_step_grammar(text, steps):
     assert config.parse_steps(text, epoch=7, flag="--steps") == steps
 
 
-@pytest.mark.parametrize("text", ["", "ep", "5 it", "-3it", "3it2ep", "1.5ep", "1e3", "x"])
+@pytest.mark.parametrize(
+    "text", ["", "ep", "5 it", "-3it", "3it2ep", "1.5ep", "1e3", "x"]
+)
 def test_what_is_no_number_of_steps(text):
-    with pytest.raises(ConfigError, match=r"--steps is a number of steps such as 500it"):
+    with pytest.raises(
+        ConfigError, match=r"--steps is a number of steps such as 500it"
+    ):
         config.parse_steps(text, epoch=7, flag="--steps")
 
 
 def fields(kind, prefix=()):
     for field in dataclasses.fields(kind):
         default = (
-            field.default_factory() if field.default is dataclasses.MISSING else field.default
+            field.default_factory()
+            if field.default is dataclasses.MISSING
+            else field.default
         )
         if dataclasses.is_dataclass(default):
             yield from fields(type(default), (*prefix, field.name))
@@ -45,7 +58,9 @@ def changed(experiment, path, value):
 def test_the_id_covers_what_changes_the_result_and_nothing_else(path):
     base = Experiment()
     value = dict(fields(Experiment))[path]
-    other = {str: f"{value}x", tuple: (1,)}.get(type(value), value + 1 if not isinstance(value, str | tuple) else None)
+    other = {str: f"{value}x", tuple: (1,)}.get(
+        type(value), value + 1 if not isinstance(value, str | tuple) else None
+    )
     same = config.identity(changed(base, path, other)) == config.identity(base)
     assert same == (path[0] in config.EXTENDING)
 
@@ -61,7 +76,9 @@ def test_presets_are_sound_and_survive_json(name):
 def test_choices_name_what_exists():
     # The Literal types repeat these names so that --help needs no JAX.
     assert config.Data.__annotations__["name"].__args__ == tuple(data.SOURCES)
-    assert config.Model.__annotations__["initialiser"].__args__ == tuple(models.INITIALISERS)
+    assert config.Model.__annotations__["initialiser"].__args__ == tuple(
+        models.INITIALISERS
+    )
 
 
 REFUSED = [
@@ -85,7 +102,11 @@ REFUSED = [
 def test_settings_out_of_range_are_refused(change, message):
     experiment = Experiment(prune=config.Prune(scope="layer"))
     for name, value in change.items():
-        new = replace(getattr(experiment, name), **value) if isinstance(value, dict) else value
+        new = (
+            replace(getattr(experiment, name), **value)
+            if isinstance(value, dict)
+            else value
+        )
         experiment = replace(experiment, **{name: new})
     with pytest.raises(ConfigError, match=message):
         config.check(experiment)

@@ -77,13 +77,13 @@ def test_a_batch_is_part_of_the_examples(batch):
 
 
 def test_hold_out_is_a_partition_that_only_the_seed_decides():
-    image, label = np.arange(20).reshape(20, 1, 1, 1), np.arange(20)
-    rest, held = data.hold_out(image, label, 5, seed=3)
+    twenty = data.Dataset(np.arange(20).reshape(20, 1, 1, 1), np.arange(20))
+    rest, held = data.hold_out(twenty, 5, seed=3)
     assert sorted([*rest.label, *held.label]) == list(range(20))
     assert list(held.label) == [1, 2, 4, 14, 17]  # RandomState's stream is frozen
     np.testing.assert_array_equal(rest.image.ravel(), rest.label)
     with pytest.raises(data.DataError, match="20 examples cannot be held out of 20"):
-        data.hold_out(image, label, 20, seed=3)
+        data.hold_out(twenty, 20, seed=3)
 
 
 def test_digits_are_three_sets():
@@ -92,7 +92,9 @@ def test_digits_are_three_sets():
     assert splits.train.image.dtype == np.uint8
     assert splits.train.image.max() == 16
     whole = {tuple(i.ravel()) for s in splits for i in s.image}
-    assert len(whole) == 1797  # the digits are all different, so no image is in two sets
+    assert (
+        len(whole) == 1797
+    )  # the digits are all different, so no image is in two sets
 
 
 def encode(array, magic=None, shape=None):
@@ -113,9 +115,15 @@ def test_idx_round_trip(tmp_path, pack):
 BAD = {
     "empty": (b"", "too short for an IDX header"),
     "short header": (encode(IMAGES)[:9], "too short for an IDX header"),
-    "truncated": (encode(IMAGES)[:-1], r"promises 24 bytes of data \(2 x 3 x 4\).*only 23"),
+    "truncated": (
+        encode(IMAGES)[:-1],
+        r"promises 24 bytes of data \(2 x 3 x 4\).*only 23",
+    ),
     "too long": (encode(IMAGES) + b"x", "promises 24 bytes.*holds more"),
-    "wrong magic": (encode(IMAGES, b"\x00\x00\x08\x01"), "begins with 00000801, expected"),
+    "wrong magic": (
+        encode(IMAGES, b"\x00\x00\x08\x01"),
+        "begins with 00000801, expected",
+    ),
     "floats": (encode(IMAGES, b"\x00\x00\x0d\x03"), "begins with 00000d03, expected"),
     "zero size": (encode(IMAGES, shape=(0, 3, 4)), "impossible size 0 x 3 x 4"),
     "huge size": (encode(IMAGES, shape=(2**31, 2**31, 4)), "impossible size"),
@@ -144,7 +152,9 @@ def test_labels_must_fit_the_images(tmp_path):
         sources.labelled(images, labels, 10)
 
 
-def test_missing_data_without_a_network_says_which_files_go_where(tmp_path, monkeypatch):
+def test_missing_data_without_a_network_says_which_files_go_where(
+    tmp_path, monkeypatch
+):
     def refuse(*args, **kwargs):
         raise urllib.error.URLError("no network")
 

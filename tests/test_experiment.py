@@ -17,7 +17,9 @@ from tests.conftest import assert_same
 SMALL = replace(
     PRESETS["digits"].experiment,
     model=config.Model(widths=(12,)),
-    optimizer=config.Optimizer(name="sgd", learning_rate=0.2, momentum=0.9, milestones="30it"),
+    optimizer=config.Optimizer(
+        name="sgd", learning_rate=0.2, momentum=0.9, milestones="30it"
+    ),
     steps="40it",
     eval_every="20it",
     levels=3,
@@ -43,7 +45,7 @@ def contents(path):
     return found, (path / "table.csv").read_bytes()
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -53,7 +55,7 @@ def stop_after(measurements):
     def watch(progress):
         left[0] -= 1
         if not left[0]:
-            raise Stop
+            raise StopError
 
     return watch
 
@@ -91,7 +93,7 @@ def test_the_dense_ticket_is_one_unbroken_training(unbroken, tmp_path):
 
 @pytest.mark.parametrize("measurements", [1, 2, 5, 9])
 def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         experiment.run(SMALL, "small", tmp_path, watch=stop_after(measurements))
     path = experiment.run(SMALL, "small", tmp_path).path
     assert contents(path) == contents(unbroken)
@@ -100,12 +102,12 @@ def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measuremen
 def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch):
     def crash(run, ticket, variant):
         if ticket.level == 1:
-            raise Stop
+            raise StopError
         save(run, ticket, variant)
 
     save = store.save
     monkeypatch.setattr(store, "save", crash)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         experiment.run(SMALL, "small", tmp_path)
     monkeypatch.undo()
     (path,) = tmp_path.iterdir()
@@ -133,14 +135,17 @@ def test_replicates_have_the_same_streams_together_and_alone(unbroken, tmp_path)
     one = lth.open_run(experiment.run(alone, "small", tmp_path).path)
     both = lth.open_run(unbroken)
     assert_same(
-        jax.tree.map(lambda x: x[0], one.early), jax.tree.map(lambda x: x[1], both.early)
+        jax.tree.map(lambda x: x[0], one.early),
+        jax.tree.map(lambda x: x[1], both.early),
     )
     for variant in ("ticket", "reinit"):
         a, b = one.ticket(1, variant), both.ticket(1, variant)
         same = jax.tree.map(lambda x, y: np.mean(x[0] == y[1]), a.mask, b.mask)
         assert min(jax.tree.leaves(same)) > 0.99  # sums may round differently
         for x, y in zip(
-            jax.tree.leaves(a.state.params), jax.tree.leaves(b.state.params), strict=True
+            jax.tree.leaves(a.state.params),
+            jax.tree.leaves(b.state.params),
+            strict=True,
         ):
             np.testing.assert_allclose(x[0], y[1], atol=0.02)
 
@@ -210,17 +215,23 @@ def test_controls_keep_the_counts_and_lose_what_they_should(unbroken):
     ticket, fresh, shuffled = (run.ticket(3, v) for v in run.variants)
     assert_same(fresh.mask, ticket.mask)
     before, after = masks.densities(ticket.mask), masks.densities(shuffled.mask)
-    assert {k: float(v) for k, v in before.items()} == {k: float(v) for k, v in after.items()}
+    assert {k: float(v) for k, v in before.items()} == {
+        k: float(v) for k, v in after.items()
+    }
     assert float(masks.overlap(ticket.mask, shuffled.mask)) < 0.9
 
 
 def test_the_random_criterion_ignores_the_weights(tmp_path):
-    e = replace(SMALL, prune=replace(SMALL.prune, criterion="random"), controls="", levels=1)
+    e = replace(
+        SMALL, prune=replace(SMALL.prune, criterion="random"), controls="", levels=1
+    )
     one = lth.open_run(experiment.run(e, "small", tmp_path).path).ticket(1)
     e = replace(e, optimizer=config.Optimizer(learning_rate=0.01))
     two = lth.open_run(experiment.run(e, "small", tmp_path).path).ticket(1)
     assert_same(one.mask, two.mask)
-    assert (one.mask["hidden_0"]["kernel"][0] != one.mask["hidden_0"]["kernel"][1]).any()
+    assert (
+        one.mask["hidden_0"]["kernel"][0] != one.mask["hidden_0"]["kernel"][1]
+    ).any()
 
 
 def broken_replicate(e, data_dir=None, *, real=build.build):
@@ -266,11 +277,17 @@ def test_a_run_whose_replicates_all_fail_ends(tmp_path):
 BEYOND = [
     ({"steps": "0"}, "--steps is at least 1it"),
     ({"eval_every": "0ep"}, "--eval-every is at least 1it"),
-    ({"rewind": config.Rewind(to="40it")}, r"--rewind.to 40it \(step 40\) is not before"),
+    (
+        {"rewind": config.Rewind(to="40it")},
+        r"--rewind.to 40it \(step 40\) is not before",
+    ),
     ({"rewind": config.Rewind(to="1ep")}, r"--rewind.to 1ep \(step 21\)"),
     ({"checkpoint_at": "0,41"}, "--checkpoint-at 41 is beyond the end of training"),
     ({"batch_size": 2000}, "at most the 1257 training examples; got 2000"),
-    ({"prune": config.Prune(exclude="conv")}, "'conv' matches no leaf; there are hidden_0"),
+    (
+        {"prune": config.Prune(exclude="conv")},
+        "'conv' matches no leaf; there are hidden_0",
+    ),
     (
         {"prune": config.Prune(scope="layer", rates="conv=0.1")},
         "'conv' matches no leaf; there are hidden_0/kernel, output/kernel",

@@ -1,4 +1,6 @@
-"""Imports only go down the table of layers, and models and criteria are not imported by loops."""
+"""Imports only go down the table of layers, and models and criteria are not imported by
+loops.
+"""
 
 import ast
 from pathlib import Path
@@ -29,7 +31,9 @@ def imported(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "lth":
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lth."):
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "lth."
+        ):
             yield node.module.split(".")[1]
         elif isinstance(node, ast.Import):
             names = (alias.name for alias in node.names)
@@ -38,7 +42,9 @@ def imported(tree):
 
 def test_imports_only_go_down():
     rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    modules = [p for p in ROOT.rglob("*.py") if p.name != "__init__.py" or p.parent != ROOT]
+    modules = [
+        p for p in ROOT.rglob("*.py") if p.name != "__init__.py" or p.parent != ROOT
+    ]
     assert {room(path) for path in modules} == set(rank)
     for path in modules:
         here = room(path)

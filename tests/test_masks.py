@@ -78,7 +78,9 @@ def test_jit_and_vmap_agree_with_the_eager_call(values, percent, scope):
     scores, full = tree(np.array(values, np.float32)), mask_of(np.ones(SIZE, bool))
     density = percent / 100
     eager = flat(masks.keep_top(scores, full, density, scope))
-    np.testing.assert_array_equal(flat(jitted(scores, full, density, scope=scope)), eager)
+    np.testing.assert_array_equal(
+        flat(jitted(scores, full, density, scope=scope)), eager
+    )
     two = jax.tree.map(lambda x: jnp.stack([x, -x]), scores)
     lanes = jax.vmap(lambda s: masks.keep_top(s, full, density, scope))(two)
     first = jax.tree.map(lambda x: x[0], lanes)
@@ -130,7 +132,9 @@ def test_a_traced_decimal_ties_as_its_decimal_does():
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.01, float("nan")])
 def test_density_out_of_range_is_refused(density):
-    with pytest.raises(ValueError, match=r"density is the fraction .* in \(0, 1\]; got"):
+    with pytest.raises(
+        ValueError, match=r"density is the fraction .* in \(0, 1\]; got"
+    ):
         masks.keep_top({"w": jnp.ones(3)}, {"w": jnp.ones(3, bool)}, density)
 
 
@@ -140,7 +144,9 @@ def test_nan_is_an_error_or_under_jit_keeps_nothing():
     with pytest.raises(ValueError, match="NaN among the scores of w"):
         masks.keep_top(scores, full, 0.5)
     assert int(masks.count(jitted(scores, full, 0.5))) == 0
-    dead = {"w": jnp.array([True, False, True])}  # NaN where nothing competes is ignored
+    dead = {
+        "w": jnp.array([True, False, True])
+    }  # NaN where nothing competes is ignored
     assert int(masks.count(masks.keep_top(scores, dead, 0.3))) == 1
 
 
@@ -230,7 +236,9 @@ def test_density_is_absolute_and_masks_are_nested():
 
 def test_patterns_must_match_and_must_not_collide():
     mask = masks.ones({"a": {"kernel": jnp.ones((2, 2))}})
-    with pytest.raises(ValueError, match=r"'output' matches no leaf; there are a/kernel"):
+    with pytest.raises(
+        ValueError, match=r"'output' matches no leaf; there are a/kernel"
+    ):
         allocation.by_path(mask, 0.8, {"output": 0.9})
     with pytest.raises(ValueError, match="matched by both 'a' and 'kernel'"):
         allocation.by_path(mask, 0.8, {"a": 0.9, "kernel": 0.5})

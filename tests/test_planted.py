@@ -25,7 +25,10 @@ def parts():
     tx = optax.adam(0.05)
 
     def init(key):
-        return {"kernel": 0.1 * jax.random.normal(key, (32, 1)), "bias": jnp.zeros(1)}, {}
+        return {
+            "kernel": 0.1 * jax.random.normal(key, (32, 1)),
+            "bias": jnp.zeros(1),
+        }, {}
 
     def loss(params, stats, batch, key):
         out = batch["x"] @ params["kernel"] + params["bias"][None]
@@ -103,6 +106,10 @@ def test_a_pruning_that_leaves_nothing_is_refused(parts):
     broken = dense._replace(
         state=dense.state._replace(params={"kernel": jnp.full((32, 1), jnp.nan)})
     )
-    prune = jax.jit(lambda s, m, d: masks.keep_top({"kernel": s.params["kernel"], "bias": None}, m, d))
+    prune = jax.jit(
+        lambda s, m, d: masks.keep_top(
+            {"kernel": s.params["kernel"], "bias": None}, m, d
+        )
+    )
     with pytest.raises(ValueError, match="pruning to level 1 left no weight"):
         next(lottery.imp(early, broken, [0.5], **{**how, "prune": prune}))

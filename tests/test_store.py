@@ -1,4 +1,4 @@
-"""The run directory: round trips, damage, other formats, other processes, full disks."""
+"""The run directory: round trips, damage, other formats and processes, full disks."""
 
 import errno
 import json
@@ -6,7 +6,6 @@ import shutil
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -30,7 +29,10 @@ def small(tmp_path):
     keys = jax.random.split(jax.random.key(0), 2)
     state = jax.vmap(lambda key: train.init_state(init, tx, key))(keys)
     mask = {k: v > 0 if k[0] == "w" else None for k, v in state.params.items()}
-    metrics = {"test_loss": np.array([[0.1, 0.2]], np.float32), "failed": np.array([[-1, -1]])}
+    metrics = {
+        "test_loss": np.array([[0.1, 0.2]], np.float32),
+        "failed": np.array([[-1, -1]]),
+    }
     ticket = lottery.Ticket(2, mask, state, metrics)
     (tmp_path / "tickets").mkdir()
     return Small(tmp_path, ticket, (mask, state))
@@ -45,7 +47,9 @@ def test_a_ticket_comes_back_with_its_types_nones_and_bits(small):
     assert loaded.mask["b0"] is None
     assert loaded.metrics["failed"].dtype == np.int64
     bare = store.load(small.run, 2, None)  # with nothing to compare to: dicts and lists
-    assert_same(bare.state["params"], jax.tree.map(np.asarray, small.ticket.state.params))
+    assert_same(
+        bare.state["params"], jax.tree.map(np.asarray, small.ticket.state.params)
+    )
 
 
 def test_typed_keys_in_optimizer_state_can_be_stored(tmp_path):
@@ -107,9 +111,11 @@ def test_half_written_checkpoints_are_never_seen_and_are_swept_away(small):
 
 
 def test_a_second_process_is_told_who_holds_the_run(tmp_path):
-    with store.claim(tmp_path), pytest.raises(
-        store.BusyError, match=r"in use by process \d+ on "
-    ), store.claim(tmp_path):
+    with (
+        store.claim(tmp_path),
+        pytest.raises(store.BusyError, match=r"in use by process \d+ on "),
+        store.claim(tmp_path),
+    ):
         pass
     with store.claim(tmp_path):
         pass  # free again
@@ -143,7 +149,9 @@ def test_a_configuration_that_was_edited_is_refused(tmp_path):
     from lth.presets import PRESETS
 
     e = PRESETS["digits"].experiment
-    write_config(tmp_path, id=config.identity(e), config={**config.as_dict(e), "batch_size": 61})
+    write_config(
+        tmp_path, id=config.identity(e), config={**config.as_dict(e), "batch_size": 61}
+    )
     with pytest.raises(store.StoreError, match=r"config\.json was changed"):
         lth.open_run(tmp_path)
 
@@ -151,7 +159,9 @@ def test_a_configuration_that_was_edited_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with (
-        pytest.raises(store.StoreError, match="cannot write .*file/run: Not a directory"),
+        pytest.raises(
+            store.StoreError, match="cannot write .*file/run: Not a directory"
+        ),
         store.claim(tmp_path / "file" / "run"),
     ):
         pass
@@ -171,7 +181,9 @@ def test_a_full_disk_says_so_and_loses_nothing(small, error, monkeypatch):
         raise error
 
     monkeypatch.setattr(store.ocp, "save", full)
-    with pytest.raises(store.StoreError, match=r"No space left.*What is stored is whole"):
+    with pytest.raises(
+        store.StoreError, match=r"No space left.*What is stored is whole"
+    ):
         store.save(small.run, small.ticket._replace(level=3))
     monkeypatch.undo()
     assert_same(store.load(small.run, 2, small.like), small.ticket)

@@ -89,7 +89,10 @@ def test_sgd_equals_its_restatement_in_numpy(momentum):
     mask, steps = half(problem), 12
     state, sums = problem.train(problem.early, mask, steps)
     w = {k: np.asarray(v, np.float64) for k, v in problem.early.params.items()}
-    m = {k: np.ones_like(v) if mask[k] is None else np.asarray(mask[k]) for k, v in w.items()}
+    m = {
+        k: np.ones_like(v) if mask[k] is None else np.asarray(mask[k])
+        for k, v in w.items()
+    }
     w = {k: v * m[k] for k, v in w.items()}
     velocity = {k: np.zeros_like(v) for k, v in w.items()}
     order, _ = jax.random.split(jax.random.key(1))
@@ -104,7 +107,12 @@ def test_sgd_equals_its_restatement_in_numpy(momentum):
         total += -np.log(p[np.arange(8), y]).mean()
         p[np.arange(8), y] -= 1
         back = (p / 8) @ w["w1"].T * (hidden > 0)
-        grads = {"w1": hidden.T @ p / 8, "b1": p.mean(0), "w0": x.T @ back, "b0": back.sum(0)}
+        grads = {
+            "w1": hidden.T @ p / 8,
+            "b1": p.mean(0),
+            "w0": x.T @ back,
+            "b0": back.sum(0),
+        }
         for k in w:
             velocity[k] = momentum * velocity[k] + grads[k] * m[k]
             w[k] = (w[k] - 0.3 * velocity[k]) * m[k]
@@ -180,7 +188,7 @@ def test_evaluation_is_the_mean_over_all_examples_whatever_the_chunk():
 
 def test_the_first_loss_that_is_not_finite_is_named():
     problem = make_problem(plain_mlp(), optax.sgd(1e30))
-    state, sums = problem.train(problem.early, problem.mask, 6)
+    _, sums = problem.train(problem.early, problem.mask, 6)
     assert 0 < int(sums["diverged"]) < 6
     calm = make_problem(plain_mlp(), optax.sgd(0.1))
     assert int(calm.train(calm.early, calm.mask, 6)[1]["diverged"]) == train.NEVER

@@ -16,25 +16,24 @@ class Dataset(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Three disjoint sets: learn on the first, choose by the second, report the third."""
+    """Three disjoint sets: to learn from, to choose by, and to report."""
 
     train: Dataset
     validation: Dataset
     test: Dataset
 
 
-def hold_out(
-    image: np.ndarray, label: np.ndarray, count: int, seed: int
-) -> tuple[Dataset, Dataset]:
+def hold_out(data: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
     """Split into (rest, held out), where `count` examples drawn by `seed` are held out.
 
     The draw is a permutation by NumPy's `RandomState`, whose stream is frozen for good.
     """
-    if not 0 < count < len(label):
+    examples = len(data.label)
+    if not 0 < count < examples:
         raise DataError(
-            f"{count} examples cannot be held out of {len(label)}: "
-            f"allowed are 1 to {len(label) - 1}"
+            f"{count} examples cannot be held out of {examples}: "
+            f"allowed are 1 to {examples - 1}"
         )
-    order = np.random.RandomState(seed).permutation(len(label))
+    order = np.random.RandomState(seed).permutation(examples)
     held, rest = np.sort(order[:count]), np.sort(order[count:])
-    return Dataset(image[rest], label[rest]), Dataset(image[held], label[held])
+    return Dataset(*(x[rest] for x in data)), Dataset(*(x[held] for x in data))

@@ -61,7 +61,7 @@ def _present(folder: Path, name: str) -> Path | None:
 
 
 def _download(file: Remote, folder: Path) -> Path:
-    """Fetch one file into `folder`; it appears there whole and checked, or not at all."""
+    """Fetch a file into `folder`, where it appears whole and checked or not at all."""
     present = _present(folder, file.name)
     if present is not None:
         return present

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,36 +34,34 @@ FASHION_MD5 = (
     "bb300cfdad3c16e7a12a480ee83cd310",
 )
 
-Arrays = tuple[np.ndarray, np.ndarray]  # images [n, h, w, c] uint8, labels [n] int32
-
 
 class Source(NamedTuple):
     """A data set: how to read its training and test arrays, and what they look like."""
 
-    read: Callable[[Path | None], tuple[Arrays, Arrays]]
+    read: Callable[[Path | None], tuple[Dataset, Dataset]]
     shape: tuple[int, int, int]
     classes: int
 
 
-def digits(data_dir: Path | None) -> tuple[Arrays, Arrays]:
-    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels in [0, 16]; needs no files.
+def digits(data_dir: Path | None) -> tuple[Dataset, Dataset]:
+    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels in [0, 16]; needs no
+    files.
 
     They come in no split of their own: 360 drawn with a fixed seed are the test set.
     """
     from sklearn.datasets import load_digits  # a second's import, only where needed
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     image = bunch.images[..., None].astype(np.uint8)
-    rest, test = hold_out(image, bunch.target.astype(np.int32), 360, seed=0)
-    return (rest.image, rest.label), (test.image, test.label)
+    return hold_out(Dataset(image, bunch.target.astype(np.int32)), 360, seed=0)
 
 
-def mnist(data_dir: Path | None) -> tuple[Arrays, Arrays]:
+def mnist(data_dir: Path | None) -> tuple[Dataset, Dataset]:
     """MNIST (LeCun et al. 1998): 60 000 + 10 000 images of 28 x 28."""
     return _idx_pair("mnist", MNIST_MD5, MNIST_HOSTS, data_dir)
 
 
-def fashion_mnist(data_dir: Path | None) -> tuple[Arrays, Arrays]:
+def fashion_mnist(data_dir: Path | None) -> tuple[Dataset, Dataset]:
     """Fashion-MNIST (Xiao et al. 2017): 60 000 + 10 000 images of 28 x 28."""
     return _idx_pair("fashion_mnist", FASHION_MD5, FASHION_HOSTS, data_dir)
 
@@ -78,19 +76,18 @@ SOURCES = {
 def load(
     name: str, data_dir: str | Path | None, validation: int, split_seed: int
 ) -> Splits:
-    """The three splits of the data set called `name`; validation is held out of train."""
+    """The three splits of the data set `name`; validation is held out of train."""
     source = SOURCES[name]
     train, test = source.read(Path(data_dir) if data_dir else None)
-    for images, _ in (train, test):
-        if images.shape[1:] != source.shape:
+    for part in (train, test):
+        if part.image.shape[1:] != source.shape:
             raise DataError(
-                f"{name} has images of {source.shape}, these are {images.shape[1:]}"
+                f"{name} has images of {source.shape}, these are {part.image.shape[1:]}"
             )
-    rest, held = hold_out(*train, validation, split_seed)
-    return Splits(rest, held, Dataset(*test))
+    return Splits(*hold_out(train, validation, split_seed), test)
 
 
-def _idx_pair(folder, md5s, hosts, data_dir) -> tuple[Arrays, Arrays]:
+def _idx_pair(folder, md5s, hosts, data_dir) -> tuple[Dataset, Dataset]:
     files = [
         fetch.Remote(file, md5, tuple(host + file for host in hosts))
         for file, md5 in zip(IDX_FILES, md5s, strict=True)
@@ -99,8 +96,8 @@ def _idx_pair(folder, md5s, hosts, data_dir) -> tuple[Arrays, Arrays]:
     return labelled(*paths[:2], classes=10), labelled(*paths[2:], classes=10)
 
 
-def labelled(images: Path, labels: Path, classes: int) -> Arrays:
-    """Images and labels of two IDX files that belong together, checked against another."""
+def labelled(images: Path, labels: Path, classes: int) -> Dataset:
+    """Images and labels of two IDX files, checked against each other."""
     image, label = idx.read(images, 3), idx.read(labels, 1)
     if len(image) != len(label):
         raise DataError(
@@ -111,4 +108,4 @@ def labelled(images: Path, labels: Path, classes: int) -> Arrays:
         raise DataError(
             f"{labels}: label {label[at]} at index {at}; allowed are 0 to {classes - 1}"
         )
-    return image[..., None], label.astype(np.int32)
+    return Dataset(image[..., None], label.astype(np.int32))

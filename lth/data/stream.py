@@ -1,9 +1,9 @@
 """Batches as a function of (key, step): nothing to carry, nothing to restore.
 
-The training examples form one endless stream in which epoch e is a permutation of all of
-them that depends on (key, e) alone; batch t is positions t * batch_size onwards. Each
-epoch visits each example once, and a batch may span two epochs. An example's place is
-computed rather than looked up, so no epoch's order is ever sorted or stored.
+The training examples form one endless stream in which epoch e is a permutation of all
+of them that depends on (key, e) alone; batch t is positions t * batch_size onwards.
+Each epoch visits each example once, and a batch may span two epochs. An example's place
+is computed rather than looked up, so no epoch's order is ever sorted or stored.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,8 @@ ROUNDS = 48  # three times the bits of MNIST's size; 16 already pass the tests w
 
 
 def make_sample(batch_size: int, examples: int) -> Callable[..., Any]:
-    """`sample(key, step, data)`: batch number `step` of `data`, a tree of [examples, ...].
+    """`sample(key, step, data)`: batch number `step` of `data`, a tree of [examples,
+    ...].
 
     Steps times batch size must stay below 2**32.
     """
@@ -36,12 +37,13 @@ def make_sample(batch_size: int, examples: int) -> Callable[..., Any]:
 
 
 def shuffled(key: jax.Array, position: jax.Array, examples: int) -> jax.Array:
-    """The examples at consecutive stream positions [b], at most one epoch of them, uint32.
+    """The examples at consecutive stream positions [b], at most one epoch of them,
+    uint32.
 
-    The swap-or-not shuffle (Hoang, Morris & Rogaway 2012, arXiv:1208.1176): in each round
-    a key-dependent pivot pairs every place with another, and a hash of the pair says
-    whether the two swap. Each round is its own inverse, so the whole is a permutation of
-    [0, examples) whatever the hash; its quality makes it a good one.
+    The swap-or-not shuffle (Hoang, Morris & Rogaway 2012, arXiv:1208.1176): in each
+    round a key-dependent pivot pairs every place with another, and a hash of the pair
+    says whether the two swap. Each round is its own inverse, so the whole is a
+    permutation of [0, examples) whatever the hash; its quality makes it a good one.
     """
     if examples == 1:
         return jnp.zeros_like(position)

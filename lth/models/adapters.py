@@ -14,10 +14,10 @@ Stats = Any  # a tree: batch-norm averages and other state that gradients do not
 class Model(NamedTuple):
     """A network as two pure functions.
 
-    `init(key) -> (params, stats)` draws the weights. `apply(params, stats, inputs, train,
-    key) -> (outputs, stats)` runs it on a batch; `train` is a Python bool, `key` feeds
-    dropout and is unused when `train` is false, and the returned stats replace the given
-    ones after a training step.
+    `init(key) -> (params, stats)` draws the weights. `apply(params, stats, inputs,
+    train, key) -> (outputs, stats)` runs it on a batch; `train` is a Python bool, `key`
+    feeds dropout and is unused when `train` is false, and the returned stats replace
+    the given ones after a training step.
     """
 
     init: Callable[[jax.Array], tuple[Any, Stats]]
@@ -27,13 +27,15 @@ class Model(NamedTuple):
 def from_linen(module: nn.Module, shape: tuple[int, ...]) -> Model:
     """A Linen module whose `__call__(inputs, train)` takes inputs of `shape`, no batch.
 
-    Every collection beside `params` (such as `batch_stats`) becomes stats. Dropout draws
-    from the `dropout` stream.
+    Every collection beside `params` (such as `batch_stats`) becomes stats. Dropout
+    draws from the `dropout` stream.
     """
 
     def init(key):
         variables = module.init({"params": key}, jnp.zeros((1, *shape)), train=False)
-        return variables["params"], {k: v for k, v in variables.items() if k != "params"}
+        return variables["params"], {
+            k: v for k, v in variables.items() if k != "params"
+        }
 
     def apply(params, stats, inputs, train, key):
         variables = {"params": params, **stats}
@@ -50,9 +52,10 @@ def from_linen(module: nn.Module, shape: tuple[int, ...]) -> Model:
 def from_nnx(make: Callable[[Any], Any]) -> Model:
     """An NNX module: `make(rngs)` builds it, and calling it runs it.
 
-    `nnx.Param` variables are params; other variables (batch statistics) are stats. Random
-    streams are neither: in training they are set from the step's key, each differently.
-    Train and evaluation mode are set with the module's own `train` and `eval`.
+    `nnx.Param` variables are params; other variables (batch statistics) are stats.
+    Random streams are neither: in training they are set from the step's key, each
+    differently. Train and evaluation mode are set with the module's own `train` and
+    `eval`.
     """
     from flax import nnx  # only here: its import fails where flax lags behind jax
 
@@ -98,7 +101,7 @@ def from_nnx(make: Callable[[Any], Any]) -> Model:
 
 
 def standardized(model: Model, shift: float, scale: float) -> Model:
-    """The model on raw pixels: its inputs become `(pixels - shift) / scale`, float32."""
+    """The model on raw pixels: it sees `(pixels - shift) / scale` in float32."""
     factor = np.float32(1 / scale)
 
     def apply(params, stats, inputs, train, key):

@@ -14,10 +14,11 @@ INITIALISERS: dict[str, Any] = {
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them, `hidden_0` … and `output`; biases start at 0.
+    """Dense layers with ReLU between them, `hidden_0` … and `output`; biases start at
+    0.
 
-    With `widths` (300, 100) on 784 inputs and 10 outputs this is LeNet-300-100 (LeCun et
-    al. 1998), of 266 200 prunable weights and 410 biases.
+    With `widths` (300, 100) on 784 inputs and 10 outputs this is LeNet-300-100 (LeCun
+    et al. 1998), of 266 200 prunable weights and 410 biases.
     """
 
     widths: tuple[int, ...] = (300, 100)
@@ -26,7 +27,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, outputs] of inputs [batch, ...]; nothing depends on `train`."""
+        """Logits [batch, outputs] of inputs [batch, ...]; the same in training."""
         init = INITIALISERS[self.initialiser]
         x = inputs.reshape(inputs.shape[0], -1)
         for i, width in enumerate(self.widths):

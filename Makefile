@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all the set-up on a machine that has only Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+PINS := $(wildcard constraints/py$(VERSION).txt)
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/base
+	$(BIN)/lth run digits --controls reinit,shuffle
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+
+# What CI runs beside the tests.
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lth needs Python 3.11 or newer; say which with PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+# Each marker file says that an extra is installed as pyproject.toml and the pins have it.
+$(VENV)/base: EXTRA :=
+$(VENV)/test: EXTRA := [test]
+$(VENV)/dev: EXTRA := [dev]
+$(VENV)/base $(VENV)/test $(VENV)/dev: pyproject.toml $(PINS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PINS:%=-c %) -e '.$(EXTRA)'
+	touch $@
