@@ -111,6 +111,23 @@ def make_train(loss: Loss, sample: Callable, tx: optax.GradientTransformation):
     return train
 
 
+def together(train: Callable, chunk: int | None = None) -> Callable:
+    """`train` for several replicates: states, masks and keys lead with their axis.
+
+    All at once by `vmap`, or `chunk` of them at a time where that is faster: on a CPU
+    two keep their weights in its cache while they train, five push each other out.
+    """
+
+    def run(state, mask, data, key, n):
+        def one(each):
+            return train(*each[:2], data, each[2], n)
+
+        size = chunk or len(key)
+        return jax.lax.map(one, (state, mask, key), batch_size=size)
+
+    return run
+
+
 def mask_slots(
     tx: optax.GradientTransformation, state: TrainState, mask: masks.Mask
 ) -> TrainState:

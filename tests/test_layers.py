@@ -1,6 +1,4 @@
-"""Imports only go down the table of layers, and models and criteria are not imported by
-loops.
-"""
+"""Imports only go down the layers, and the loops know no model and no criterion."""
 
 import ast
 from pathlib import Path
@@ -19,6 +17,7 @@ LAYERS = [
     {"runs", "experiment"},
     {"report"},
     {"cli"},
+    {"__main__"},
 ]
 WITHIN = {("presets", "config")}  # one step inside a layer
 

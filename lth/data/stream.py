@@ -52,14 +52,15 @@ def shuffled(key: jax.Array, position: jax.Array, examples: int) -> jax.Array:
     later = position // n != first  # the places that belong to the epoch after
     epochs = jnp.stack([first, first + 1])
     pivots, salts = jax.vmap(lambda e: _schedule(jax.random.fold_in(key, e), n))(epochs)
-    x = position % n
-    for i in range(ROUNDS):
-        pivot = jnp.where(later, pivots[1, i], pivots[0, i])
-        salt = jnp.where(later, salts[1, i], salts[0, i])
+
+    def mix_once(x, keys):
+        pivot, salt = (jnp.where(later, k[1], k[0]) for k in keys)
         partner = jnp.where(x <= pivot, pivot - x, pivot + (n - x))
         swap = _mix(jnp.maximum(x, partner) ^ salt) >> 31
-        x = jnp.where(swap == 1, partner, x)
-    return x
+        return jnp.where(swap == 1, partner, x), None
+
+    # A loop, not 48 copies: some versions of XLA take forever to compile those.
+    return jax.lax.scan(mix_once, position % n, (pivots.T, salts.T))[0]
 
 
 def _schedule(key: jax.Array, n: np.uint32) -> tuple[jax.Array, jax.Array]:
