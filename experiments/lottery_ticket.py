@@ -23,6 +23,7 @@ to experiments/results/.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import tyro
@@ -87,7 +88,9 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def verdict(table: pd.DataFrame) -> str:
     """The claims beside the numbers: differences within replicates, 95 % intervals."""
-    stops = results.early_stop(table).set_index(["variant", "level", "replicate"])
+    # Any: the type stubs of pandas do not follow an index of three levels.
+    stops: Any = results.early_stop(table).set_index(["variant", "level", "replicate"])
+    stops = stops.sort_index()
     dense = stops.loc[("ticket", 0)]
     lines = [
         f"dense: {100 * dense['accuracy'].mean():.2f} % at early stopping, "

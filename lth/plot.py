@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import cm
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lth import masks, results
 
@@ -93,6 +93,7 @@ def layers(densities: Mapping[int, Mapping[str, float]], ax: Axes) -> Axes:
         ax.plot(levels, values, "o-", ms=3, color=color, label=path)
     ax.set(xlabel="level", ylabel="density of the layer (%)", yscale="log")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize="small")
     return ax
 

@@ -145,6 +145,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     ends, stops = final(table), early_stop(table)
     result = []
+    order = list(table["variant"].unique())  # the ticket comes first in a table
+    ends = ends.sort_values("variant", key=lambda v: v.map(order.index), kind="stable")
     for unit, group in ends.groupby(["run", "variant", "level"], sort=False):
         run, variant, level = unit
         at = stops[
