@@ -16,9 +16,11 @@ checked when it is read.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -164,14 +166,15 @@ def load(run: Path, level: int, like: Any, variant: str = results.TICKET) -> Tic
 def save_tree(run: Path, name: str, tree: dict[str, Any]) -> None:
     """Store a dict of trees of arrays as the checkpoint `name`, whole or not at all."""
     path = (run / "tickets" / name).absolute()
-    with _writing(path), _uninterrupted():
+    with _writing(path), _alone():
         try:
             ocp.save(str(path), tree, custom_metadata={"digest": digest(tree)})
         except OSError:
             raise
         except Exception as error:  # storage errors come out of the writer's own types
-            if "No space left" in str(error) or "Permission denied" in str(error):
-                raise OSError(str(error).splitlines()[0]) from error
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                if os.strerror(number) in str(error):
+                    raise OSError(number, os.strerror(number)) from error
             raise
 
 
@@ -201,7 +204,7 @@ def load_tree(
 
         target = jax.tree.map(host, dict(meta.metadata))
         target |= jax.tree.map(device, like or {})
-        with _uninterrupted():
+        with _alone():
             tree = ocp.load(str(path), target)
         written = meta.custom_metadata["digest"]
     except Exception as error:  # a damaged file can fail anywhere in the reader
@@ -315,11 +318,24 @@ def write(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM until the block is done.
+def _alone() -> Iterator[None]:
+    """Let Orbax work in peace and quiet.
 
-    Orbax works in threads of its own, which an exception here would leave behind.
+    It works in threads of its own, which Ctrl-C or SIGTERM would leave behind, so these
+    wait until the block is done. Each thread logs the traceback of an error that is
+    raised here all the same, some of them later, so after an error its log stays shut.
     """
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    with _uninterrupted():
+        yield
+    logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM until the block is done."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are delivered elsewhere
         return

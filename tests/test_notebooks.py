@@ -1,0 +1,45 @@
+"""The notebooks run from top to bottom, and so does the README."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from lth import config
+from lth.presets import PRESETS
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": tmp_path}}
+    NotebookClient(notebook, timeout=300, resources=resources).execute()
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    images = [o for c in code for o in c.outputs if "image/png" in o.get("data", {})]
+    assert len(images) >= 3
+
+
+def python_blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+def test_the_quickstart_of_the_readme_finds_tickets(capsys):
+    found: dict = {}
+    exec(compile(python_blocks()[0], "README.md", "exec"), found)
+    assert found["ticket"].level == 12
+    assert found["ticket"].metrics["test_accuracy"][-1] > 0.9
+    assert len(capsys.readouterr().out.splitlines()) == 12
+
+
+def test_the_run_that_the_readme_names_is_the_one_it_would_make():
+    names = set(re.findall(r"runs/(\w+-\w{10})\b", (ROOT / "README.md").read_text()))
+    assert names == {f"digits-{config.identity(PRESETS['digits'].experiment)}"}
