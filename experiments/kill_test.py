@@ -23,7 +23,7 @@ from pathlib import Path
 
 import tyro
 
-from lth import store
+from lth import checkpoint, store
 
 SMALL = (
     "run digits --quiet --model.widths 30 --steps 150it --eval-every 50it --levels 5 "
@@ -59,7 +59,7 @@ def contents(runs: Path) -> dict[str, str]:
     (run,) = (path for path in runs.iterdir() if (path / "config.json").exists())
     found = {"table.csv": (run / "table.csv").read_text()}
     for path in sorted((run / "tickets").iterdir()):
-        found[path.name] = store.digest(store.load_tree(run, path.name))
+        found[path.name] = checkpoint.digest(store.load_tree(run, path.name))
     return found
 
 

@@ -203,15 +203,12 @@ def _make_rewind(e: Experiment, parts: Parts, level: int) -> rewind.Rewind:
 
 def _reinit(parts: Parts, level: int) -> rewind.Rewind:
     """Fresh weights for each replicate, drawn anew at each level."""
-    fresh = rewind.make_reinit(
-        parts.init, build.keys(parts.replicates, build.REINIT, level)
-    )
-    return fresh
+    keys = build.keys(parts.replicates, build.REINIT, level)
+    return rewind.make_reinit(parts.init, keys)
 
 
 def _judged(ticket: Ticket, before: Ticket | None) -> Ticket:
-    """The ticket with `failed` [r, 2]: level and step where a loss was first not
-    finite.
+    """The ticket with `failed` [r, 2]: level and step of each first loss not finite.
 
     It is (-1, -1) for replicates that never failed, and stays once it is set.
     """
@@ -248,6 +245,12 @@ def _save(path: Path, parts: Parts, variant: str, ticket: Ticket) -> None:
             )
 
 
+def _mean_of_finite(values: np.ndarray) -> float:
+    """The mean over the replicates that have not failed; NaN when all have."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
 class _Reporter(NamedTuple):
     """What `train.fit` tells of its measurements: to the log and to who watches."""
 
@@ -262,7 +265,7 @@ class _Reporter(NamedTuple):
     def __call__(self, state: train.TrainState, record: train.Metrics) -> None:
         step = int(record["step"][0])
         means = {
-            name: float(np.mean(values))
+            name: _mean_of_finite(values)
             for name, values in record.items()
             if name not in ("step", "diverged")
         }
@@ -272,7 +275,7 @@ class _Reporter(NamedTuple):
             variant=self.variant,
             level=self.level,
             step=step,
-            **{name: round(value, 6) for name, value in means.items()},
+            **{n: round(m, 6) if np.isfinite(m) else None for n, m in means.items()},
         )
         start = 0 if self.level == 0 else self.parts.rewind_to
         part = (step - start) / (self.parts.steps - start)

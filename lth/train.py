@@ -118,12 +118,14 @@ def together(train: Callable, chunk: int | None = None) -> Callable:
     two keep their weights in its cache while they train, five push each other out.
     """
 
+    if chunk is None:
+        return jax.vmap(train, (0, 0, None, 0, None))
+
     def run(state, mask, data, key, n):
         def one(each):
             return train(*each[:2], data, each[2], n)
 
-        size = chunk or len(key)
-        return jax.lax.map(one, (state, mask, key), batch_size=size)
+        return jax.lax.map(one, (state, mask, key), batch_size=chunk)
 
     return run
 
@@ -193,6 +195,8 @@ def fit(
     """
     at = int(np.ravel(state.step)[0])  # replicates are always at the same step
     records = []
+    if max(stops := list(stops), default=at) <= at:
+        raise ValueError(f"the last stop must lie beyond step {at}; got {stops}")
     for stop in sorted({stop for stop in stops if stop > at}):
         state, sums = train(state, mask, stop - at)
         diverged = np.asarray(sums.pop("diverged"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lth
-from lth import build, config, experiment, masks, results, store, train
+from lth import build, checkpoint, config, experiment, masks, results, store, train
 from lth.config import ConfigError
 from lth.presets import PRESETS
 from tests.conftest import assert_same
@@ -40,8 +40,9 @@ def unbroken(tmp_path_factory):
 def contents(path):
     """The digest that every stored checkpoint's arrays have, and the table."""
     found = {}
-    for checkpoint in sorted((path / "tickets").iterdir()):
-        found[checkpoint.name] = store.digest(store.load_tree(path, checkpoint.name))
+    for folder in sorted((path / "tickets").iterdir()):
+        tree = store.load_tree(path, folder.name)
+        found[folder.name] = checkpoint.digest(tree)
     return found, (path / "table.csv").read_bytes()
 
 
@@ -121,7 +122,7 @@ def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch)
 def test_more_levels_and_controls_extend_a_run(unbroken, tmp_path):
     bare = replace(SMALL, levels=1, controls="")
     path = experiment.run(bare, "small", tmp_path).path
-    first = store.digest(store.load_tree(path, "level_01"))
+    first = checkpoint.digest(store.load_tree(path, "level_01"))
     assert experiment.run(SMALL, "small", tmp_path).path == path
     extended, table = contents(path)
     assert extended == contents(unbroken)[0]

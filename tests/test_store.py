@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import lth
-from lth import lottery, results, store, train
+from lth import checkpoint, lottery, results, store, train
 from tests.conftest import assert_same, plain_mlp
 
 
@@ -180,7 +180,7 @@ def test_a_full_disk_says_so_and_loses_nothing(small, error, monkeypatch):
     def full(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(store.ocp, "save", full)
+    monkeypatch.setattr(checkpoint.ocp, "save", full)
     with pytest.raises(
         store.StoreError, match=r"No space left.*What is stored is whole"
     ):

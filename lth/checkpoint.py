@@ -1,0 +1,146 @@
+"""One checkpoint on disk: a tree of arrays, whole or not at all, with a digest.
+
+A checkpoint appears under its name only when it is whole, and is never written again.
+Its digest is checked when it is read.
+"""
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+
+class StoreError(RuntimeError):
+    """A run directory that cannot be read or written: which and why."""
+
+
+def save(path: Path, tree: dict[str, Any]) -> None:
+    """Store a dict of trees of arrays under `path`."""
+    path = path.absolute()  # Orbax wants it so
+    with writing(path), _alone():
+        try:
+            ocp.save(str(path), tree, custom_metadata={"digest": digest(tree)})
+        except OSError:
+            raise
+        except Exception as error:  # storage errors come out of the writer's own types
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                if os.strerror(number) in str(error):
+                    raise OSError(number, os.strerror(number)) from error
+            raise
+
+
+def load(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The checkpoint `path`, checked against its digest.
+
+    `like` gives entries the structure, shapes and types to expect; those it does not
+    mention come back as NumPy arrays, in lists where there were tuples of any kind.
+    """
+    path = path.absolute()
+    try:
+        meta: Any = ocp.metadata(str(path))
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+        def device(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+        def host(leaf):
+            return np.empty(leaf.shape, leaf.dtype)
+
+        target = jax.tree.map(host, dict(meta.metadata))
+        target |= jax.tree.map(device, like or {})
+        with _alone():
+            tree = ocp.load(str(path), target)
+        written = meta.custom_metadata["digest"]
+    except Exception as error:  # a damaged file can fail anywhere in the reader
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise StoreError(_damaged(path, reason[0])) from error
+    if digest(tree) != written:
+        raise StoreError(_damaged(path, "its content does not match its digest"))
+    return tree
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path} cannot be read: {reason}\n"
+        "Delete that folder and give the same command again: what is missing is "
+        "trained anew"
+    )
+
+
+def digest(tree: Any) -> str:
+    """A hash of the paths, shapes, types and bits of all leaves.
+
+    Leaves are taken in the order of their paths, so it is the same for a tuple with
+    named fields and for the dict of them that is read back.
+    """
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    result = hashlib.sha256()
+    for path, leaf in sorted(leaves.items()):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(
+            leaf.dtype, jax.dtypes.prng_key
+        ):
+            leaf = jax.random.key_data(leaf)  # of optimizers that add noise
+        array = np.asarray(leaf)
+        result.update(f"{path} {array.dtype} {array.shape} ".encode())
+        result.update(np.ascontiguousarray(array).tobytes())
+    return result.hexdigest()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Let Orbax work in peace and quiet.
+
+    It works in threads of its own, which Ctrl-C or SIGTERM would leave behind, so these
+    wait until the block is done. Each thread logs the traceback of an error that is
+    raised here all the same, some of them later, so after an error its log stays shut.
+    """
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    with _uninterrupted():
+        yield
+    logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM until the block is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are delivered elsewhere
+        return
+    held: list[tuple[int, Any]] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, lambda *now: held.append(now)) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    for number, _ in held[:1]:
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write into a StoreError that says where and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}. What is stored is whole; "
+            "make room or choose another folder with --runs, then give the same command"
+        ) from error
