@@ -12,11 +12,13 @@ import optax
 
 from lth import (
     allocation,
+    checkpoint,
     config,
     data,
     masks,
     models,
     schedules,
+    select,
     train,
 )
 from lth.config import ConfigError, Experiment
@@ -33,6 +35,7 @@ class Parts(NamedTuple):
     tx: optax.GradientTransformation
     train: Callable[[TrainState, masks.Mask, int], Any]
     measures: dict[str, Callable[[TrainState], Any]]
+    data: str  # a digest of the arrays
     mask: masks.Mask  # all ones
     densities: list[masks.Density]  # of levels 1, 2, …
     steps: int
@@ -99,13 +102,30 @@ def _leaves(params):
 
 
 def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
-    """The density of each level, or the tree of densities by layer."""
+    """The density of each level, or the tree of densities by layer.
+
+    Raises ConfigError for a level that would keep as many weights as the one before it.
+    """
     rates = config.parse_rates(e.prune.rates)
     keep: Any = 1 - e.prune.rate
     if rates:
         kept = {pattern: 1 - rate for pattern, rate in rates.items()}
         keep = allocation.by_path(mask, keep, kept)
-    return schedules.geometric(keep, e.levels)
+    levels = schedules.geometric(keep, e.levels)
+    sizes = [leaf.size for leaf in jax.tree.leaves(mask)]
+    if e.prune.scope == "global":
+        sizes = [sum(sizes)]
+    before = sum(sizes)
+    for level, density in enumerate(levels, 1):
+        given = jax.tree.leaves(density) if rates else [density] * len(sizes)
+        kept = sum(map(select.round_count, given, sizes))
+        if kept == before:
+            raise ConfigError(
+                f"--levels is at most {level - 1}: level {level} would keep "
+                f"{kept} of {masks.size(mask)} weights like the level before it"
+            )
+        before = kept
+    return levels
 
 
 def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
@@ -130,25 +150,17 @@ def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
     try:
         mask = prunable(e, like.params)
         levels = densities(e, mask)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"--prune: {error}") from None
-    loss, measure = train.classification(model.apply)
-    sample = data.make_sample(e.batch_size, examples)
-    step = jax.jit(jax.vmap(train.make_train(loss, sample, tx), (0, 0, None, 0, None)))
-    evaluate = jax.jit(jax.vmap(train.make_evaluate(measure), (0, 0, None)))
-    splits, order = jax.device_put(splits), keys(replicates, TRAIN)
-
-    def measured(split):
-        return lambda state: evaluate(state.params, state.stats, split)
-
+    step, measures = _programs(e, model, tx, splits, keys(replicates, TRAIN))
     return Parts(
         init=jax.jit(jax.vmap(partial(train.init_state, model.init, tx))),
         tx=tx,
-        train=lambda state, mask, n: step(state, mask, splits.train, order, n),
-        measures={
-            "validation": measured(splits.validation),
-            "test": measured(splits.test),
-        },
+        train=step,
+        measures=measures,
+        data=checkpoint.digest(splits),
         mask=jax.tree.map(lambda m: jnp.ones((e.replicates, *m.shape), bool), mask),
         densities=levels,
         steps=steps,
@@ -156,6 +168,24 @@ def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
         stops=stops,
         checkpoints=checkpoints,
         replicates=replicates,
+    )
+
+
+def _programs(e, model, tx, splits, order):
+    """What is compiled: `train(state, mask, n)`, and what measures a state by split."""
+    loss, measure = train.classification(model.apply)
+    sample = data.make_sample(e.batch_size, len(splits.train.label))
+    chunk = 2 if jax.default_backend() == "cpu" else None
+    step = jax.jit(train.together(train.make_train(loss, sample, tx), chunk))
+    evaluate = jax.jit(jax.vmap(train.make_evaluate(measure), (0, 0, None)))
+    splits = jax.device_put(splits)
+
+    def measured(split):
+        return lambda state: evaluate(state.params, state.stats, split)
+
+    return (
+        lambda state, mask, n: step(state, mask, splits.train, order, n),
+        {"validation": measured(splits.validation), "test": measured(splits.test)},
     )
 
 

@@ -63,8 +63,10 @@ def load(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any]:
             tree = ocp.load(str(path), target)
         written = meta.custom_metadata["digest"]
     except Exception as error:  # a damaged file can fail anywhere in the reader
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise StoreError(_damaged(path, reason[0])) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, PermissionError) or "out of memory" in str(error).lower():
+            raise StoreError(f"{path} cannot be read: {reason}") from error
+        raise StoreError(_damaged(path, reason)) from error
     if digest(tree) != written:
         raise StoreError(_damaged(path, "its content does not match its digest"))
     return tree
@@ -130,8 +132,8 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    for number, _ in held[:1]:
-        signal.raise_signal(number)
+        for number, _ in held[:1]:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ USAGE = """usage: lth COMMAND …
 
 'lth run PRESET --help' shows every flag. Exit codes: 0 done, 2 cannot be run as asked,
 3 done but some replicate's loss was not finite, 4 the run is in use, 5 the run
-directory cannot be read or written, 130 interrupted."""
+directory cannot be read or written, 130 or 143 interrupted."""
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 output = Console(soft_wrap=True, highlight=False)
@@ -160,9 +160,8 @@ def run(args: list[str]) -> int:
         description=f"{preset.title}. Differs from its source: {preset.differs}.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    from lth import config, experiment, report, runs  # JAX, only once it is needed
+    from lth import experiment, report, runs  # JAX, only once it is needed
 
-    config.check(flags.experiment)
     with _progress(flags.quiet) as watch:
         outcome = experiment.run(
             flags.experiment, name, flags.runs, flags.data_dir, watch
@@ -178,10 +177,10 @@ def run(args: list[str]) -> int:
             _print_summary(found)
             output.print(f"report  {written}", markup=False)
         output.print(f"run     {outcome.path}", markup=False)
-    for replicate, (level, step) in outcome.failed.items():
+    for (variant, replicate), (level, step) in outcome.failed.items():
         _refuse(
-            f"replicate {replicate} stopped: its loss was not finite at level {level}, "
-            f"step {step}; the others went on",
+            f"replicate {replicate} of {variant} stopped: its loss or its weights were "
+            f"not finite at level {level}, step {step}",
             3,
         )
     return 3 if outcome.failed else 0
@@ -239,7 +238,7 @@ def show_list(args: list[str]) -> int:
     found = sorted(flags.runs.glob("*/config.json"))
     output.print(f"runs in {flags.runs}{os.sep}", markup=False)
     for path in found:
-        levels = len(list((path.parent / "tickets").glob("level_??")))
+        levels = len(list((path.parent / "tickets").glob("level_*[0-9]")))
         output.print(f"  {path.parent.name}: {levels} tickets", markup=False)
     if not found:
         output.print("  none yet", markup=False)
@@ -284,5 +283,6 @@ def report(args: list[str]) -> int:
 
     found = [runs.open_run(path) for path in flags.run]
     folder = found[0].path if len(found) == 1 else Path()
-    output.print(str(reports.write(found, flags.out or folder / "report.html")))
+    written = reports.write(found, flags.out or folder / "report.html")
+    output.print(str(written), markup=False)
     return 0

@@ -85,7 +85,9 @@ class Rewind:
         "weights", "learning_rate", "finetune", "weights_low_rate", "reinit"
     ] = "weights"
     """Early weights; trained weights under the schedule again; trained weights at the
-    last learning rate; early weights at the last learning rate; fresh weights."""
+    last learning rate; early weights at the last learning rate; fresh weights. Without
+    warmup or milestones the rate is constant: the second is the third, the first the
+    fourth."""
     to: str = "0"
     """The rewind point: a step of the dense training, such as 500it or 1ep."""
     moments: Literal["keep", "drop"] = "keep"
@@ -118,8 +120,8 @@ class Experiment:
     first_replicate: int = 0
     """Number of the first replicate."""
     controls: str = ""
-    """Trained with each ticket's mask: reinit (fresh initialisation), shuffle (the mask
-    shuffled within layers, original initialisation), or reinit,shuffle."""
+    """Trained beside each ticket: reinit (its mask, fresh initialisation), shuffle (its
+    mask shuffled within layers, its starting weights), or reinit,shuffle."""
     checkpoint_at: str = ""
     """Steps of the dense training to store besides the rewind point: 0,100,500,1ep."""
 
@@ -127,27 +129,73 @@ class Experiment:
 # Fields that add to a run without changing what it already holds.
 EXTENDING = ("levels", "controls", "checkpoint_at")
 CONTROLS = ("reinit", "shuffle")
+STEPS = re.compile(r"(?:(\d+)ep)?(?:(\d+)(?:it)?)?")
+SEEDS = range(2**31)
 
 
 def identity(experiment: Experiment) -> str:
-    """The id of a run: a hash of every field that changes the numbers it gives."""
+    """The id of a run: a hash of every field that changes the numbers it gives.
+
+    Spellings of one value (600 and 600it, 1 and 1.0) give one id; 10ep and the number
+    of iterations it comes to do not, for that depends on the data.
+    """
     fields = as_dict(experiment)
     for name in EXTENDING:
         del fields[name]
+    for name in ("steps", "eval_every"):
+        fields[name] = _spelling(fields[name])
+    fields["rewind"]["to"] = _spelling(fields["rewind"]["to"])
+    optimizer = fields["optimizer"]
+    optimizer["warmup"] = _spelling(optimizer["warmup"])
+    optimizer["milestones"] = [
+        _spelling(m) for m in split_list(optimizer["milestones"])
+    ]
+    fields["prune"]["rates"] = sorted(parse_rates(fields["prune"]["rates"]).items())
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def _spelling(steps: str) -> str:
+    match = STEPS.fullmatch(steps)
+    return f"{int(match[1] or 0)}ep{int(match[2] or 0)}it" if match else steps
+
+
+def extended(new: Experiment, old: Experiment) -> Experiment:
+    """`new` with what `old`, the same run asked for before, has beyond it."""
+
+    def union(a: str, b: str) -> str:
+        return ",".join(dict.fromkeys(split_list(a) + split_list(b)))
+
+    return dataclasses.replace(
+        new,
+        levels=max(new.levels, old.levels),
+        controls=union(old.controls, new.controls),
+        checkpoint_at=union(old.checkpoint_at, new.checkpoint_at),
+    )
+
+
 def as_dict(experiment: Experiment) -> dict[str, Any]:
     """The fields as JSON holds them; `from_dict` reads them back."""
-    return json.loads(json.dumps(dataclasses.asdict(experiment)))
+    return json.loads(json.dumps(dataclasses.asdict(_typed(experiment))))
+
+
+def _typed(values: Any) -> Any:
+    """The dataclass with whole numbers in fields of type float made floats."""
+    changes = {}
+    for name, hint in get_type_hints(type(values)).items():
+        value = getattr(values, name)
+        if dataclasses.is_dataclass(value):
+            changes[name] = _typed(value)
+        elif hint is float:
+            changes[name] = float(value)
+    return dataclasses.replace(values, **changes)
 
 
 def parse_steps(text: str, epoch: int, flag: str) -> int:
     """A number of steps written 500it, 10ep, 2ep50it or 500, with `epoch` steps to an
     epoch.
     """
-    match = re.fullmatch(r"(?:(\d+)ep)?(?:(\d+)(?:it)?)?", text)
+    match = STEPS.fullmatch(text)
     if not text or not match:
         raise ConfigError(
             f"{flag} is a number of steps such as 500it, 10ep, 2ep50it or 500; "
@@ -177,58 +225,54 @@ def parse_rates(text: str) -> dict[str, float]:
     return rates
 
 
-def check(experiment: Experiment) -> None:
+def check(e: Experiment) -> None:
     """Refuse what can be seen to be wrong before any data is read."""
-    e = experiment
-    limits: list[tuple[str, Any, bool, str]] = [
-        ("--levels", e.levels, e.levels >= 0, "at least 0"),
-        ("--replicates", e.replicates, e.replicates >= 1, "at least 1"),
-        ("--first-replicate", e.first_replicate, e.first_replicate >= 0, "at least 0"),
-        ("--batch-size", e.batch_size, e.batch_size >= 1, "at least 1"),
-        (
-            "--model.widths",
-            e.model.widths,
-            all(w >= 1 for w in e.model.widths),
-            "at least 1",
-        ),
-        ("--data.validation", e.data.validation, e.data.validation >= 1, "at least 1"),
-        ("--prune.rate", e.prune.rate, 0 < e.prune.rate < 1, "in (0, 1)"),
-        (
-            "--optimizer.learning-rate",
-            e.optimizer.learning_rate,
-            0 < e.optimizer.learning_rate < float("inf"),
-            "above 0",
-        ),
-        (
-            "--optimizer.momentum",
-            e.optimizer.momentum,
-            0 <= e.optimizer.momentum < 1,
-            "in [0, 1)",
-        ),
-        (
-            "--optimizer.weight-decay",
-            e.optimizer.weight_decay,
-            0 <= e.optimizer.weight_decay < float("inf"),
-            "at least 0",
-        ),
-        ("--optimizer.drop", e.optimizer.drop, 0 < e.optimizer.drop <= 1, "in (0, 1]"),
-    ]
-    for flag, value, good, allowed in limits:
+    for flag, value, good, allowed in _limits(e):
         if not good:
             raise ConfigError(f"{flag} is {allowed}; got {value}")
-    for control in split_list(e.controls):
-        if control not in CONTROLS:
+    controls = split_list(e.controls)
+    for control in controls:
+        if control not in CONTROLS or controls.count(control) > 1:
             raise ConfigError(
-                f"--controls is a list of {', '.join(CONTROLS)}; got {control!r}"
+                f"--controls is a list of {', '.join(CONTROLS)}, each once; "
+                f"got {e.controls!r}"
             )
+    if controls and e.rewind.mode != "weights":
+        raise ConfigError(
+            "--controls are trained from the rewind point, so they compare with "
+            f"--rewind.mode weights alone; got {e.rewind.mode}"
+        )
     if parse_rates(e.prune.rates) and e.prune.scope == "global":
         raise ConfigError(
             "--prune.rates gives layers rates of their own, but with --prune.scope "
-            "global "
-            "all weights compete; choose --prune.scope layer, or --prune.rates ''"
+            "global all weights compete; choose --prune.scope layer or --prune.rates ''"
         )
     if e.optimizer.name == "adam" and e.optimizer.momentum:
         raise ConfigError("--optimizer.momentum belongs to sgd; adam has its own")
+
+
+def _limits(e: Experiment) -> list[tuple[str, Any, bool, str]]:
+    """Of each flag that is a number: its value, whether it is good, what is allowed."""
+    o, d, infinity = e.optimizer, e.data, float("inf")
+    last = e.first_replicate + e.replicates - 1
+    first, seed = "--first-replicate", "--data.split-seed"
+    rate, decay = "--optimizer.learning-rate", "--optimizer.weight-decay"
+    widths = all(width >= 1 for width in e.model.widths)
+    return [
+        ("--levels", e.levels, e.levels >= 0, "at least 0"),
+        ("--replicates", e.replicates, e.replicates >= 1, "at least 1"),
+        (first, e.first_replicate, e.first_replicate in SEEDS, "in [0, 2**31)"),
+        ("the last replicate", last, last in SEEDS, "in [0, 2**31)"),
+        ("--batch-size", e.batch_size, e.batch_size >= 1, "at least 1"),
+        ("--model.widths", e.model.widths, widths, "at least 1"),
+        ("--data.validation", d.validation, d.validation >= 1, "at least 1"),
+        (seed, d.split_seed, d.split_seed in SEEDS, "in [0, 2**31)"),
+        ("--prune.rate", e.prune.rate, 0 < e.prune.rate < 1, "in (0, 1)"),
+        (rate, o.learning_rate, 0 < o.learning_rate < infinity, "above 0"),
+        ("--optimizer.momentum", o.momentum, 0 <= o.momentum < 1, "in [0, 1)"),
+        (decay, o.weight_decay, 0 <= o.weight_decay < infinity, "at least 0"),
+        ("--optimizer.drop", o.drop, 0 < o.drop <= 1, "in (0, 1]"),
+    ]
 
 
 def from_dict(values: Any, kind: type = Experiment, where: str = "config") -> Any:

@@ -2,16 +2,28 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lth import build, config, criteria, lottery, masks, results, rewind, store, train
+from lth import (
+    build,
+    config,
+    criteria,
+    lottery,
+    masks,
+    results,
+    rewind,
+    store,
+    train,
+)
 from lth.build import Parts
 from lth.config import Experiment
 from lth.lottery import Ticket
+from lth.progress import Progress, Reporter
+from lth.runs import open_run
 
 REWINDS = {
     "weights": rewind.weights,
@@ -21,25 +33,12 @@ REWINDS = {
 }
 
 
-class Progress(NamedTuple):
-    """Where a run is; said at each measurement."""
-
-    variant: str
-    level: int
-    step: int
-    steps: int  # where this training ends
-    fraction: float  # of all the steps this call has to train
-    loss: float  # training loss and validation accuracy, means over replicates
-    accuracy: float
-
-
 class Outcome(NamedTuple):
     """A run that ended."""
 
     path: Path
-    failed: dict[
-        int, tuple[int, int]
-    ]  # replicate: level and step of its first NaN loss
+    # (variant, replicate): level and step of its first loss or weight not finite.
+    failed: dict[tuple[str, int], tuple[int, int]]
 
 
 def run(
@@ -58,39 +57,61 @@ def run(
     identity = config.identity(e)
     path = Path(runs) / f"{preset}-{identity}"
     with store.claim(path):
-        content = {"id": identity, "preset": preset, "config": config.as_dict(e)}
-        store.create(path, content)
+        whole = e
+        if (path / "config.json").exists():
+            whole = config.extended(e, open_run(path).config)
+        content = {"id": identity, "preset": preset, "data": parts.data}
+        store.create(path, {**content, "config": config.as_dict(whole)})
         store.add_session(path)
         store.reconcile(path)
-        last = _complete(e, parts, path, watch)
+        _complete(e, parts, path, watch)
         store.log(path, "finished", levels=e.levels)
-    pairs = zip(parts.replicates, last.metrics["failed"].tolist(), strict=True)
-    return Outcome(path, {r: (level, step) for r, (level, step) in pairs if level >= 0})
+    return Outcome(path, _failures(path, parts))
 
 
-def _complete(e: Experiment, parts: Parts, path: Path, watch: Callable) -> Ticket:
-    """Train and store what is missing, level by level; the last ticket."""
+def _failures(path: Path, parts: Parts) -> dict[tuple[str, int], tuple[int, int]]:
+    """The replicates that failed, from the tickets for which they have no rows."""
+    stored = store.stored(path)
+    table = results.read(path / "table.csv", stored)
+    units = table[["variant", "level", "replicate"]].drop_duplicates()
+    present = set(units.itertuples(index=False, name=None))
+    failed = {}
+    for variant, level in sorted(stored, key=lambda pair: pair[1]):
+        lacking = [r for r in parts.replicates if (variant, level, r) not in present]
+        new = [r for r in lacking if (variant, r) not in failed]
+        for replicate in new:
+            metrics = store.load(path, level, None, variant).metrics
+            at, step = metrics["failed"][parts.replicates.index(replicate)].tolist()
+            if variant == results.TICKET or (results.TICKET, replicate) not in failed:
+                failed[variant, replicate] = (at, step)
+    return failed
+
+
+def _complete(e: Experiment, parts: Parts, path: Path, watch: Callable) -> None:
+    """Train and store what is missing, level by level, while a replicate is left."""
     early = _checkpoints(parts, path)
     missing = _missing(e, path)
     like = (parts.mask, early)
     held = None
     for n, (variant, level) in enumerate(missing):
-        report = _Reporter(path, variant, level, n, len(missing), parts, watch)
+        start = parts.rewind_to if level else 0
+        report = Reporter(
+            path, variant, level, n, len(missing), start, parts.steps, watch
+        )
         before = level - 1 if variant == results.TICKET else level
         if before >= 0 and (held is None or held.level != before):
             held = store.load(path, before, like)
         if held is not None and (held.metrics["failed"][:, 0] >= 0).all():
-            return held
+            return
         if held is None:
             new = _dense(parts, report)
         elif variant == results.TICKET:
             new = _next(e, parts, early, held, report)
         else:
-            new = _control(variant, parts, early, held, report)
+            new = _control(e, variant, parts, early, held, report)
         _save(path, parts, variant, new)
         if variant == results.TICKET:
             held = new
-    return held or store.load(path, e.levels, like)
 
 
 def _missing(e: Experiment, path: Path) -> list[tuple[str, int]]:
@@ -108,20 +129,17 @@ def _checkpoints(parts: Parts, path: Path) -> train.TrainState:
     They are trained apart from the dense network, which passes through the same states.
     """
     state = init = parts.init(build.keys(parts.replicates, build.INIT))
-    if all(store.has(path, name) for name in parts.checkpoints):
-        return store.load_tree(path, "early", {"state": init})["state"]
-    at, early = 0, init
-    for name, step in sorted(parts.checkpoints.items(), key=lambda item: item[1]):
+    missing = {n: k for n, k in parts.checkpoints.items() if not store.has(path, n)}
+    at = 0
+    for name, step in sorted(missing.items(), key=lambda item: item[1]):
         if step > at:
             state, _ = parts.train(state, parts.mask, step - at)
             at = step
-        if not store.has(path, name):
-            store.save_tree(path, name, {"state": state})
-        early = state if name == "early" else early
-    return early
+        store.save_tree(path, name, {"state": state})
+    return store.load_tree(path, "early", {"state": init})["state"]
 
 
-def _dense(parts: Parts, report: "_Reporter") -> Ticket:
+def _dense(parts: Parts, report: Reporter) -> Ticket:
     init = parts.init(build.keys(parts.replicates, build.INIT))
     state, metrics = _fit(parts, report)(init, parts.mask)
     return _judged(Ticket(0, parts.mask, state, metrics), None)
@@ -143,9 +161,9 @@ def _next(e, parts, early, ticket, report) -> Ticket:
     return _judged(new, ticket)
 
 
-def _control(variant, parts, early, ticket, report) -> Ticket:
+def _control(e, variant, parts, early, ticket, report) -> Ticket:
     """A ticket's control: fresh weights under its mask, or its mask shuffled."""
-    mask, state = ticket.mask, early
+    mask, state = ticket.mask, _make_rewind(e, parts, ticket.level)(early, early)
     if variant == "shuffle":
         keys = build.keys(parts.replicates, build.SHUFFLE, ticket.level)
         mask = jax.vmap(masks.shuffle)(mask, keys)
@@ -155,7 +173,7 @@ def _control(variant, parts, early, ticket, report) -> Ticket:
     return _judged(Ticket(ticket.level, mask, state, metrics), ticket)
 
 
-def _fit(parts: Parts, report: "_Reporter") -> lottery.Train:
+def _fit(parts: Parts, report: Reporter) -> lottery.Train:
     def fit(state, mask):
         return train.fit(
             state,
@@ -208,11 +226,14 @@ def _reinit(parts: Parts, level: int) -> rewind.Rewind:
 
 
 def _judged(ticket: Ticket, before: Ticket | None) -> Ticket:
-    """The ticket with `failed` [r, 2]: level and step of each first loss not finite.
+    """The ticket with `failed` [r, 2]: where each replicate was first not finite.
 
-    It is (-1, -1) for replicates that never failed, and stays once it is set.
+    That is the level and step of a loss, or of the weights at the end of training. It
+    is (-1, -1) for replicates that never failed, and stays once it is set.
     """
-    diverged = ticket.metrics["diverged"]
+    finite = jax.vmap(_finite)(ticket.state.params)
+    ended = np.where(finite, train.NEVER, ticket.state.step)
+    diverged = np.minimum(ticket.metrics["diverged"], ended)
     failed = np.full((len(diverged), 2), -1)
     now = diverged != train.NEVER
     failed[now, 0], failed[now, 1] = ticket.level, diverged[now]
@@ -220,6 +241,11 @@ def _judged(ticket: Ticket, before: Ticket | None) -> Ticket:
         earlier = before.metrics["failed"]
         failed = np.where(earlier[:, :1] >= 0, earlier, failed)
     return ticket._replace(metrics={**ticket.metrics, "failed": failed})
+
+
+def _finite(params: masks.Params) -> jax.Array:
+    leaves = jax.tree.leaves(params)
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 def _save(path: Path, parts: Parts, variant: str, ticket: Ticket) -> None:
@@ -243,50 +269,3 @@ def _save(path: Path, parts: Parts, variant: str, ticket: Ticket) -> None:
                 level=level,
                 step=step,
             )
-
-
-def _mean_of_finite(values: np.ndarray) -> float:
-    """The mean over the replicates that have not failed; NaN when all have."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
-
-
-class _Reporter(NamedTuple):
-    """What `train.fit` tells of its measurements: to the log and to who watches."""
-
-    path: Path
-    variant: str
-    level: int
-    trained: int  # trainings behind this one, of so many
-    trainings: int
-    parts: Parts
-    watch: Callable[[Progress], Any]
-
-    def __call__(self, state: train.TrainState, record: train.Metrics) -> None:
-        step = int(record["step"][0])
-        means = {
-            name: _mean_of_finite(values)
-            for name, values in record.items()
-            if name not in ("step", "diverged")
-        }
-        store.log(
-            self.path,
-            "measured",
-            variant=self.variant,
-            level=self.level,
-            step=step,
-            **{n: round(m, 6) if np.isfinite(m) else None for n, m in means.items()},
-        )
-        start = 0 if self.level == 0 else self.parts.rewind_to
-        part = (step - start) / (self.parts.steps - start)
-        self.watch(
-            Progress(
-                self.variant,
-                self.level,
-                step,
-                self.parts.steps,
-                (self.trained + part) / self.trainings,
-                means["train_loss"],
-                means["validation_accuracy"],
-            )
-        )

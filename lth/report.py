@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lth import plot, presets, results, store
+from lth.config import ConfigError
 from lth.runs import Run
 
 STYLE = """
@@ -29,7 +30,11 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
 
 def write(runs: list[Run], path: Path) -> Path:
     """Write the report of one or several runs to `path`."""
-    table = pd.concat([run.table for run in runs])
+    names = [run.path.name for run in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two runs are called {name}; rename one of the folders")
+    table = pd.concat([run.table for run in runs], ignore_index=True)
     title = ", ".join(run.path.name for run in runs)
     parts = [
         f"<h1>{html.escape(title)}</h1>",

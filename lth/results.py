@@ -69,7 +69,10 @@ def append(path: Path, new: Iterable[tuple]) -> None:
         os.fsync(file.fileno())
 
 
-def keep(path: Path, stored: set[tuple[str, int]]) -> None:
+Stored = set[tuple[str, int]]  # the (variant, level) pairs whose tickets are stored
+
+
+def keep(path: Path, stored: Stored) -> None:
     """Drop rows whose (variant, level) is not `stored`, and a last line cut short.
 
     Rows are written before their ticket, so after a crash the table may be ahead of the
@@ -77,26 +80,35 @@ def keep(path: Path, stored: set[tuple[str, int]]) -> None:
     """
     if not path.exists():
         return
+    text = _whole_rows(path, stored)
+    if not text:
+        path.unlink()
+    elif text != path.read_text():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+def _whole_rows(path: Path, stored: Stored) -> str:
+    """The table's text without what `keep` drops; empty when no row is left."""
     text = path.read_text()
     lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
     variant, level = COLUMNS.index("variant"), COLUMNS.index("level")
     kept = lines[:1]
-    for line in lines[1:]:
+    for number, line in enumerate(lines[1:], 2):
         cells = line.split(",")
+        if len(cells) != len(COLUMNS) or not cells[level].isdecimal():
+            raise ValueError(f"line {number} is no row: {line.strip()[:80]!r}")
         if (cells[variant], int(cells[level])) in stored:
             kept.append(line)
-    if len(kept) < 2:
-        path.unlink()
-    elif "".join(kept) != text:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+    return "".join(kept) if len(kept) > 1 else ""
 
 
-def read(path: Path) -> pd.DataFrame:
-    """The table as a data frame with the columns `COLUMNS`."""
+def read(path: Path, stored: Stored) -> pd.DataFrame:
+    """The rows of stored tickets, a data frame with the columns `COLUMNS`."""
+    text = _whole_rows(path, stored) if path.exists() else ""
     exact = {"density": float, "value": float}  # pandas' own parser may miss a last bit
-    return pd.read_csv(path, converters=exact)
+    return pd.read_csv(io.StringIO(text or ",".join(COLUMNS)), converters=exact)
 
 
 def early_stop(table: pd.DataFrame) -> pd.DataFrame:
@@ -106,6 +118,7 @@ def early_stop(table: pd.DataFrame) -> pd.DataFrame:
     variant and level, with columns density, step and accuracy, the test accuracy there.
     """
     unit = ["run", "replicate", "variant", "level"]
+    table = table.reset_index(drop=True)  # of several runs, labels repeat
     rows_of = table[table["metric"].isin(["loss", "accuracy"])]
     loss = rows_of[(rows_of["split"] == "validation") & (rows_of["metric"] == "loss")]
     loss = loss.sort_values("step", kind="stable")
@@ -118,6 +131,7 @@ def early_stop(table: pd.DataFrame) -> pd.DataFrame:
 def final(table: pd.DataFrame, split: str = "test", metric: str = "accuracy"):
     """The value of a metric at the end of each training: one row per training."""
     rows_of = table[(table["split"] == split) & (table["metric"] == metric)]
+    rows_of = rows_of.reset_index(drop=True)  # of several runs, labels repeat
     last = rows_of.groupby(["run", "replicate", "variant", "level"])["step"].idxmax()
     return rows_of.loc[last].reset_index(drop=True)
 

@@ -44,11 +44,16 @@ class Run:
     @cached_property
     def table(self) -> pd.DataFrame:
         """Every measured value, tidy: columns `results.COLUMNS`."""
-        if not (self.path / "table.csv").exists():
+        try:
+            table = results.read(self.path / "table.csv", store.stored(self.path))
+        except (OSError, ValueError) as error:
             raise store.StoreError(
-                f"{self.path} has no results yet: no ticket is stored"
-            )
-        return results.read(self.path / "table.csv")
+                f"{self.path / 'table.csv'} is damaged: {error}"
+            ) from None
+        if table.empty:
+            found = "every replicate failed" if self.levels else "no ticket is stored"
+            raise store.StoreError(f"{self.path} has no results: {found}")
+        return table
 
     @property
     def levels(self) -> list[int]:

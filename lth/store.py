@@ -44,20 +44,23 @@ class BusyError(StoreError):
     """Another process is at work on the run."""
 
 
-def create(run: Path, config: dict[str, Any]) -> None:
-    """Write the configuration of a claimed run, or check that the one there is the
-    same.
+def create(run: Path, content: dict[str, Any]) -> None:
+    """Write the configuration of a claimed run, or check that the one there agrees.
 
-    `config` holds `id`, `preset` and `config`. Fields that only extend a run (see
-    `config.EXTENDING`) are brought up to date.
+    `content` holds `id`, `preset`, `data` (a digest of the arrays) and `config`.
     """
-    content = {"format": FORMAT, **config}
+    content = {"format": FORMAT, **content}
     if (run / "config.json").exists():
         found = read_config(run)
-        if found["id"] != config["id"]:
+        if found["id"] != content["id"]:
             raise StoreError(
                 f"{run} holds the run {found['id']} of another configuration than "
-                f"{config['id']}; choose another folder with --runs"
+                f"{content['id']}; choose another folder with --runs"
+            )
+        if found["data"] != content["data"]:
+            raise StoreError(
+                f"{run} was trained on other data than is found now; give it the old "
+                "files with --data-dir, or choose another folder with --runs"
             )
         if found == content:
             return
@@ -71,9 +74,12 @@ def read_config(run: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise StoreError(f"{run} is not a run: it has no config.json") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged: {error}") from None
-    if not isinstance(content, dict) or not {"format", "id", "config"} <= set(content):
+    known = {"format", "id", "preset", "data", "config"}
+    if not isinstance(content, dict) or not known <= set(content):
         raise StoreError(f"{path} is not the configuration of a run")
     if content["format"] != FORMAT:
         raise StoreError(
@@ -95,8 +101,11 @@ def claim(run: Path) -> Iterator[None]:
         file = (run / "lock").open("a+")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            with writing(run / "lock"):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except StoreError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise BusyError(f"{run} is in use by {holder}") from None
@@ -179,7 +188,10 @@ def log(run: Path, event: str, **fields: Any) -> None:
 def add_session(run: Path) -> None:
     """Record what this process is, beside those that worked on the run before it."""
     path = run / "environment.json"
-    sessions = json.loads(path.read_text()) if path.exists() else []
+    try:
+        sessions = json.loads(path.read_text()) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from None
     sessions.append(environment())
     write(path, json.dumps(sessions, indent=1) + "\n")
 
@@ -224,7 +236,10 @@ def _commit() -> str | None:
 def reconcile(run: Path) -> None:
     """Drop rows of the table whose tickets were not stored before the process ended."""
     with writing(run / "table.csv"):
-        results.keep(run / "table.csv", stored(run))
+        try:
+            results.keep(run / "table.csv", stored(run))
+        except ValueError as error:
+            raise StoreError(f"{run / 'table.csv'} is damaged: {error}") from None
 
 
 def append_rows(run: Path, rows: Any) -> None:

@@ -54,15 +54,44 @@ def changed(experiment, path, value):
     return replace(experiment, **{path[0]: inner})
 
 
+def another(value):
+    """A value of the same type that means something else."""
+    if isinstance(value, str):
+        return "7it" if value[:1].isdigit() or not value else "other=0.3"
+    return (1,) if isinstance(value, tuple) else value + 1
+
+
 @pytest.mark.parametrize("path", [path for path, _ in fields(Experiment)], ids=".".join)
 def test_the_id_covers_what_changes_the_result_and_nothing_else(path):
-    base = Experiment()
-    value = dict(fields(Experiment))[path]
-    other = {str: f"{value}x", tuple: (1,)}.get(
-        type(value), value + 1 if not isinstance(value, str | tuple) else None
-    )
-    same = config.identity(changed(base, path, other)) == config.identity(base)
+    base = replace(Experiment(), prune=config.Prune(rates="a=0.1"))
+    value = {**dict(fields(Experiment)), ("prune", "rates"): "a=0.1"}[path]
+    other = changed(base, path, another(value))
+    same = config.identity(other) == config.identity(base)
     assert same == (path[0] in config.EXTENDING)
+
+
+def test_spellings_of_one_value_are_one_run():
+    a = replace(
+        Experiment(),
+        steps="600",
+        optimizer=config.Optimizer(momentum=0, milestones="100, 2ep"),
+        prune=config.Prune(rates="a=0.10,b=0.2"),
+    )
+    b = replace(
+        Experiment(),
+        steps="600it",
+        optimizer=config.Optimizer(momentum=0.0, milestones="100it,2ep0it"),
+        prune=config.Prune(rates="b=.2,a=.1"),
+    )
+    assert config.identity(a) == config.identity(b)
+
+
+def test_a_run_remembers_the_most_that_was_asked_of_it():
+    old = replace(Experiment(), levels=9, controls="shuffle", checkpoint_at="5it")
+    new = replace(Experiment(), levels=3, controls="reinit,shuffle")
+    whole = config.extended(new, old)
+    assert (whole.levels, whole.controls) == (9, "shuffle,reinit")
+    assert whole.checkpoint_at == "5it"
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -90,7 +119,12 @@ REFUSED = [
     ({"prune": {"rates": "output"}}, "PATTERN=RATE"),
     ({"prune": {"rates": "output=1.5"}}, r"rates in \[0, 1\); got 'output=1.5'"),
     ({"prune": {"rates": "a=.1", "scope": "global"}}, "choose --prune.scope layer"),
-    ({"controls": "reinit,shufle"}, "list of reinit, shuffle; got 'shufle'"),
+    ({"controls": "reinit,shufle"}, "list of reinit, shuffle, each once; got"),
+    ({"controls": "reinit,reinit"}, "each once; got 'reinit,reinit'"),
+    ({"controls": "reinit", "rewind": {"mode": "finetune"}}, "mode weights alone"),
+    ({"first_replicate": 2**31}, "--first-replicate"),
+    ({"first_replicate": 2**31 - 2, "replicates": 3}, "the last replicate"),
+    ({"data": {"split_seed": -1}}, "--data.split-seed"),
     ({"optimizer": {"learning_rate": float("nan")}}, "--optimizer.learning-rate"),
     ({"optimizer": {"learning_rate": -1.0}}, "--optimizer.learning-rate is above 0"),
     ({"optimizer": {"momentum": 0.9}}, "belongs to sgd"),

@@ -29,7 +29,10 @@ SMALL = replace(
 
 
 def rewinding(mode, to="5it", **fields):
-    return replace(SMALL, rewind=config.Rewind(mode=mode, to=to, **fields))
+    controls = SMALL.controls if mode == "weights" else ""
+    return replace(
+        SMALL, rewind=config.Rewind(mode=mode, to=to, **fields), controls=controls
+    )
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +259,7 @@ def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(
 ):
     monkeypatch.setattr(build, "build", broken_replicate)
     outcome = experiment.run(SMALL, "small", tmp_path)
-    assert outcome.failed == {1: (0, 0)}
+    assert outcome.failed == {("ticket", 1): (0, 0)}
     run, whole = lth.open_run(outcome.path), lth.open_run(unbroken)
     assert set(run.table["replicate"]) == {0}
     kept = whole.table[whole.table["replicate"] == 0].drop(columns="run")
@@ -268,10 +271,58 @@ def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(
     assert again.failed == outcome.failed  # remembered, not trained anew
 
 
+def spoil_after(monkeypatch, variant, level):
+    """Make replicate 1 end a level's ticket, or its controls, with infinite weights."""
+    real = experiment._judged
+    name = {"ticket": "_next", "reinit": "_control"}[variant]
+    inner = getattr(experiment, name)
+    armed = []
+
+    def training(*args):
+        armed.append(True)
+        try:
+            return inner(*args)
+        finally:
+            armed.pop()
+
+    def judged(ticket, before):
+        if armed and ticket.level == level:
+            spoil = jnp.array([1.0, jnp.inf])
+            kernel = ticket.state.params["output"]["kernel"] * spoil[:, None, None]
+            output = {**ticket.state.params["output"], "kernel": kernel}
+            params = {**ticket.state.params, "output": output}
+            ticket = ticket._replace(state=ticket.state._replace(params=params))
+        return real(ticket, before)
+
+    monkeypatch.setattr(experiment, name, training)
+    monkeypatch.setattr(experiment, "_judged", judged)
+
+
+def test_weights_that_end_not_finite_fail_their_replicate_alone(tmp_path, monkeypatch):
+    """The loss of the last step is taken before its update."""
+    spoil_after(monkeypatch, "ticket", 1)
+    e = replace(SMALL, controls="", levels=2)
+    outcome = experiment.run(e, "small", tmp_path)
+    assert outcome.failed == {("ticket", 1): (1, 40)}
+    table = lth.open_run(outcome.path).table
+    assert set(table.loc[table["replicate"] == 1, "level"]) == {0}
+    assert set(table.loc[table["replicate"] == 0, "level"]) == {0, 1, 2}
+
+
+def test_a_control_that_fails_is_reported_too(unbroken, tmp_path, monkeypatch):
+    spoil_after(monkeypatch, "reinit", 2)
+    outcome = experiment.run(SMALL, "small", tmp_path)
+    assert outcome.failed == {("reinit", 1): (2, 40), ("shuffle", 1): (2, 40)}
+    monkeypatch.undo()
+    assert experiment.run(SMALL, "small", tmp_path).failed == outcome.failed
+
+
 def test_a_run_whose_replicates_all_fail_ends(tmp_path):
     e = replace(SMALL, optimizer=config.Optimizer(name="sgd", learning_rate=1e30))
     outcome = experiment.run(e, "small", tmp_path)
-    assert set(outcome.failed) == {0, 1}
+    assert set(outcome.failed) == {("ticket", 0), ("ticket", 1)}
+    with pytest.raises(store.StoreError, match="no results: every replicate failed"):
+        _ = lth.open_run(outcome.path).table
     assert store.latest(outcome.path) == 0
 
 
@@ -294,6 +345,7 @@ BEYOND = [
         "'conv' matches no leaf; there are hidden_0/kernel, output/kernel",
     ),
     ({"optimizer": config.Optimizer(milestones="50it")}, "--optimizer.milestones 50it"),
+    ({"levels": 99}, r"--levels is at most 28: level 29 would keep 7 of 888 weights"),
     ({"steps": "2000000000it", "rewind": config.Rewind()}, "below 2\\*\\*32"),
 ]
 
@@ -309,6 +361,19 @@ def test_what_does_not_fit_the_training_is_refused_before_it(
     with pytest.raises(ConfigError, match=message):
         experiment.run(e, "small", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_not_continued_on_other_data(unbroken, monkeypatch):
+    real = build.build
+    monkeypatch.setattr(build, "build", lambda *a: real(*a)._replace(data="other"))
+    with pytest.raises(store.StoreError, match="was trained on other data"):
+        experiment.run(replace(SMALL, levels=4), "small", unbroken.parent)
+
+
+def test_asking_for_less_loses_nothing(unbroken):
+    before = (unbroken / "config.json").read_bytes()
+    experiment.run(replace(SMALL, levels=1, controls=""), "small", unbroken.parent)
+    assert (unbroken / "config.json").read_bytes() == before
 
 
 def test_a_validation_set_as_large_as_the_data_is_refused(tmp_path):

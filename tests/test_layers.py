@@ -14,8 +14,8 @@ LAYERS = [
     {"rewind"},
     {"lottery"},
     {"store", "build"},
-    {"runs", "experiment"},
-    {"report"},
+    {"runs", "progress"},
+    {"experiment", "report"},
     {"cli"},
     {"__main__"},
 ]

@@ -51,8 +51,8 @@ jitted = jax.jit(masks.keep_top, static_argnames="scope")
 @given(scores_strategy, alive_strategy, st.floats(0.001, 1))
 def test_global_count_ties_and_subset_are_exact(values, alive, fraction):
     alive, values = np.array(alive), np.array(values, np.float32)
-    k = max(1, round(fraction * alive.sum() / SIZE * SIZE))
-    density = k / SIZE
+    density = fraction * alive.sum() / SIZE
+    k = max(1, round(density * SIZE))
     kept = masks.keep_top(tree(values), mask_of(alive), density)
     assert kept["bias"] is None
     np.testing.assert_array_equal(flat(kept), reference(values, alive, k))

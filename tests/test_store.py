@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import lth
@@ -122,17 +123,23 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
 
 
 def write_config(run, **changes):
-    content = {"format": 1, "id": "abc", "preset": "digits", "config": {}, **changes}
+    content = {"format": 1, "id": "abc", "preset": "digits", "data": "d", "config": {}}
+    content |= changes
     (run / "config.json").write_text(json.dumps(content))
 
 
 def test_runs_of_another_configuration_or_format_are_refused(tmp_path):
     write_config(tmp_path)
+    wanted = {"id": "xyz", "preset": "digits", "data": "d", "config": {}}
     with pytest.raises(store.StoreError, match="holds the run abc of another config"):
-        store.create(tmp_path, {"id": "xyz", "preset": "digits", "config": {}})
+        store.create(tmp_path, wanted)
+    with pytest.raises(store.StoreError, match="was trained on other data"):
+        store.create(tmp_path, {**wanted, "id": "abc", "data": "e"})
     write_config(tmp_path, format=2)
     with pytest.raises(store.StoreError, match="format 2.*install a newer lth"):
         lth.open_run(tmp_path)
+    with pytest.raises(store.StoreError, match="cannot be read: Not a directory"):
+        lth.open_run(tmp_path / "config.json")
     (tmp_path / "config.json").write_text("{ half")
     with pytest.raises(store.StoreError, match=r"config\.json is damaged"):
         lth.open_run(tmp_path)
@@ -202,7 +209,8 @@ def test_the_table_is_cut_to_what_is_stored(tmp_path):
     with path.open("a") as file:
         file.write("run,0,ticket,2,0.64,2")  # the process was killed here
     results.keep(path, {("ticket", 0), ("reinit", 1)})
-    assert list(results.read(path)["variant"]) == ["ticket", "reinit"]
+    left = {("ticket", 0), ("reinit", 1)}
+    assert list(results.read(path, left)["variant"]) == ["ticket", "reinit"]
     results.keep(path, set())
     assert not path.exists()
     results.keep(path, set())
@@ -212,7 +220,7 @@ def test_values_are_read_back_to_the_bit(tmp_path):
     value = np.float32(0.1) + np.float32(2**-20)
     path = tmp_path / "table.csv"
     results.append(path, [(*ROW[:4], 1 / 3, *ROW[5:8], str(value))])
-    table = results.read(path)
+    table = results.read(path, {("ticket", 0)})
     assert np.float32(table["value"][0]) == value
     assert table["density"][0] == 1 / 3
 
@@ -226,7 +234,7 @@ def test_early_stopping_and_summary_by_hand(tmp_path):
             rows.append((*base, "validation", "loss", loss))
             rows.append((*base, "test", "accuracy", step / 100 + replicate / 10))
     results.append(tmp_path / "t", rows)
-    table = results.read(tmp_path / "t")
+    table = results.read(tmp_path / "t", {("ticket", 3)})
     stops = results.early_stop(table)
     assert list(stops["step"]) == [20, 30]
     np.testing.assert_allclose(stops["accuracy"], [0.2, 0.4])
@@ -237,3 +245,36 @@ def test_early_stopping_and_summary_by_hand(tmp_path):
     assert row["accuracy_ci"] == pytest.approx(12.706 * 0.05, rel=1e-3)
     alone = results.summary(table[table["replicate"] == 0]).iloc[0]
     assert np.isnan(alone["accuracy_ci"])
+
+
+def rows_of(run, replicate, offset):
+    for step, loss in ((10, 0.5), (20, 0.4 + offset), (30, 0.45)):
+        base = (run, replicate, "ticket", 0, 1.0, step)
+        yield (*base, "validation", "loss", loss)
+        yield (*base, "test", "accuracy", step / 100 + replicate / 50)
+
+
+def test_runs_drawn_together_do_not_mix(tmp_path):
+    tables = []
+    for run, offset in (("a", 0.0), ("b", 0.3)):
+        path = tmp_path / run
+        results.append(
+            path, (row for r in (0, 1, 2) for row in rows_of(run, r, offset))
+        )
+        tables.append(results.read(path, {("ticket", 0)}))
+    both = results.summary(pd.concat(tables))
+    alone = pd.concat([results.summary(table) for table in tables])
+    pd.testing.assert_frame_equal(both, alone.reset_index(drop=True))
+    assert list(both["stop"]) == [20, 30]
+
+
+def test_a_table_read_while_it_is_written_has_whole_stored_rows_only(tmp_path):
+    path = tmp_path / "table.csv"
+    assert results.read(path, set()).empty
+    results.append(path, [ROW, (*ROW[:3], 1, *ROW[4:])])
+    with path.open("a") as file:
+        file.write("run,0,ticket,0,1.0,2")
+    assert list(results.read(path, {("ticket", 0)})["level"]) == [0]
+    path.write_text(",".join(results.COLUMNS) + "\nno,row\n")
+    with pytest.raises(ValueError, match="line 2 is no row: 'no,row'"):
+        results.read(path, {("ticket", 0)})

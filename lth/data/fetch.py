@@ -1,9 +1,9 @@
 """Find data files on disk, or download them and check what came."""
 
 import hashlib
+import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +43,7 @@ def find(folder: str, files: list[Remote], data_dir: str | Path | None) -> list[
     target = places[0] / folder
     try:
         return [_download(file, target) for file in files]
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         names = "\n".join(f"  {target / file.name}" for file in files)
         looked = ", ".join(str(place / folder) for place in places)
         raise DataError(
@@ -71,7 +71,7 @@ def _download(file: Remote, folder: Path) -> Path:
         try:
             with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
                 body = answer.read()
-        except OSError as failure:  # URLError and time-outs are OSErrors
+        except (OSError, http.client.HTTPException) as failure:
             error = failure
             continue
         md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
