@@ -16,9 +16,23 @@ behind
 
     python experiments/lottery_ticket.py --data-dir DATA
 
-A fifth of the paper's iterations, five replicates, 18 levels and both controls: about
-40 minutes on two cores. Stopped, it continues where it was. Writes a table and a figure
-to experiments/results/.
+A fifth of the paper's iterations, five replicates, 18 levels and both controls: 20 to 40
+minutes on two cores. Stopped, it continues where it was. Writes a table and a figure to
+experiments/results/.
+
+What it gave (two CPU cores, jax 0.10.2, n = 5, 95 % intervals of differences within
+replicates; accuracy on test at the step of the lowest validation loss, in points):
+
+     density   ticket - dense   ticket - fresh  ticket - shuffled  steps / dense
+      51.28%     +0.13 ± 0.16     +0.20 ± 0.17       +0.35 ± 0.35           0.48
+      21.07%     +0.29 ± 0.24     +0.50 ± 0.10       +0.63 ± 0.06           0.47
+       6.95%     +0.26 ± 0.21     +0.83 ± 0.20       +1.56 ± 0.12           0.66
+       3.58%     +0.05 ± 0.25     +1.22 ± 0.08       +2.80 ± 0.39           1.01
+       1.85%     -0.32 ± 0.23     +1.91 ± 0.08       +5.25 ± 0.36           1.27
+
+The dense network: 98.06 % at step 6280. All three claims hold: tickets match it down to
+3.6 %, and learn sooner than it down to 4.5 %. (The runs trained five replicates in one
+`vmap`; experiments now train two at a time on a CPU, which may round differently.)
 """
 
 from dataclasses import dataclass, replace
@@ -68,21 +82,22 @@ def main() -> None:
     )
     table = lth.open_run(outcome.path).table
     flags.out.mkdir(parents=True, exist_ok=True)
-    results.summary(table).round(5).to_csv(
+    results.summary(table).drop(columns="run").round(5).to_csv(
         flags.out / "lottery_ticket.csv", index=False
     )
-    draw(table).savefig(flags.out / "lottery_ticket.png", dpi=90)
+    title = f"{chosen.steps.removesuffix('it')} iterations, n = {flags.replicates}"
+    draw(table, title).savefig(flags.out / "lottery_ticket.png", dpi=90)
     print(verdict(table))
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def draw(table: pd.DataFrame, title: str) -> Figure:
     """The paper's two figures: accuracy and early-stopping step against density."""
     figure = Figure(figsize=(10.5, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)
     plot.accuracy(table, left, at="stop_accuracy")
     left.set_ylim(94, 99)
     plot.stopping(table, right)
-    figure.suptitle("LeNet-300-100 on MNIST, 10 000 iterations, 5 replicates", size=11)
+    figure.suptitle(f"LeNet-300-100 on MNIST, {title}", size=11)
     return figure
 
 
