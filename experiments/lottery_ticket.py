@@ -10,14 +10,13 @@ tested here:
 2. the same masks with fresh initial weights, and masks shuffled within layers, fall
 behind
    as density falls;
-3. tickets reach their lowest validation loss sooner than the dense network (down to 21
-%
-   of the weights or so) and sooner than the controls.
+3. tickets reach their lowest validation loss sooner than the dense network (at 21 % of
+   the weights, say) and sooner than the controls.
 
     python experiments/lottery_ticket.py --data-dir DATA
 
-A fifth of the paper's iterations, five replicates, 18 levels and both controls: 20 to 40
-minutes on two cores. Stopped, it continues where it was. Writes a table and a figure
+A fifth of the paper's iterations, five replicates, 18 levels and both controls: 20 to
+40 minutes on two cores. Stopped, it continues where it was. Writes a table and a figure
 to experiments/results/.
 
 What it gave (two CPU cores, jax 0.10.2, n = 5, 95 % intervals of differences within
