@@ -198,6 +198,8 @@ def test_signals_end_a_run_cleanly(tmp_path, number):
         [sys.executable, "-m", "lth", "run", "digits", *args],
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(lth.__file__).parents[1])},
+        # A job in a shell's background is born deaf to Ctrl-C; this one must hear it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         text=True,
     )
     deadline = time.monotonic() + 120
