@@ -28,16 +28,12 @@ _LENET = Experiment(
 
 PRESETS = {
     "digits": Preset(
-        Experiment(
+        replace(
+            _LENET,
             data=Data(name="digits", validation=180, pixels="unit"),
-            model=Model(widths=(300, 100), initialiser="glorot_normal"),
-            optimizer=Optimizer(name="adam", learning_rate=1.2e-3),
-            prune=Prune(scope="layer", rate=0.2, rates="output=0.1"),
-            batch_size=60,
             steps="600it",
             eval_every="20it",
             levels=12,
-            replicates=5,
         ),
         "LeNet-300-100 on scikit-learn's 8x8 digits: no download, about a minute",
         "a small data set of ours; network, optimizer and pruning follow lenet-mnist",
