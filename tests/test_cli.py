@@ -194,12 +194,15 @@ def test_an_interrupt_says_how_to_continue(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_a_run_cleanly(tmp_path, number):
     args = [*FAST, "--levels", "18", "--runs", str(tmp_path), "--quiet"]
+    # A job in a shell's background is born deaf to Ctrl-C; this one must hear it.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from lth.cli import main; main()"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "lth", "run", "digits", *args],
+        [sys.executable, "-c", code, "run", "digits", *args],
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(lth.__file__).parents[1])},
-        # A job in a shell's background is born deaf to Ctrl-C; this one must hear it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         text=True,
     )
     deadline = time.monotonic() + 120
