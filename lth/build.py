@@ -80,7 +80,7 @@ def optimizer(e: Experiment, epoch: int) -> optax.GradientTransformation:
         return (
             optax.adamw(rate, weight_decay=o.weight_decay)
             if o.weight_decay
-            else (optax.adam(rate))
+            else optax.adam(rate)
         )
     decay = [optax.add_decayed_weights(o.weight_decay)] if o.weight_decay else []
     return optax.chain(*decay, optax.sgd(rate, momentum=o.momentum or None))

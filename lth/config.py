@@ -1,4 +1,4 @@
-"""What an experiment is: its fields, its presets, and the identity they give a run.
+"""What an experiment is: its fields, what they may be, and the id they give a run.
 
 Nothing here imports JAX, so that the command line can answer before it is loaded.
 """
@@ -192,9 +192,7 @@ def _typed(values: Any) -> Any:
 
 
 def parse_steps(text: str, epoch: int, flag: str) -> int:
-    """A number of steps written 500it, 10ep, 2ep50it or 500, with `epoch` steps to an
-    epoch.
-    """
+    """The steps in text such as 500it, 10ep, 2ep50it or 500; an epoch has `epoch`."""
     match = STEPS.fullmatch(text)
     if not text or not match:
         raise ConfigError(

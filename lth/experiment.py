@@ -76,14 +76,16 @@ def _failures(path: Path, parts: Parts) -> dict[tuple[str, int], tuple[int, int]
     units = table[["variant", "level", "replicate"]].drop_duplicates()
     present = set(units.itertuples(index=False, name=None))
     failed = {}
-    for variant, level in sorted(stored, key=lambda pair: pair[1]):
-        lacking = [r for r in parts.replicates if (variant, level, r) not in present]
-        new = [r for r in lacking if (variant, r) not in failed]
-        for replicate in new:
+    # A ticket before its controls, which fail with it and are not told apart.
+    order = sorted(stored, key=lambda pair: (pair[1], pair[0] != results.TICKET))
+    for variant, level in order:
+        for i, replicate in enumerate(parts.replicates):
+            known = {(variant, replicate), (results.TICKET, replicate)} & failed.keys()
+            if known or (variant, level, replicate) in present:
+                continue
             metrics = store.load(path, level, None, variant).metrics
-            at, step = metrics["failed"][parts.replicates.index(replicate)].tolist()
-            if variant == results.TICKET or (results.TICKET, replicate) not in failed:
-                failed[variant, replicate] = (at, step)
+            at, step = metrics["failed"][i].tolist()
+            failed[variant, replicate] = (at, step)
     return failed
 
 
@@ -163,12 +165,11 @@ def _next(e, parts, early, ticket, report) -> Ticket:
 
 def _control(e, variant, parts, early, ticket, report) -> Ticket:
     """A ticket's control: fresh weights under its mask, or its mask shuffled."""
-    mask, state = ticket.mask, _make_rewind(e, parts, ticket.level)(early, early)
+    mask, start = ticket.mask, _reinit(parts, ticket.level)
     if variant == "shuffle":
         keys = build.keys(parts.replicates, build.SHUFFLE, ticket.level)
-        mask = jax.vmap(masks.shuffle)(mask, keys)
-    else:
-        state = _reinit(parts, ticket.level)(early, ticket.state)
+        mask, start = jax.vmap(masks.shuffle)(mask, keys), _make_rewind(e, parts, 0)
+    state = start(early, early)  # controls belong to weight rewinding: no late state
     state, metrics = _fit(parts, report)(state, mask)
     return _judged(Ticket(ticket.level, mask, state, metrics), ticket)
 

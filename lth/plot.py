@@ -114,7 +114,8 @@ def curves(
         & (table["variant"] == variant)
     ]
     known = sorted(rows["level"].unique())
-    levels = [level for level in known if levels is None or level in set(levels)]
+    wanted = set(known if levels is None else levels)
+    levels = [level for level in known if level in wanted]
     for run, of_run in rows.groupby("run"):
         for i, level in enumerate(levels):
             mean = of_run[of_run["level"] == level].groupby("step")["value"].mean()
@@ -137,10 +138,10 @@ def spread(table: pd.DataFrame, levels: int = 6) -> list[int]:
 
 
 def inputs(mask: masks.Mask, path: str, shape: tuple[int, int], ax: Axes) -> Axes:
-    """How many weights each input pixel keeps: of the mask's leaf at `path`, [pixels,
-    units].
+    """How many weights each input pixel keeps: the picture of what a ticket looks at.
 
-    The picture of what a ticket looks at. The colour scale begins at 0 weights.
+    `path` is that of the mask's leaf [pixels, units]; pixels fill `shape` row by row.
+    The colour scale begins at 0 weights.
     """
     leaves = jax.tree_util.tree_leaves_with_path(mask)
     found = {masks.name(p): leaf for p, leaf in leaves}

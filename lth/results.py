@@ -36,23 +36,13 @@ def rows(
     for i, replicate in enumerate(replicates):
         if metrics["failed"][i, 0] >= 0:
             continue
+        share = float(density[i])
         for j, step in enumerate(metrics["step"][i]):
             for name in names:
                 split, _, metric = name.partition("_")
-                value = metrics[name][
-                    i, j
-                ]  # str() of it is the shortest that reads back
-                yield (
-                    *(
-                        run,
-                        int(replicate),
-                        variant,
-                        level,
-                        float(density[i]),
-                        int(step),
-                    ),
-                    *(split, metric, str(value)),
-                )
+                # str() of a float32 is the shortest text that reads back the same.
+                measured = (int(step), split, metric, str(metrics[name][i, j]))
+                yield (run, int(replicate), variant, level, share, *measured)
 
 
 def append(path: Path, new: Iterable[tuple]) -> None:

@@ -18,8 +18,7 @@ from jax.core import Tracer
 
 
 def round_count(density: Any, total: int) -> Any:
-    """`max(1, round(density * total))`, halves to even; an int unless density is
-    traced.
+    """`max(1, round(density * total))`, halves to even; an int for a Python number.
 
     A Python or NumPy number is multiplied in float64. A JAX value is a float32 that may
     have been rounded from a decimal: 0.35 arrives as 0.34999999. The product is formed
@@ -52,9 +51,8 @@ def _round_product(fraction: jax.Array, total: int) -> jax.Array:
     high, low = scaled >> 16, scaled & 0xFFFF
     n_high, n_low = np.uint32(total >> 16), np.uint32(total & 0xFFFF)
     bottom = low * n_low
-    middle = (
-        high * n_low + low * n_high + (bottom >> 16)
-    )  # < 2**32: high is < 2**15 + 1
+    # No overflow: the fraction is at most 2**31, so high is at most 2**15.
+    middle = high * n_low + low * n_high + (bottom >> 16)
     whole = ((high * n_high) << 1) + (middle >> 15)
     rest = ((middle & 0x7FFF) << 16) | (bottom & 0xFFFF)  # 31 bits
     half = jnp.uint32(2**30)
