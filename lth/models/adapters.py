@@ -24,15 +24,20 @@ class Model(NamedTuple):
     apply: Callable[[Any, Stats, jax.Array, bool, jax.Array | None], tuple[Any, Stats]]
 
 
-def from_linen(module: nn.Module, shape: tuple[int, ...]) -> Model:
+def from_linen(
+    module: nn.Module, shape: tuple[int, ...], dtype: Any = jnp.float32
+) -> Model:
     """A Linen module whose `__call__(inputs, train)` takes inputs of `shape`, no batch.
 
+    `dtype` is that of the inputs, an integer one where they are tokens.
     Every collection beside `params` (such as `batch_stats`) becomes stats. Dropout
     draws from the `dropout` stream.
     """
 
     def init(key):
-        variables = module.init({"params": key}, jnp.zeros((1, *shape)), train=False)
+        variables = module.init(
+            {"params": key}, jnp.zeros((1, *shape), dtype), train=False
+        )
         return variables["params"], {
             k: v for k, v in variables.items() if k != "params"
         }
@@ -100,12 +105,17 @@ def from_nnx(make: Callable[[Any], Any]) -> Model:
     return Model(init, apply)
 
 
-def standardized(model: Model, shift: float, scale: float) -> Model:
-    """The model on raw pixels: it sees `(pixels - shift) / scale` in float32."""
-    factor = np.float32(1 / scale)
+def standardized(
+    model: Model, shift: float | np.ndarray, scale: float | np.ndarray
+) -> Model:
+    """The model on raw pixels: it sees `(pixels - shift) / scale` in float32.
+
+    Arrays have the rank of the inputs, such as [1, 1, 1, channels].
+    """
+    offset, factor = (np.asarray(v, np.float32) for v in (shift, 1 / scale))
 
     def apply(params, stats, inputs, train, key):
-        inputs = (inputs.astype(jnp.float32) - np.float32(shift)) * factor
+        inputs = (inputs.astype(jnp.float32) - offset) * factor
         return model.apply(params, stats, inputs, train, key)
 
     return Model(model.init, apply)

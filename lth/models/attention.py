@@ -1,0 +1,37 @@
+"""The block that the transformers share."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+
+class Block(nn.Module):
+    """Self-attention, then two dense layers with GELU, each added to its input.
+
+    Normalised before, not after (Xiong et al. 2020, arXiv:2002.04745). The projections
+    are kernels [dim, dim] of their own, so that what an initialiser takes for fan in
+    and out is right, and each is a layer when densities are given by layer. With
+    `causal`, a position attends to itself and to earlier ones. GELU is its tanh form.
+    `dense` and `norm` make the layers: `query`, `key`, `value`, `attended`, `hidden_0`,
+    `hidden_1`, `norm_0`, `norm_1`.
+    """
+
+    heads: int
+    dense: Any
+    norm: Any
+    causal: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, length, dim] to the same; `heads` divides dim."""
+        batch, length, dim = x.shape
+        y = self.norm(name="norm_0")(x)
+        query, key, value = (
+            self.dense(dim, name=name)(y).reshape(batch, length, self.heads, -1)
+            for name in ("query", "key", "value")
+        )
+        y = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+        x = x + self.dense(dim, name="attended")(y.reshape(x.shape))
+        y = self.dense(4 * dim, name="hidden_0")(self.norm(name="norm_1")(x))
+        return x + self.dense(dim, name="hidden_1")(nn.gelu(y))
