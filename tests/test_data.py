@@ -1,10 +1,8 @@
-"""Batches as a function of (key, step); files that are not trusted."""
+"""Batches as a function of (key, step); splits; files that are found or fetched."""
 
-import gzip
 import hashlib
 import io
 import os
-import struct
 import urllib.error
 
 import jax
@@ -16,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lth import data
-from lth.data import fetch, idx, sources
+from lth.data import dataset, fetch, mnist
 
 EXAMPLES, BATCH = 37, 8
 
@@ -86,6 +84,18 @@ def test_hold_out_is_a_partition_that_only_the_seed_decides():
         data.hold_out(twenty, 20, seed=3)
 
 
+@given(st.integers(5, 40), st.integers(1, 9), st.integers(0, 3))
+def test_hold_out_end_keeps_neighbours_apart(examples, count, gap):
+    numbers = data.Dataset(np.arange(examples)[:, None], np.arange(examples))
+    if count + gap >= examples:
+        with pytest.raises(data.DataError, match=f"{count} examples cannot be held"):
+            dataset.hold_out_end(numbers, count, gap)
+        return
+    rest, held = dataset.hold_out_end(numbers, count, gap)
+    assert list(rest.label) == list(range(examples - count - gap))
+    assert list(held.label) == list(range(examples - count, examples))
+
+
 def test_digits_are_three_sets():
     splits = data.load("digits", None, 180, 0)
     assert [len(s.label) for s in splits] == [1257, 180, 360]
@@ -95,61 +105,6 @@ def test_digits_are_three_sets():
     assert (
         len(whole) == 1797
     )  # the digits are all different, so no image is in two sets
-
-
-def encode(array, magic=None, shape=None):
-    shape = array.shape if shape is None else shape
-    magic = bytes((0, 0, 8, array.ndim)) if magic is None else magic
-    return magic + struct.pack(f">{len(shape)}I", *shape) + array.tobytes()
-
-
-IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
-
-
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_idx_round_trip(tmp_path, pack):
-    (tmp_path / "f").write_bytes(pack(encode(IMAGES)))
-    np.testing.assert_array_equal(idx.read(tmp_path / "f", 3), IMAGES)
-
-
-BAD = {
-    "empty": (b"", "too short for an IDX header"),
-    "short header": (encode(IMAGES)[:9], "too short for an IDX header"),
-    "truncated": (
-        encode(IMAGES)[:-1],
-        r"promises 24 bytes of data \(2 x 3 x 4\).*only 23",
-    ),
-    "too long": (encode(IMAGES) + b"x", "promises 24 bytes.*holds more"),
-    "wrong magic": (
-        encode(IMAGES, b"\x00\x00\x08\x01"),
-        "begins with 00000801, expected",
-    ),
-    "floats": (encode(IMAGES, b"\x00\x00\x0d\x03"), "begins with 00000d03, expected"),
-    "zero size": (encode(IMAGES, shape=(0, 3, 4)), "impossible size 0 x 3 x 4"),
-    "huge size": (encode(IMAGES, shape=(2**31, 2**31, 4)), "impossible size"),
-    "cut gzip": (gzip.compress(encode(IMAGES))[:-9], "gzip data is damaged"),
-    "bad gzip": (b"\x1f\x8b\x08" + bytes(40), "gzip data is damaged|too short"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_damaged_idx_files_are_named_and_refused(tmp_path, case):
-    body, message = BAD[case]
-    (tmp_path / "broken-idx").write_bytes(body)
-    with pytest.raises(data.DataError, match=message) as error:
-        idx.read(tmp_path / "broken-idx", 3)
-    assert "broken-idx" in str(error.value)
-
-
-def test_labels_must_fit_the_images(tmp_path):
-    images, labels = tmp_path / "images", tmp_path / "labels"
-    images.write_bytes(encode(IMAGES))
-    labels.write_bytes(encode(np.array([1, 10], np.uint8)))
-    with pytest.raises(data.DataError, match="label 10 at index 1; allowed are 0 to 9"):
-        sources.labelled(images, labels, 10)
-    labels.write_bytes(encode(np.array([1, 2, 3], np.uint8)))
-    with pytest.raises(data.DataError, match="2 images, but .*labels 3 labels"):
-        sources.labelled(images, labels, 10)
 
 
 def test_missing_data_without_a_network_says_which_files_go_where(
@@ -163,7 +118,7 @@ def test_missing_data_without_a_network_says_which_files_go_where(
     with pytest.raises(data.DataError) as error:
         data.load("mnist", tmp_path / "here", 5, 0)
     message = str(error.value)
-    for name in sources.IDX_FILES:
+    for name in mnist.IDX_FILES:
         assert str(tmp_path / "here" / "mnist" / name) in message
     assert "--data-dir" in message
     assert "no network" in message
@@ -184,18 +139,14 @@ def test_downloads_are_checked_before_they_appear(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "set") == ["f.gz"]
 
 
-def test_unzipped_files_and_the_environment_variable_serve(tmp_path, monkeypatch):
-    monkeypatch.setenv("LTH_DATA", str(tmp_path))
-    (tmp_path / "mnist").mkdir()
-    shapes = {"train": 9, "t10k": 4}
-    for split, count in shapes.items():
-        image = np.zeros((count, 28, 28), np.uint8)
-        label = np.zeros(count, np.uint8)
-        stem = tmp_path / "mnist" / split
-        stem.with_name(f"{split}-images-idx3-ubyte").write_bytes(encode(image))
-        stem.with_name(f"{split}-labels-idx1-ubyte").write_bytes(encode(label))
-    splits = data.load("mnist", None, 2, 0)
-    assert [len(s.label) for s in splits] == [7, 2, 4]
+def test_a_download_without_end_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "LARGEST", 100)
+    monkeypatch.setattr(
+        fetch.urllib.request, "urlopen", lambda a, timeout: io.BytesIO(bytes(101))
+    )
+    with pytest.raises(data.DataError, match="one has more than 100 bytes"):
+        fetch.find("set", [fetch.Remote("f", "", ("one",))], tmp_path)
+    assert os.listdir(tmp_path / "set") == []
 
 
 @pytest.mark.skipif("LTH_DATA" not in os.environ, reason="LTH_DATA is not set")

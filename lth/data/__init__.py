@@ -2,16 +2,22 @@
 
 from lth.data.dataset import Dataset, Splits, hold_out
 from lth.data.errors import DataError
-from lth.data.sources import SOURCES, load
+from lth.data.options import label_noise, only_classes, subsample
+from lth.data.sources import SOURCES, Source, classes, load
 from lth.data.stream import make_sample, shuffled
 
 __all__ = [
     "SOURCES",
     "DataError",
     "Dataset",
+    "Source",
     "Splits",
+    "classes",
     "hold_out",
+    "label_noise",
     "load",
     "make_sample",
+    "only_classes",
     "shuffled",
+    "subsample",
 ]

@@ -1,4 +1,4 @@
-"""Labelled images, and their three splits."""
+"""Labelled examples, and their three splits."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,15 @@ from lth.data.errors import DataError
 
 
 class Dataset(NamedTuple):
-    """Images held on the device. No pixel statistics are applied yet."""
+    """Examples and what is to be said of them; on the device while training.
 
-    image: jax.Array | np.ndarray  # [n, h, w, c], uint8
-    label: jax.Array | np.ndarray  # [n], int32 in [0, classes)
+    The fields are called what they are most often. No pixel statistics are applied.
+    """
+
+    # [n, h, w, c] uint8 images, [n, features] float32, or [n, length] uint8 tokens
+    image: jax.Array | np.ndarray
+    # [n] int32 in [0, classes), [n] float32 targets, or [n, length] int32 next tokens
+    label: jax.Array | np.ndarray
 
 
 class Splits(NamedTuple):
@@ -29,11 +34,40 @@ def hold_out(data: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
     The draw is a permutation by NumPy's `RandomState`, whose stream is frozen for good.
     """
     examples = len(data.label)
-    if not 0 < count < examples:
-        raise DataError(
-            f"{count} examples cannot be held out of {examples}: "
-            f"allowed are 1 to {examples - 1}"
-        )
+    _check_count(count, examples, examples - 1)
     order = np.random.RandomState(seed).permutation(examples)
-    held, rest = np.sort(order[:count]), np.sort(order[count:])
-    return Dataset(*(x[rest] for x in data)), Dataset(*(x[held] for x in data))
+    return take(data, np.sort(order[count:])), take(data, np.sort(order[:count]))
+
+
+def hold_out_end(data: Dataset, count: int, gap: int) -> tuple[Dataset, Dataset]:
+    """Split into (rest, held out): the last `count` examples are held out.
+
+    For examples that are neighbours, such as windows of one text: the `gap` examples
+    before the held out ones belong to neither part.
+    """
+    examples = len(data.label)
+    _check_count(count, examples, examples - gap - 1)
+    kept = examples - count
+    return take(data, np.s_[: kept - gap]), take(data, np.s_[kept:])
+
+
+def take(data: Dataset, index: np.ndarray | slice) -> Dataset:
+    """The examples at `index`, in its order."""
+    return Dataset(*(x[index] for x in data))
+
+
+def check_labels(name: str, label: np.ndarray, classes: int, first: int = 0) -> None:
+    """Raises DataError unless `label` lies in [first, first + classes)."""
+    bad = (label < first) | (label >= first + classes)
+    if bad.any():
+        at = int(bad.argmax())
+        raise DataError(
+            f"{name}: label {label[at]} at index {at}; "
+            f"allowed are {first} to {first + classes - 1}"
+        )
+
+
+def _check_count(count: int, examples: int, most: int) -> None:
+    if not 0 < count <= most:
+        allowed = f"allowed are 1 to {most}" if most > 0 else "there are too few"
+        raise DataError(f"{count} examples cannot be held out of {examples}: {allowed}")

@@ -5,12 +5,15 @@ import http.client
 import os
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from lth.data.errors import DataError
 
 TIMEOUT = 30  # seconds without a byte
+LARGEST = 2**30  # bytes; the largest file we know of has 562 million
+CHUNK = 2**20
 
 
 class Remote(NamedTuple):
@@ -28,29 +31,53 @@ def folders(data_dir: str | Path | None) -> list[Path]:
     return [Path(given).expanduser(), cache] if given else [cache]
 
 
-def find(folder: str, files: list[Remote], data_dir: str | Path | None) -> list[Path]:
+def present(folder: Path, names: Sequence[str]) -> list[Path] | None:
+    """The paths of the files `names` in `folder`, gzipped or not; None if one lacks."""
+    found = [_present(folder, name) for name in names]
+    paths = [path for path in found if path is not None]
+    return paths if len(paths) == len(names) else None
+
+
+def find(
+    folder: str,
+    files: Sequence[Remote],
+    data_dir: str | Path | None,
+    also: Sequence[str] = (),
+) -> list[Path]:
     """The paths of `files`, gzipped or not, in the first place that holds them all.
 
     Files found are used as they are; files downloaded must have their published MD5.
-    Raises DataError that says which files to put where.
+    Raises DataError that says which files to put where, or what would serve `also`:
+    other layouts that the caller has looked for in the same folders.
     """
-    places = folders(data_dir)
+    places = [place / folder for place in folders(data_dir)]
     for place in places:
-        found = [_present(place / folder, file.name) for file in files]
-        paths = [path for path in found if path is not None]
-        if len(paths) == len(files):
+        paths = present(place, [file.name for file in files])
+        if paths is not None:
             return paths
-    target = places[0] / folder
     try:
-        return [_download(file, target) for file in files]
+        return [_download(file, places[0]) for file in files]
     except (OSError, http.client.HTTPException) as error:
-        names = "\n".join(f"  {target / file.name}" for file in files)
-        looked = ", ".join(str(place / folder) for place in places)
+        names = "\n".join(f"  {places[0] / file.name}" for file in files)
+        others = "".join(f"or  {places[0] / layout}\n" for layout in also)
         raise DataError(
-            f"no {folder} data in {looked}, and it cannot be downloaded ({error}). "
-            f"Put these files there, gzipped or not:\n{names}\n"
+            f"no {folder} data in {', '.join(map(str, places))}, "
+            f"and it cannot be downloaded ({error}). "
+            f"Put these files there, gzipped or not:\n{names}\n{others}"
             "or say where they are with --data-dir or the variable LTH_DATA"
         ) from None
+
+
+def slurp(path: Path, limit: int) -> bytes:
+    """The bytes of a file of at most `limit` of them. Raises DataError."""
+    try:
+        with path.open("rb") as file:
+            body = file.read(limit + 1)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    if len(body) > limit:
+        raise DataError(f"{path}: more than {limit} bytes, which is more than allowed")
+    return body
 
 
 def _present(folder: Path, name: str) -> Path | None:
@@ -62,24 +89,34 @@ def _present(folder: Path, name: str) -> Path | None:
 
 def _download(file: Remote, folder: Path) -> Path:
     """Fetch a file into `folder`, where it appears whole and checked or not at all."""
-    present = _present(folder, file.name)
-    if present is not None:
-        return present
+    there = _present(folder, file.name)
+    if there is not None:
+        return there
     folder.mkdir(parents=True, exist_ok=True)
     error: Exception = OSError("no address is known")
     for address in file.addresses:
-        try:
-            with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
-                body = answer.read()
-        except (OSError, http.client.HTTPException) as failure:
-            error = failure
-            continue
-        md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
-        if md5 != file.md5:
-            error = OSError(f"{address} has MD5 {md5}, expected {file.md5}")
-            continue
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as temporary:
-            temporary.write(body)
-        os.replace(temporary.name, folder / file.name)
-        return folder / file.name
+            try:
+                md5 = _copy(address, temporary)
+            except (OSError, http.client.HTTPException) as failure:
+                error, md5 = failure, None
+        if md5 == file.md5:
+            os.replace(temporary.name, folder / file.name)
+            return folder / file.name
+        os.unlink(temporary.name)
+        if md5 is not None:
+            error = OSError(f"{address} has MD5 {md5}, expected {file.md5}")
     raise error
+
+
+def _copy(address: str, file: IO[bytes]) -> str:
+    """Copy what is at `address` into `file`; the MD5 of its bytes."""
+    digest, size = hashlib.md5(usedforsecurity=False), 0
+    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+        while chunk := answer.read(CHUNK):
+            size += len(chunk)
+            if size > LARGEST:
+                raise OSError(f"{address} has more than {LARGEST} bytes")
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()

@@ -13,27 +13,56 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lth.data.dataset import Dataset
+
 ROUNDS = 48  # three times the bits of MNIST's size; 16 already pass the tests we know
+AUGMENT = np.uint32(2**32 - 1)  # folds into the key where epochs do: none gets so far
 
 
-def make_sample(batch_size: int, examples: int) -> Callable[..., Any]:
+def make_sample(
+    batch_size: int,
+    examples: int,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> Callable[..., Any]:
     """`sample(key, step, data)`: batch number `step` of `data`, a tree of [examples,
     ...].
 
-    Steps times batch size must stay below 2**32.
+    With `augment(key, images) -> images`, `data` is a Dataset; what happens to the
+    images of a batch then is a function of (key, step) too, and their order is the same
+    as without. Steps times batch size must stay below 2**32.
     """
+    check_batch(batch_size, examples)
+
+    def sample(key, step, data):
+        index = batch_index(key, step, batch_size, examples)
+        return augmented(augment, key, step, jax.tree.map(lambda x: x[index], data))
+
+    return sample
+
+
+def batch_index(
+    key: jax.Array, step: jax.Array | int, batch_size: int, examples: int
+) -> jax.Array:
+    """The examples of batch number `step`, uint32 [batch_size]."""
+    start = jnp.asarray(step, jnp.uint32) * np.uint32(batch_size)
+    position = start + jnp.arange(batch_size, dtype=jnp.uint32)
+    return shuffled(key, position, examples)
+
+
+def augmented(augment: Callable | None, key, step, batch: Dataset) -> Dataset:
+    """Batch number `step` with `augment` applied to its images, if there is one."""
+    if augment is None:
+        return batch
+    own = jax.random.fold_in(jax.random.fold_in(key, AUGMENT), step)
+    return batch._replace(image=augment(own, batch.image))
+
+
+def check_batch(batch_size: int, examples: int) -> None:
+    """Raises ValueError unless a batch is a part of the examples."""
     if not 0 < batch_size <= examples:
         raise ValueError(
             f"a batch has 1 to {examples} examples, all there are; got {batch_size}"
         )
-
-    def sample(key, step, data):
-        start = jnp.asarray(step, jnp.uint32) * np.uint32(batch_size)
-        position = start + jnp.arange(batch_size, dtype=jnp.uint32)
-        index = shuffled(key, position, examples)
-        return jax.tree.map(lambda x: x[index], data)
-
-    return sample
 
 
 def shuffled(key: jax.Array, position: jax.Array, examples: int) -> jax.Array:

@@ -1,0 +1,231 @@
+"""Image folders laid out like ImageNet, streamed from disk in the stream's own order.
+
+Which images make a batch is computed from (key, step), as for data on the device, so a
+stream starts at any step and has nothing to save. Threads decode ahead of training.
+Needs the extra `imagenet`: grain and pillow, which are imported where they are used.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lth.data import stream
+from lth.data.dataset import Dataset
+from lth.data.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # one byte a channel
+LARGEST = 2**26  # pixels of an image
+
+
+class Folder(NamedTuple):
+    """Labelled image files."""
+
+    files: list[str]
+    label: np.ndarray  # [n], int32 in [0, classes)
+    classes: list[str]  # names, in alphabetical order
+
+
+class Block(NamedTuple):
+    """The batches of consecutive steps, of which only `steps` are filled in."""
+
+    start: jax.Array | np.int32  # [], the step of the first batch
+    steps: jax.Array | np.int32  # []
+    data: Dataset  # [steps of a whole block * batch_size, ...]
+
+
+def index(root: str | Path) -> tuple[Folder, Folder]:
+    """The images of root/train/<class>/ and of root/val/<class>/.
+
+    Both must have the same classes and none without images. Images are .jpg, .jpeg or
+    .png; files whose name begins with a dot are passed over. Raises DataError.
+    """
+    train, validation = (_listed(Path(root) / part) for part in ("train", "val"))
+    if train.classes != validation.classes:
+        differ = sorted(set(train.classes) ^ set(validation.classes))
+        raise DataError(
+            f"{root}: train has {len(train.classes)} classes, val "
+            f"{len(validation.classes)}; in one alone: {', '.join(differ[:5])}"
+        )
+    return train, validation
+
+
+def make_blocks(
+    folder: Folder,
+    batch_size: int,
+    *,
+    size: int,
+    steps: int,
+    threads: int = 16,
+    put: Callable[[Any], Any] = jax.device_put,
+) -> Callable[[jax.Array, int, int], Iterator[Block]]:
+    """`blocks(key, start, stop)`: the batches of those steps, `steps` of them a block.
+
+    Images are [size, size, 3] uint8. A block takes steps * batch_size * size**2 * 3
+    bytes; up to three of them are on the device, put there by `put`, and two on the
+    host. The last one has as many rows as any other, those beyond its steps all zero.
+    Take batches out with `make_slice`; they are those `stream.make_sample` draws.
+    """
+    examples, rows = len(folder.files), steps * batch_size
+    stream.check_batch(batch_size, examples)
+
+    @jax.jit
+    def order(key, first):
+        each = first + jnp.arange(steps, dtype=jnp.uint32)
+        one = functools.partial(stream.batch_index, key)
+        return jax.vmap(lambda step: one(step, batch_size, examples))(each)
+
+    def blocks(key, start, stop):
+        if not 0 <= start <= stop or stop * batch_size >= 2**32:
+            raise ValueError(f"steps {start} to {stop} of {batch_size} examples")
+        key = jax.device_put(key, _host())
+
+        @functools.lru_cache(maxsize=4)
+        def files(block):
+            return np.asarray(order(key, np.uint32(start + block * steps))).ravel()
+
+        def example(position):
+            return files(position // rows)[position % rows]
+
+        def filled(item):
+            i, data = item
+            first = start + i * steps
+            data = jax.tree.map(lambda x: _padded(x, rows), data)
+            return Block(np.int32(first), np.int32(min(steps, stop - first)), data)
+
+        count = (stop - start) * batch_size
+        decoded = _decoded(folder, size, count, example, rows, threads)
+        yield from _ahead(map(filled, enumerate(decoded)), put)
+
+    return blocks
+
+
+def in_order(
+    folder: Folder, *, size: int, rows: int, threads: int = 16
+) -> Iterator[Dataset]:
+    """All images once, as they are listed, `rows` at a time; the last may be fewer."""
+    count = len(folder.files)
+    decoded = _decoded(folder, size, count, lambda position: position, rows, threads)
+    return _ahead(decoded, jax.device_put)
+
+
+def make_slice(batch_size: int, augment: Callable | None = None) -> Callable[..., Any]:
+    """`sample(key, step, block)`: batch number `step`, which must be in the block.
+
+    It is to a Block what `stream.make_sample` is to a Dataset.
+    """
+
+    def sample(key, step, block):
+        start = (step - block.start) * batch_size
+        batch = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, batch_size), block.data
+        )
+        return stream.augmented(augment, key, step, batch)
+
+    return sample
+
+
+def decode(path: str, size: int) -> np.ndarray:
+    """The central square of an image file, resized to [size, size, 3] uint8.
+
+    A JPEG much larger than that is decoded at a half, a quarter or an eighth of its
+    size, which is several times faster. Raises DataError.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            if image.mode not in MODES or image.width * image.height > LARGEST:
+                raise ValueError(f"{image.width} x {image.height} of mode {image.mode}")
+            image.draft("RGB", (size, size))
+            left, top = ((n - min(image.size)) / 2 for n in image.size)
+            box = (left, top, left + min(image.size), top + min(image.size))
+            whole = image.convert("RGB")
+            return np.array(whole.resize((size, size), Image.Resampling.BILINEAR, box))
+    except Exception as error:  # a damaged image fails in every way there is
+        raise DataError(f"{path}: not an image we can read ({error})") from None
+
+
+def _decoded(folder, size, count, example, rows, threads) -> Iterator[Dataset]:
+    """Blocks of examples, the file at each position given by `example`."""
+    try:
+        import grain
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise DataError(
+            "image folders need the extra `imagenet` (grain and pillow): "
+            f"pip install 'lth[imagenet]' ({error})"
+        ) from None
+
+    def one(position):
+        i = int(example(position))
+        return Dataset(decode(folder.files[i], size), folder.label[i])
+
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
+    images = grain.MapDataset.range(count).map(one).to_iter_dataset(options)
+    grouped = images.batch(rows, drop_remainder=False)
+    early = grain.experimental.ThreadPrefetchIterDataset(
+        grouped, prefetch_buffer_size=1
+    )
+    with contextlib.closing(iter(early)) as iterator:
+        yield from iterator
+
+
+def _ahead(blocks: Iterator[Any], put: Callable[[Any], Any]) -> Iterator[Any]:
+    """Blocks on the device, each put there while the one before it is in use."""
+    ready = None
+    for block in blocks:
+        coming = put(block)
+        if ready is not None:
+            yield ready
+        ready = coming
+    if ready is not None:
+        yield ready
+
+
+def _padded(x: np.ndarray, rows: int) -> np.ndarray:
+    if len(x) == rows:
+        return x
+    return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
+
+
+def _host() -> Any:
+    """A CPU device: on an accelerator the order would wait behind the training."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        return jax.local_devices()[0]
+
+
+def _listed(root: Path) -> Folder:
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; images are in {root}/<class>/")
+    files, labels, classes = [], [], []
+    for entry in _entries(root):
+        if not entry.is_dir():
+            raise DataError(f"{entry.path}: not a folder; allowed are class folders")
+        found = [image.path for image in _entries(entry.path)]
+        for path in found:
+            if not path.lower().endswith(SUFFIXES):
+                raise DataError(f"{path}: allowed are {', '.join(SUFFIXES)}")
+        if not found:
+            raise DataError(f"{entry.path}: a class without images")
+        files += found
+        labels += [len(classes)] * len(found)
+        classes.append(entry.name)
+    if not classes:
+        raise DataError(f"{root}: no class folders")
+    return Folder(files, np.array(labels, np.int32), classes)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry]:
+    with os.scandir(folder) as found:
+        shown = [entry for entry in found if not entry.name.startswith(".")]
+    return sorted(shown, key=lambda entry: entry.name)

@@ -1,0 +1,82 @@
+"""Changes of a data set that papers make: noisy labels, fewer examples, fewer classes.
+
+Each takes and gives a Dataset of NumPy arrays. Draws are by NumPy's `RandomState`,
+whose stream is frozen for good.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lth.data.dataset import Dataset, take
+from lth.data.errors import DataError
+
+
+def label_noise(data: Dataset, fraction: float, classes: int, seed: int) -> Dataset:
+    """Draw the labels of exactly round(fraction * n) examples anew.
+
+    Uniformly over all classes, the one it had among them, as Zhang et al. (2017,
+    arXiv:1611.03530) do; so about fraction * (1 - 1 / classes) of the labels become
+    wrong. Meant for the training split: what is chosen by and reported stays clean.
+    """
+    label = _classes(data, "label noise")
+    if not 0 <= fraction <= 1:
+        raise DataError(f"label noise: a fraction is in [0, 1]; got {fraction}")
+    random = np.random.RandomState(seed)
+    count = round(fraction * len(label))
+    chosen = random.permutation(len(label))[:count]
+    noisy = label.copy()
+    noisy[chosen] = random.randint(0, classes, count)
+    return data._replace(label=noisy)
+
+
+def subsample(
+    data: Dataset, count: int, seed: int, *, balanced: bool = False
+) -> Dataset:
+    """`count` of the examples, drawn without replacement and kept in their order.
+
+    Any of them alike; or `balanced`: equally many of each class that occurs.
+    """
+    examples, random = len(data.label), np.random.RandomState(seed)
+    if not 0 < count <= examples:
+        raise DataError(f"{count} of {examples} examples: allowed are 1 to {examples}")
+    order = random.permutation(examples)
+    if not balanced:
+        return take(data, np.sort(order[:count]))
+    label = _classes(data, "a balanced sample")
+    present, sizes = np.unique(label, return_counts=True)
+    each, rest = divmod(count, len(present))
+    if rest or each > sizes.min():
+        raise DataError(
+            f"{count} examples cannot be balanced over {len(present)} classes: allowed "
+            f"are multiples of {len(present)} up to {len(present) * sizes.min()}"
+        )
+    chosen = [order[label[order] == one][:each] for one in present]
+    return take(data, np.sort(np.concatenate(chosen)))
+
+
+def only_classes(data: Dataset, classes: Sequence[int]) -> Dataset:
+    """The examples of these classes; their labels become 0, 1, … in the order given."""
+    label = _classes(data, "a choice of classes")
+    known = np.unique(label)
+    if len(set(classes)) != len(classes) or not set(classes) <= set(known.tolist()):
+        raise DataError(
+            f"classes {list(classes)}: allowed are different ones of {known.tolist()}"
+        )
+    if not classes:
+        raise DataError("a choice of classes names at least one")
+    kept = take(data, np.flatnonzero(np.isin(label, classes)))
+    number = {one: i for i, one in enumerate(classes)}
+    return kept._replace(
+        label=np.array([number[one] for one in kept.label.tolist()], np.int32)
+    )
+
+
+def _classes(data: Dataset, what: str) -> np.ndarray:
+    label = np.asarray(data.label)
+    if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+        raise DataError(
+            f"{what} needs one class per example; the labels are {label.dtype} "
+            f"{list(label.shape)}"
+        )
+    return label
