@@ -8,17 +8,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lth import (
     allocation,
-    checkpoint,
+    checks,
     config,
-    data,
+    devices,
     masks,
-    models,
+    memory,
+    networks,
     schedules,
     select,
+    tasks,
     train,
 )
 from lth.config import ConfigError, Experiment
@@ -36,6 +39,7 @@ class Parts(NamedTuple):
     train: Callable[[TrainState, masks.Mask, int], Any]
     measures: dict[str, Callable[[TrainState], Any]]
     data: str  # a digest of the arrays
+    examples: networks.Examples
     mask: masks.Mask  # all ones
     densities: list[masks.Density]  # of levels 1, 2, …
     steps: int
@@ -53,37 +57,6 @@ def keys(replicates: list[int], stream: int, level: int = 0) -> jax.Array:
         return jax.random.fold_in(key, level)
 
     return jax.vmap(one)(jnp.asarray(replicates))
-
-
-def network(e: Experiment) -> models.Model:
-    """The untrained model of an experiment; it takes inputs as floats."""
-    source = data.SOURCES[e.data.name]
-    module = models.MLP(e.model.widths, source.classes, e.model.initialiser)
-    return models.from_linen(module, source.shape)
-
-
-def optimizer(e: Experiment, epoch: int) -> optax.GradientTransformation:
-    """The optimizer of an experiment, with `epoch` steps to an epoch."""
-    o = e.optimizer
-    warmup = config.parse_steps(o.warmup, epoch, "--optimizer.warmup")
-    drops = [
-        config.parse_steps(item, epoch, "--optimizer.milestones")
-        for item in config.split_list(o.milestones)
-    ]
-
-    def schedule(step):
-        passed = sum(jnp.int32(step >= at) for at in drops)
-        return o.learning_rate * o.drop**passed * jnp.minimum(1, step / max(warmup, 1))
-
-    rate = schedule if warmup or drops else o.learning_rate
-    if o.name == "adam":
-        return (
-            optax.adamw(rate, weight_decay=o.weight_decay)
-            if o.weight_decay
-            else optax.adam(rate)
-        )
-    decay = [optax.add_decayed_weights(o.weight_decay)] if o.weight_decay else []
-    return optax.chain(*decay, optax.sgd(rate, momentum=o.momentum or None))
 
 
 def prunable(e: Experiment, params: masks.Params) -> masks.Mask:
@@ -128,25 +101,28 @@ def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
     return levels
 
 
-def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
+def build(
+    e: Experiment, data_dir: str | Path | None = None, over: str = "replicates"
+) -> Parts:
     """Read the data and make the functions of an experiment.
 
-    Raises ConfigError for what cannot be run, before anything is compiled, and
+    With several devices, `over` says what is spread over them: replicates, or each
+    batch. Raises ConfigError for what cannot be run, before anything is compiled, and
     DataError for data that is missing or damaged.
     """
-    config.check(e)
-    splits = data.load(e.data.name, data_dir, e.data.validation, e.data.split_seed)
-    examples = len(splits.train.label)
-    if e.batch_size > examples:
+    checks.check(e)
+    plan = devices.plan(e.replicates, over)
+    if over == "batch" and e.batch_size % plan.mesh.size:
         raise ConfigError(
-            f"--batch-size is at most the {examples} training examples; "
-            f"got {e.batch_size}"
+            f"--batch-size is a multiple of the {plan.mesh.size} devices it is spread "
+            f"over; got {e.batch_size}"
         )
-    epoch = math.ceil(examples / e.batch_size)
+    task = tasks.load(e, data_dir, partial(devices.share, plan))
+    epoch = math.ceil(task.size / e.batch_size)
     steps, rewind_to, stops, checkpoints = _times(e, epoch)
-    tx, model = optimizer(e, epoch), _on_pixels(e, splits)
-    replicates = [e.first_replicate + i for i in range(e.replicates)]
-    like = jax.eval_shape(partial(train.init_state, model.init, tx), jax.random.key(0))
+    tx = networks.optimizer(e.optimizer, epoch, steps)
+    init = partial(train.init_state, task.model.init, tx)
+    like = jax.eval_shape(init, jax.random.key(0))
     try:
         mask = prunable(e, like.params)
         levels = densities(e, mask)
@@ -154,13 +130,16 @@ def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
         raise
     except ValueError as error:
         raise ConfigError(f"--prune: {error}") from None
-    step, measures = _programs(e, model, tx, splits, keys(replicates, TRAIN))
+    _check_memory(e, plan, like)
+    replicates = [e.first_replicate + i for i in range(e.replicates)]
+    step, measures = _programs(task, tx, plan, keys(replicates, TRAIN))
     return Parts(
-        init=jax.jit(jax.vmap(partial(train.init_state, model.init, tx))),
+        init=jax.jit(jax.vmap(init)),
         tx=tx,
         train=step,
         measures=measures,
-        data=checkpoint.digest(splits),
+        data=task.digest,
+        examples=task.examples,
         mask=jax.tree.map(lambda m: jnp.ones((e.replicates, *m.shape), bool), mask),
         densities=levels,
         steps=steps,
@@ -171,29 +150,47 @@ def build(e: Experiment, data_dir: str | Path | None = None) -> Parts:
     )
 
 
-def _programs(e, model, tx, splits, order):
+def _programs(task: tasks.Task, tx, plan: devices.Plan, order: jax.Array):
     """What is compiled: `train(state, mask, n)`, and what measures a state by split."""
-    loss, measure = train.classification(model.apply)
-    sample = data.make_sample(e.batch_size, len(splits.train.label))
-    chunk = 2 if jax.default_backend() == "cpu" else None
-    step = jax.jit(train.together(train.make_train(loss, sample, tx), chunk))
-    evaluate = jax.jit(jax.vmap(train.make_evaluate(measure), (0, 0, None)))
-    splits = jax.device_put(splits)
-
-    def measured(split):
-        return lambda state: evaluate(state.params, state.stats, split)
-
-    return (
-        lambda state, mask, n: step(state, mask, splits.train, order, n),
-        {"validation": measured(splits.validation), "test": measured(splits.test)},
+    sample = devices.split_batch(plan, task.sample)
+    step = devices.spread(
+        plan,
+        train.make_train(task.loss, sample, tx),
+        (0, 0, None, 0, None),
+        donate=True,
     )
+    evaluate = devices.spread(plan, train.make_evaluate(task.measure), (0, 0, None))
+
+    def trained(state, mask, n):
+        at, totals = int(np.ravel(state.step)[0]), None
+        for block, length in task.blocks(order[0], at, at + n):
+            state, sums = step(state, mask, block, order, np.int32(length))
+            totals = sums if totals is None else train.add_sums(totals, sums)
+        return state, totals
+
+    def measured(split, state):
+        found = []
+        for part in task.parts[split]():
+            values = evaluate(state.params, state.stats, part)
+            found.append((values, len(part.label)))
+        return train.weighted_mean(found)
+
+    return trained, {name: partial(measured, name) for name in task.parts}
 
 
-def _on_pixels(e: Experiment, splits: data.Splits) -> models.Model:
-    pixels = splits.train.image
-    if e.data.pixels == "unit":
-        return models.standardized(network(e), 0.0, float(pixels.max()))
-    return models.standardized(network(e), float(pixels.mean()), float(pixels.std()))
+def _check_memory(e: Experiment, plan: devices.Plan, like: TrainState) -> None:
+    """Refuse a network whose weights alone fill the memory of a device."""
+
+    def size(tree):
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    # The early state and the trained one, one to train and its gradients.
+    each = 3 * size(like) + size(like.params)
+    shared = plan.mesh.size if plan.over == "replicates" else 1
+    memory.check_bytes(
+        each * math.ceil(e.replicates / shared),
+        f"training {e.model.name} ({e.replicates} replicates)",
+    )
 
 
 def _times(e: Experiment, epoch: int) -> tuple[int, int, list[int], dict[str, int]]:

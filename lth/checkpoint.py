@@ -49,7 +49,7 @@ def load(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any]:
     path = path.absolute()
     try:
         meta: Any = ocp.metadata(str(path))
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def device(leaf):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)

@@ -11,18 +11,15 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 import lth
+from lth import terminal
 from lth.config import ConfigError, Experiment
 from lth.presets import PRESETS
 
@@ -37,9 +34,6 @@ USAGE = """usage: lth COMMAND …
 3 done but some replicate's loss was not finite, 4 the run is in use, 5 the run
 directory cannot be read or written, 130 or 143 interrupted."""
 
-errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-output = Console(soft_wrap=True, highlight=False)
-
 
 @dataclass(frozen=True)
 class RunFlags:
@@ -52,6 +46,15 @@ class RunFlags:
     """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
     quiet: bool = False
     """Print nothing but the path of the run directory."""
+    over: Literal["replicates", "batch"] = "replicates"
+    """What several devices share: the replicates, or each batch of a big network."""
+    coordinator: str = ""
+    """For one run in several processes, each given the same command: host:port of the
+    first, or auto where the cluster tells (Slurm, TPU, MPI)."""
+    processes: int = 1
+    """How many processes there are, unless the coordinator is auto."""
+    process: int = 0
+    """Which of them this is."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,10 @@ def command(args: list[str]) -> int:
         "report": report,
     }
     if not args or args[0] in ("-h", "--help"):
-        output.print(USAGE, markup=False)
+        terminal.output.print(USAGE, markup=False)
         return 0 if args else 2
     if args[0] == "--version":
-        output.print(f"lth {lth.__version__}")
+        terminal.output.print(f"lth {lth.__version__}")
         return 0
     if args[0] not in commands:
         return _refuse(f"unknown command {args[0]!r}\n{USAGE}", 2)
@@ -121,10 +124,12 @@ def _failures() -> Iterator[list[int]]:
         text = "stopped; what was finished is stored. The same command continues:"
         code[0] = _refuse(f"{text}\n  {again}", 128 + signal_number)
     except (ValueError, RuntimeError) as error:
-        from lth import data, store  # after parsing: they import JAX
+        from lth import data, memory, store  # after parsing: they import JAX
 
-        if isinstance(error, data.DataError):
+        if isinstance(error, data.DataError | memory.MemoryTooSmallError):
             code[0] = _refuse(str(error), 2)
+        elif "RESOURCE_EXHAUSTED" in str(error):
+            code[0] = _refuse(memory.out_of_memory(error), 2)
         elif isinstance(error, store.StoreError):
             code[0] = _refuse(
                 str(error), 4 if isinstance(error, store.BusyError) else 5
@@ -134,18 +139,18 @@ def _failures() -> Iterator[list[int]]:
 
 
 def _refuse(message: str, code: int) -> int:
-    errors.print(f"lth: {message}")
+    terminal.errors.print(f"lth: {message}")
     return code
 
 
-def _terminated(number: int, _: Any) -> None:
+def _terminated(number: int, _: object) -> None:
     raise KeyboardInterrupt(number)
 
 
 def run(args: list[str]) -> int:
     """lth run PRESET [flags]"""
     if not args or args[0].startswith("-"):
-        output.print("usage: lth run PRESET [flags]\n", markup=False)
+        terminal.output.print("usage: lth run PRESET [flags]\n", markup=False)
         _list_presets()
         return 0 if {"-h", "--help"} & set(args) else 2
     name = args[0]
@@ -160,12 +165,15 @@ def run(args: list[str]) -> int:
         description=f"{preset.title}. Differs from its source: {preset.differs}.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    from lth import experiment, report, runs  # JAX, only once it is needed
+    from lth import devices, experiment, report, runs  # JAX, only once it is needed
 
-    with _progress(flags.quiet) as watch:
+    devices.join(flags.coordinator, flags.processes, flags.process)
+    with terminal.progress(flags.quiet) as watch:
         outcome = experiment.run(
-            flags.experiment, name, flags.runs, flags.data_dir, watch
+            flags.experiment, name, flags.runs, flags.data_dir, watch, flags.over
         )
+    if not devices.first_process():
+        return 3 if outcome.failed else 0
     found = runs.open_run(outcome.path)
     written = None
     if (outcome.path / "table.csv").exists():
@@ -174,9 +182,14 @@ def run(args: list[str]) -> int:
         print(outcome.path)
     else:
         if written:
-            _print_summary(found)
-            output.print(f"report  {written}", markup=False)
-        output.print(f"run     {outcome.path}", markup=False)
+            terminal.print_summary(found)
+            terminal.output.print(f"report  {written}", markup=False)
+        terminal.output.print(f"run     {outcome.path}", markup=False)
+        spent, compiling = outcome.seconds, outcome.compiling
+        terminal.output.print(
+            f"time    {spent - compiling:.1f} s, and {compiling:.1f} s of compiling",
+            markup=False,
+        )
     for (variant, replicate), (level, step) in outcome.failed.items():
         _refuse(
             f"replicate {replicate} of {variant} stopped: its loss or its weights were "
@@ -186,71 +199,28 @@ def run(args: list[str]) -> int:
     return 3 if outcome.failed else 0
 
 
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
-    """What shows the progress of a run: a bar in a terminal, else a line a training."""
-    if quiet:
-        yield lambda progress: None
-        return
-    started = time.monotonic()
-
-    def line(p):
-        if p.step == p.steps:
-            errors.print(
-                f"level {p.level:2d} {p.variant:<8} loss {p.loss:.4f}  validation "
-                f"accuracy {100 * p.accuracy:.2f} %  {time.monotonic() - started:.0f} s"
-            )
-
-    if not errors.is_terminal:
-        yield line
-        return
-    text = "level {task.fields[level]} {task.fields[variant]}, step {task.fields[step]}"
-    numbers = "loss {task.fields[loss]:.4f}, accuracy {task.fields[accuracy]:.1f} %"
-    columns = (
-        TextColumn(text),
-        BarColumn(),
-        TextColumn(numbers),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(
-            "", total=1.0, level=0, variant="starts", step=0, loss=0.0, accuracy=0.0
-        )
-
-        def show_bar(p):
-            bar.update(
-                task,
-                completed=p.fraction,
-                level=p.level,
-                variant=p.variant,
-                step=p.step,
-                loss=p.loss,
-                accuracy=100 * p.accuracy,
-            )
-
-        yield show_bar
-
-
 def show_list(args: list[str]) -> int:
     """lth list"""
     flags = tyro.cli(ListFlags, args=args, prog="lth list")
     _list_presets()
     found = sorted(flags.runs.glob("*/config.json"))
-    output.print(f"runs in {flags.runs}{os.sep}", markup=False)
+    terminal.output.print(f"runs in {flags.runs}{os.sep}", markup=False)
     for path in found:
         levels = len(list((path.parent / "tickets").glob("level_*[0-9]")))
-        output.print(f"  {path.parent.name}: {levels} tickets", markup=False)
+        terminal.output.print(f"  {path.parent.name}: {levels} tickets", markup=False)
     if not found:
-        output.print("  none yet", markup=False)
+        terminal.output.print("  none yet", markup=False)
     return 0
 
 
 def _list_presets() -> None:
-    output.print("presets")
+    terminal.output.print("presets")
     for name, preset in PRESETS.items():
-        output.print(f"  {name}", markup=False)
-        output.print(f"    {preset.title}", markup=False)
-        output.print(f"    differs from its source: {preset.differs}", markup=False)
+        terminal.output.print(f"  {name}", markup=False)
+        terminal.output.print(f"    {preset.title}", markup=False)
+        terminal.output.print(
+            f"    differs from its source: {preset.differs}", markup=False
+        )
 
 
 def show(args: list[str]) -> int:
@@ -258,19 +228,8 @@ def show(args: list[str]) -> int:
     flags = tyro.cli(ShowFlags, args=args, prog="lth show")
     from lth import runs
 
-    _print_summary(runs.open_run(flags.run))
+    terminal.print_summary(runs.open_run(flags.run))
     return 0
-
-
-def _print_summary(run: Any) -> None:
-    from lth import report
-
-    table = Table(title=run.path.name)
-    for name in ("", "level", "density %", "n", "test %", "early stop", "test % there"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for _, *cells in report.cells(run.table):
-        table.add_row(*cells)
-    Console(width=max(output.width, 100)).print(table)  # numbers are never cut
 
 
 def report(args: list[str]) -> int:
@@ -284,5 +243,5 @@ def report(args: list[str]) -> int:
     found = [runs.open_run(path) for path in flags.run]
     folder = found[0].path if len(found) == 1 else Path()
     written = reports.write(found, flags.out or folder / "report.html")
-    output.print(str(written), markup=False)
+    terminal.output.print(str(written), markup=False)
     return 0

@@ -1,14 +1,11 @@
-"""What an experiment is: its fields, what they may be, and the id they give a run.
+"""What an experiment is: its fields, and how the texts among them are read.
 
 Nothing here imports JAX, so that the command line can answer before it is loaded.
 """
 
-import dataclasses
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Literal
 
 
 class ConfigError(ValueError):
@@ -19,24 +16,97 @@ class ConfigError(ValueError):
 class Data:
     """What is learned."""
 
-    name: Literal["digits", "mnist", "fashion_mnist"] = "mnist"
-    """digits comes with scikit-learn; the others are read from IDX files."""
+    name: Literal[
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "kmnist",
+        "emnist_balanced",
+        "emnist_byclass",
+        "emnist_bymerge",
+        "emnist_digits",
+        "emnist_letters",
+        "emnist_mnist",
+        "cifar10",
+        "cifar100",
+        "regression",
+        "tinyshakespeare",
+        "images",
+    ] = "mnist"
+    """digits comes with scikit-learn and regression is generated; images are folders
+    of one class each, images/train/CLASS/ and images/val/CLASS/, read while training;
+    the others are files of their published names."""
     validation: int = 5000
     """Examples held out of the training set, to choose by."""
     split_seed: int = 0
     """Which examples those are; the same for every replicate."""
     pixels: Literal["unit", "standard"] = "unit"
-    """Scale pixels to [0, 1], or to mean 0 and variance 1 over the training set."""
+    """Scale pixels to [0, 1], or each channel to mean 0 and variance 1 over the
+    training set (over ImageNet for images)."""
+    augment: Literal["none", "flip", "crop_flip", "resized_crop_flip"] = "none"
+    """Of training images: mirror half of them; after a random crop of the image padded
+    by 4 pixels; after a crop of random area and aspect, resized."""
+    examples: int = 0
+    """Train on so many of the training examples, drawn by split-seed; 0: on all."""
+    classes: tuple[int, ...] = ()
+    """Only these classes, renumbered in this order; none given: all."""
+    label_noise: float = 0.0
+    """Fraction of the training labels drawn anew, uniformly over the classes."""
+    length: int = 128
+    """Characters in an example of text."""
+    size: int = 224
+    """Pixels a side of streamed images; they are read 8/7 as large and cropped."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A fully connected network."""
+    """The network."""
 
+    name: Literal[
+        "mlp",
+        "lenet5",
+        "conv2",
+        "conv4",
+        "conv6",
+        "conv8",
+        "vgg11",
+        "vgg13",
+        "vgg16",
+        "vgg19",
+        "resnet20",
+        "resnet32",
+        "resnet44",
+        "resnet56",
+        "resnet110",
+        "wrn16_4",
+        "wrn22_2",
+        "resnet18_imagenet",
+        "resnet50_imagenet",
+        "vit",
+        "transformer",
+    ] = "mlp"
+    """mlp is fully connected; transformer is for text, the others for images."""
     widths: tuple[int, ...] = (300, 100)
-    """Units of each hidden layer: hidden_0, hidden_1, … before the layer `output`."""
-    initialiser: Literal["glorot_normal", "kaiming_normal"] = "glorot_normal"
+    """Of mlp: units of each hidden layer, hidden_0, hidden_1, … before `output`."""
+    width: float = 1.0
+    """Of the others: how many times as many channels as published."""
+    depth: int = 0
+    """Of vit and transformer: blocks; 0: as many as published with the preset."""
+    initialiser: Literal[
+        "glorot_normal",
+        "kaiming_normal",
+        "kaiming_uniform",
+        "orthogonal",
+        "signed_constant",
+    ] = "glorot_normal"
     """How kernels are drawn; biases start at 0."""
+    norm_scale: Literal["ones", "uniform"] = "ones"
+    """Where the scales of normalisation start: at 1, or uniform in [0, 1)."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """What activations are computed in; weights are float32 always."""
+    remat: bool = False
+    """Compute the activations of each block again in the backward pass: less memory,
+    more time. Not of mlp, lenet5 and conv."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +119,8 @@ class Optimizer:
     """Before any milestone."""
     momentum: float = 0.0
     """Of sgd, in [0, 1)."""
+    nesterov: bool = False
+    """Nesterov's momentum in place of the heavy ball."""
     weight_decay: float = 0.0
     """Times the weight: added to the gradient in sgd, to the update in adam."""
     warmup: str = "0"
@@ -57,6 +129,8 @@ class Optimizer:
     """Steps at which the learning rate drops, such as 80ep,120ep."""
     drop: float = 0.1
     """Factor applied to the learning rate at each milestone."""
+    cosine: bool = False
+    """After the warmup, fall along half a cosine to 0 at the end of training."""
 
 
 @dataclass(frozen=True)
@@ -133,64 +207,6 @@ STEPS = re.compile(r"(?:(\d+)ep)?(?:(\d+)(?:it)?)?")
 SEEDS = range(2**31)
 
 
-def identity(experiment: Experiment) -> str:
-    """The id of a run: a hash of every field that changes the numbers it gives.
-
-    Spellings of one value (600 and 600it, 1 and 1.0) give one id; 10ep and the number
-    of iterations it comes to do not, for that depends on the data.
-    """
-    fields = as_dict(experiment)
-    for name in EXTENDING:
-        del fields[name]
-    for name in ("steps", "eval_every"):
-        fields[name] = _spelling(fields[name])
-    fields["rewind"]["to"] = _spelling(fields["rewind"]["to"])
-    optimizer = fields["optimizer"]
-    optimizer["warmup"] = _spelling(optimizer["warmup"])
-    optimizer["milestones"] = [
-        _spelling(m) for m in split_list(optimizer["milestones"])
-    ]
-    fields["prune"]["rates"] = sorted(parse_rates(fields["prune"]["rates"]).items())
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def _spelling(steps: str) -> str:
-    match = STEPS.fullmatch(steps)
-    return f"{int(match[1] or 0)}ep{int(match[2] or 0)}it" if match else steps
-
-
-def extended(new: Experiment, old: Experiment) -> Experiment:
-    """`new` with what `old`, the same run asked for before, has beyond it."""
-
-    def union(a: str, b: str) -> str:
-        return ",".join(dict.fromkeys(split_list(a) + split_list(b)))
-
-    return dataclasses.replace(
-        new,
-        levels=max(new.levels, old.levels),
-        controls=union(old.controls, new.controls),
-        checkpoint_at=union(old.checkpoint_at, new.checkpoint_at),
-    )
-
-
-def as_dict(experiment: Experiment) -> dict[str, Any]:
-    """The fields as JSON holds them; `from_dict` reads them back."""
-    return json.loads(json.dumps(dataclasses.asdict(_typed(experiment))))
-
-
-def _typed(values: Any) -> Any:
-    """The dataclass with whole numbers in fields of type float made floats."""
-    changes = {}
-    for name, hint in get_type_hints(type(values)).items():
-        value = getattr(values, name)
-        if dataclasses.is_dataclass(value):
-            changes[name] = _typed(value)
-        elif hint is float:
-            changes[name] = float(value)
-    return dataclasses.replace(values, **changes)
-
-
 def parse_steps(text: str, epoch: int, flag: str) -> int:
     """The steps in text such as 500it, 10ep, 2ep50it or 500; an epoch has `epoch`."""
     match = STEPS.fullmatch(text)
@@ -221,82 +237,3 @@ def parse_rates(text: str) -> dict[str, float]:
                 f"--prune.rates is PATTERN=RATE,… with rates in [0, 1); got {item!r}"
             )
     return rates
-
-
-def check(e: Experiment) -> None:
-    """Refuse what can be seen to be wrong before any data is read."""
-    for flag, value, good, allowed in _limits(e):
-        if not good:
-            raise ConfigError(f"{flag} is {allowed}; got {value}")
-    controls = split_list(e.controls)
-    for control in controls:
-        if control not in CONTROLS or controls.count(control) > 1:
-            raise ConfigError(
-                f"--controls is a list of {', '.join(CONTROLS)}, each once; "
-                f"got {e.controls!r}"
-            )
-    if controls and e.rewind.mode != "weights":
-        raise ConfigError(
-            "--controls are trained from the rewind point, so they compare with "
-            f"--rewind.mode weights alone; got {e.rewind.mode}"
-        )
-    if parse_rates(e.prune.rates) and e.prune.scope == "global":
-        raise ConfigError(
-            "--prune.rates gives layers rates of their own, but with --prune.scope "
-            "global all weights compete; choose --prune.scope layer or --prune.rates ''"
-        )
-    if e.optimizer.name == "adam" and e.optimizer.momentum:
-        raise ConfigError("--optimizer.momentum belongs to sgd; adam has its own")
-
-
-def _limits(e: Experiment) -> list[tuple[str, Any, bool, str]]:
-    """Of each flag that is a number: its value, whether it is good, what is allowed."""
-    o, d, infinity = e.optimizer, e.data, float("inf")
-    last = e.first_replicate + e.replicates - 1
-    first, seed = "--first-replicate", "--data.split-seed"
-    rate, decay = "--optimizer.learning-rate", "--optimizer.weight-decay"
-    widths = all(width >= 1 for width in e.model.widths)
-    return [
-        ("--levels", e.levels, e.levels >= 0, "at least 0"),
-        ("--replicates", e.replicates, e.replicates >= 1, "at least 1"),
-        (first, e.first_replicate, e.first_replicate in SEEDS, "in [0, 2**31)"),
-        ("the last replicate", last, last in SEEDS, "in [0, 2**31)"),
-        ("--batch-size", e.batch_size, e.batch_size >= 1, "at least 1"),
-        ("--model.widths", e.model.widths, widths, "at least 1"),
-        ("--data.validation", d.validation, d.validation >= 1, "at least 1"),
-        (seed, d.split_seed, d.split_seed in SEEDS, "in [0, 2**31)"),
-        ("--prune.rate", e.prune.rate, 0 < e.prune.rate < 1, "in (0, 1)"),
-        (rate, o.learning_rate, 0 < o.learning_rate < infinity, "above 0"),
-        ("--optimizer.momentum", o.momentum, 0 <= o.momentum < 1, "in [0, 1)"),
-        (decay, o.weight_decay, 0 <= o.weight_decay < infinity, "at least 0"),
-        ("--optimizer.drop", o.drop, 0 < o.drop <= 1, "in (0, 1]"),
-    ]
-
-
-def from_dict(values: Any, kind: type = Experiment, where: str = "config") -> Any:
-    """A dataclass from JSON; unknown, missing and mistyped fields are errors."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where} is a table of fields; got {values!r}")
-    hints = get_type_hints(kind)
-    odd = set(values) ^ set(hints)
-    if odd:
-        raise ConfigError(
-            f"{where} has unknown or lacks known fields: {', '.join(sorted(odd))}"
-        )
-    built = {}
-    for name, hint in hints.items():
-        value = values[name]
-        if dataclasses.is_dataclass(hint):
-            built[name] = from_dict(value, hint, f"{where}.{name}")  # type: ignore[arg-type]
-            continue
-        good = {
-            int: isinstance(value, int),
-            float: isinstance(value, int | float),
-            str: isinstance(value, str),
-            tuple[int, ...]: isinstance(value, list)
-            and all(isinstance(v, int) for v in value),
-        }.get(hint, value in getattr(hint, "__args__", ()))
-        if not good:
-            raise ConfigError(f"{where}.{name} cannot be {value!r}")
-        built[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**built)

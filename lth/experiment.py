@@ -1,8 +1,10 @@
 """An experiment run: parts -> early and dense -> a ticket per level -> store."""
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,13 @@ import numpy as np
 
 from lth import (
     build,
+    compilation,
     config,
-    criteria,
-    lottery,
+    devices,
+    levels,
+    manifest,
     masks,
     results,
-    rewind,
     store,
     train,
 )
@@ -25,13 +28,6 @@ from lth.lottery import Ticket
 from lth.progress import Progress, Reporter
 from lth.runs import open_run
 
-REWINDS = {
-    "weights": rewind.weights,
-    "learning_rate": rewind.learning_rate,
-    "finetune": rewind.finetune,
-    "weights_low_rate": rewind.weights_low_rate,
-}
-
 
 class Outcome(NamedTuple):
     """A run that ended."""
@@ -39,6 +35,8 @@ class Outcome(NamedTuple):
     path: Path
     # (variant, replicate): level and step of its first loss or weight not finite.
     failed: dict[tuple[str, int], tuple[int, int]]
+    seconds: float  # from the call of `run` to its end
+    compiling: float  # seconds of those that went into tracing and compiling
 
 
 def run(
@@ -47,26 +45,58 @@ def run(
     runs: str | Path = "runs",
     data_dir: str | Path | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
+    over: str = "replicates",
 ) -> Outcome:
     """Run an experiment, or what of it is not stored yet, in `runs`/`preset`-id.
 
+    Replicates are spread over the devices there are, or with `over="batch"` each batch.
+    In several processes (`jax.distributed`) all call this alike, and share `runs`; the
+    first writes. Compiled programs are kept in `runs`/.compiled.
+
     A replicate whose loss is not finite ends there; the others go on. Raises
-    ConfigError, DataError and StoreError, and leaves what is stored whole.
+    ConfigError, DataError, StoreError and MemoryTooSmallError; what is stored stays
+    whole.
     """
-    parts = build.build(e, data_dir)
-    identity = config.identity(e)
+    began, compiled = time.monotonic(), compilation.seconds()
+    compilation.keep(Path(runs) / ".compiled")
+    devices.use_cores(e.replicates)
+    parts = build.build(e, data_dir, over)
+    identity = manifest.identity(e)
     path = Path(runs) / f"{preset}-{identity}"
-    with store.claim(path):
-        whole = e
-        if (path / "config.json").exists():
-            whole = config.extended(e, open_run(path).config)
-        content = {"id": identity, "preset": preset, "data": parts.data}
-        store.create(path, {**content, "config": config.as_dict(whole)})
-        store.add_session(path)
-        store.reconcile(path)
+    with store.claim(path) if devices.first_process() else contextlib.nullcontext():
+        _first(_prepare, e, parts, path, preset, identity)
         _complete(e, parts, path, watch)
-        store.log(path, "finished", levels=e.levels)
-    return Outcome(path, _failures(path, parts))
+        _first(store.log, path, "finished", levels=e.levels)
+    return Outcome(
+        path,
+        _failures(path, parts),
+        time.monotonic() - began,
+        compilation.seconds() - compiled,
+    )
+
+
+def _first(write: Callable, *args: Any, **named: Any) -> None:
+    """Have the first process write, and the others wait for it."""
+    if devices.first_process():
+        write(*args, **named)
+    devices.wait(write.__name__)
+
+
+def _prepare(e: Experiment, parts: Parts, path: Path, preset: str, identity: str):
+    """The run directory as this call finds or makes it."""
+    whole = e
+    if (path / "config.json").exists():
+        whole = manifest.extended(e, open_run(path).config)
+    content = {
+        "id": identity,
+        "preset": preset,
+        "data": parts.data,
+        "examples": [list(parts.examples.shape), parts.examples.classes],
+        "config": manifest.as_dict(whole),
+    }
+    store.create(path, content)
+    store.add_session(path)
+    store.reconcile(path)
 
 
 def _failures(path: Path, parts: Parts) -> dict[tuple[str, int], tuple[int, int]]:
@@ -106,12 +136,12 @@ def _complete(e: Experiment, parts: Parts, path: Path, watch: Callable) -> None:
         if held is not None and (held.metrics["failed"][:, 0] >= 0).all():
             return
         if held is None:
-            new = _dense(parts, report)
+            new = levels.dense(parts, report)
         elif variant == results.TICKET:
-            new = _next(e, parts, early, held, report)
+            new = levels.next_ticket(e, parts, early, held, report)
         else:
-            new = _control(e, variant, parts, early, held, report)
-        _save(path, parts, variant, new)
+            new = levels.control(e, variant, parts, early, held, report)
+        _first(_save, path, parts, variant, new)
         if variant == results.TICKET:
             held = new
 
@@ -130,123 +160,16 @@ def _checkpoints(parts: Parts, path: Path) -> train.TrainState:
 
     They are trained apart from the dense network, which passes through the same states.
     """
-    state = init = parts.init(build.keys(parts.replicates, build.INIT))
+    init = parts.init(build.keys(parts.replicates, build.INIT))
+    state = jax.tree.map(jnp.copy, init)  # training uses it up
     missing = {n: k for n, k in parts.checkpoints.items() if not store.has(path, n)}
     at = 0
     for name, step in sorted(missing.items(), key=lambda item: item[1]):
         if step > at:
             state, _ = parts.train(state, parts.mask, step - at)
             at = step
-        store.save_tree(path, name, {"state": state})
+        _first(store.save_tree, path, name, {"state": state})
     return store.load_tree(path, "early", {"state": init})["state"]
-
-
-def _dense(parts: Parts, report: Reporter) -> Ticket:
-    init = parts.init(build.keys(parts.replicates, build.INIT))
-    state, metrics = _fit(parts, report)(init, parts.mask)
-    return _judged(Ticket(0, parts.mask, state, metrics), None)
-
-
-def _next(e, parts, early, ticket, report) -> Ticket:
-    """The next level: one round of iterative pruning."""
-    level = ticket.level + 1
-    density = parts.densities[ticket.level]
-    failed = ticket.metrics["failed"][:, 0] >= 0
-    (new,) = lottery.imp(
-        early,
-        ticket,
-        [density],
-        train=_fit(parts, report),
-        prune=_make_prune(e, parts, level, failed),
-        rewind=_make_rewind(e, parts, level),
-    )
-    return _judged(new, ticket)
-
-
-def _control(e, variant, parts, early, ticket, report) -> Ticket:
-    """A ticket's control: fresh weights under its mask, or its mask shuffled."""
-    mask, start = ticket.mask, _reinit(parts, ticket.level)
-    if variant == "shuffle":
-        keys = build.keys(parts.replicates, build.SHUFFLE, ticket.level)
-        mask, start = jax.vmap(masks.shuffle)(mask, keys), _make_rewind(e, parts, 0)
-    state = start(early, early)  # controls belong to weight rewinding: no late state
-    state, metrics = _fit(parts, report)(state, mask)
-    return _judged(Ticket(ticket.level, mask, state, metrics), ticket)
-
-
-def _fit(parts: Parts, report: Reporter) -> lottery.Train:
-    def fit(state, mask):
-        return train.fit(
-            state,
-            mask,
-            train=parts.train,
-            measures=parts.measures,
-            stops=parts.stops,
-            watch=report,
-        )
-
-    return fit
-
-
-def _make_prune(e: Experiment, parts: Parts, level: int, failed: np.ndarray):
-    """Prune every replicate to the density. Those that failed are pruned at will."""
-
-    def prune(state, mask, density):
-        if e.prune.criterion == "random":
-            keys = build.keys(parts.replicates, build.PRUNE, level)
-            scores = jax.vmap(criteria.random)(state.params, keys)
-        else:
-            scores = criteria.magnitude(state.params)
-
-        def one(scores, mask, failed):
-            scores = jax.tree.map(lambda s: jnp.where(failed, 0, s), scores)
-            return masks.keep_top(scores, mask, density, e.prune.scope)
-
-        pruned = jax.vmap(one)(scores, mask, jnp.asarray(failed))
-        counts = jax.vmap(masks.count)(pruned)
-        if len(set(counts.tolist())) > 1:
-            raise ValueError(f"replicates kept {counts} weights: were the scores NaN?")
-        return pruned
-
-    return prune
-
-
-def _make_rewind(e: Experiment, parts: Parts, level: int) -> rewind.Rewind:
-    if e.rewind.mode == "reinit":
-        return _reinit(parts, level)
-    one = REWINDS[e.rewind.mode]
-    if e.rewind.moments == "drop":
-        one = rewind.make_fresh_moments(one, parts.tx)
-    return jax.vmap(one)
-
-
-def _reinit(parts: Parts, level: int) -> rewind.Rewind:
-    """Fresh weights for each replicate, drawn anew at each level."""
-    keys = build.keys(parts.replicates, build.REINIT, level)
-    return rewind.make_reinit(parts.init, keys)
-
-
-def _judged(ticket: Ticket, before: Ticket | None) -> Ticket:
-    """The ticket with `failed` [r, 2]: where each replicate was first not finite.
-
-    That is the level and step of a loss, or of the weights at the end of training. It
-    is (-1, -1) for replicates that never failed, and stays once it is set.
-    """
-    finite = jax.vmap(_finite)(ticket.state.params)
-    ended = np.where(finite, train.NEVER, ticket.state.step)
-    diverged = np.minimum(ticket.metrics["diverged"], ended)
-    failed = np.full((len(diverged), 2), -1)
-    now = diverged != train.NEVER
-    failed[now, 0], failed[now, 1] = ticket.level, diverged[now]
-    if before is not None:
-        earlier = before.metrics["failed"]
-        failed = np.where(earlier[:, :1] >= 0, earlier, failed)
-    return ticket._replace(metrics={**ticket.metrics, "failed": failed})
-
-
-def _finite(params: masks.Params) -> jax.Array:
-    leaves = jax.tree.leaves(params)
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 def _save(path: Path, parts: Parts, variant: str, ticket: Ticket) -> None:

@@ -35,7 +35,7 @@ def accuracy(
     """
     _against_density(results.summary(table), at, ax, percent=True, band=band)
     where = "at the end" if at == "accuracy" else "at early stopping"
-    ax.set(ylabel=f"test accuracy {where} (%)")
+    ax.set(ylabel=f"test {results.score(table)} {where} (%)")
     return ax
 
 
@@ -103,11 +103,15 @@ def curves(
     ax: Axes,
     *,
     split: str = "test",
-    metric: str = "accuracy",
+    metric: str | None = None,
     levels: Iterable[int] | None = None,
     variant: str = results.TICKET,
 ) -> Axes:
-    """A metric against the training step, a line per level, dark for dense."""
+    """A metric against the training step, a line per level, dark for dense.
+
+    Without a name it is the one networks are compared by (`results.score`).
+    """
+    metric = metric or results.score(table)
     rows = table[
         (table["split"] == split)
         & (table["metric"] == metric)
@@ -122,9 +126,9 @@ def curves(
             density = of_run.loc[of_run["level"] == level, "density"].mean()
             label = f"{100 * density:.3g} %" if run == rows["run"].iloc[0] else None
             color = cm.viridis(0.9 * i / max(1, len(levels) - 1))
-            scale = 100 if metric == "accuracy" else 1
+            scale = 1 if metric == "loss" else 100
             ax.plot(mean.index, mean * scale, lw=1.1, color=color, label=label)
-    unit = " (%)" if metric == "accuracy" else ""
+    unit = "" if metric == "loss" else " (%)"
     ax.set(xlabel="step", ylabel=f"{split} {metric}{unit}")
     ax.legend(frameon=False, fontsize="x-small", title="density", ncols=2)
     return ax

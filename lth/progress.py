@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lth import store
+from lth import devices, store
 from lth.train import Metrics, TrainState
 
 
@@ -18,8 +18,8 @@ class Progress(NamedTuple):
     step: int
     steps: int  # where this training ends
     fraction: float  # of all the trainings of this call
-    loss: float  # training loss and validation accuracy, means over replicates
-    accuracy: float
+    loss: float  # of training, mean over replicates
+    accuracy: float  # on validation, mean over replicates; of a regression, r2
 
 
 class Reporter(NamedTuple):
@@ -41,14 +41,8 @@ class Reporter(NamedTuple):
             for name, values in record.items()
             if name not in ("step", "diverged")
         }
-        store.log(
-            self.path,
-            "measured",
-            variant=self.variant,
-            level=self.level,
-            step=step,
-            **{n: round(m, 6) if np.isfinite(m) else None for n, m in means.items()},
-        )
+        if devices.first_process():
+            self._log(step, means)
         part = (step - self.start) / (self.steps - self.start)
         self.watch(
             Progress(
@@ -58,8 +52,18 @@ class Reporter(NamedTuple):
                 self.steps,
                 (self.trained + part) / self.trainings,
                 means["train_loss"],
-                means["validation_accuracy"],
+                means.get("validation_accuracy", means.get("validation_r2", 0.0)),
             )
+        )
+
+    def _log(self, step: int, means: dict[str, float]) -> None:
+        store.log(
+            self.path,
+            "measured",
+            variant=self.variant,
+            level=self.level,
+            step=step,
+            **{n: round(m, 6) if np.isfinite(m) else None for n, m in means.items()},
         )
 
 

@@ -35,6 +35,10 @@ def write(runs: list[Run], path: Path) -> Path:
         if names.count(name) > 1:
             raise ConfigError(f"two runs are called {name}; rename one of the folders")
     table = pd.concat([run.table for run in runs], ignore_index=True)
+    try:
+        results.score(table)
+    except ValueError as error:
+        raise ConfigError(f"no report of {', '.join(names)}: {error}") from None
     title = ", ".join(run.path.name for run in runs)
     parts = [
         f"<h1>{html.escape(title)}</h1>",
@@ -72,11 +76,12 @@ def _figures(runs: list[Run], table: pd.DataFrame) -> list[str]:
     plot.accuracy(table, left)
     plot.accuracy(table, right, at="stop_accuracy")
     parts = [
-        "<h2>Accuracy against density</h2>",
+        f"<h2>{results.score(table).capitalize()} against density</h2>",
         _figure(
             left.figure,
-            f"Test accuracy at the end of training and at the step of the lowest "
-            f"validation loss; bands are {n}, the dotted line is the dense network.",
+            f"Test {results.score(table)} at the end of training and at the step of "
+            f"the lowest validation loss; bands are {n}, the dotted line is the dense "
+            "network.",
         ),
     ]
     left, right = _axes(2)
@@ -117,8 +122,9 @@ def _figure(figure, caption: str) -> str:
 
 
 def _results(table: pd.DataFrame) -> str:
-    head = ["run", "variant", "level", "density %", "n", "test accuracy at the end %"]
-    head += ["early-stopping step", "test accuracy there %"]
+    name = results.score(table)
+    head = ["run", "variant", "level", "density %", "n", f"test {name} at the end %"]
+    head += ["early-stopping step", f"test {name} there %"]
     rows = ["".join(f"<th>{name}</th>" for name in head)]
     rows += [
         "".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in cells(table)

@@ -101,26 +101,46 @@ def read(path: Path, stored: Stored) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text or ",".join(COLUMNS)), converters=exact)
 
 
+def score(table: pd.DataFrame) -> str:
+    """The metric by which networks are compared: accuracy, of a regression r2.
+
+    Raises ValueError for a table of runs that do not share one.
+    """
+    found = [m for m in ("accuracy", "r2") if (table["metric"] == m).any()]
+    if len(found) != 1:
+        raise ValueError(
+            f"these runs share no measure: they have {' and '.join(found)}"
+        )
+    return found[0]
+
+
 def early_stop(table: pd.DataFrame) -> pd.DataFrame:
     """Where each training had its lowest validation loss, the earliest if several.
 
     The early-stopping iteration of Frankle & Carbin (2019). One row per run, replicate,
-    variant and level, with columns density, step and accuracy, the test accuracy there.
+    variant and level, with columns density, step and accuracy, the test accuracy there
+    (of a regression, its r2).
     """
+    name = score(table)
     unit = ["run", "replicate", "variant", "level"]
     table = table.reset_index(drop=True)  # of several runs, labels repeat
-    rows_of = table[table["metric"].isin(["loss", "accuracy"])]
+    rows_of = table[table["metric"].isin(["loss", name])]
     loss = rows_of[(rows_of["split"] == "validation") & (rows_of["metric"] == "loss")]
     loss = loss.sort_values("step", kind="stable")
     best = loss.loc[loss.groupby(unit)["value"].idxmin(), [*unit, "density", "step"]]
-    test = rows_of[(rows_of["split"] == "test") & (rows_of["metric"] == "accuracy")]
+    test = rows_of[(rows_of["split"] == "test") & (rows_of["metric"] == name)]
     test = test[[*unit, "step", "value"]].rename(columns={"value": "accuracy"})
     return best.merge(test, on=[*unit, "step"], how="left").reset_index(drop=True)
 
 
-def final(table: pd.DataFrame, split: str = "test", metric: str = "accuracy"):
-    """The value of a metric at the end of each training: one row per training."""
-    rows_of = table[(table["split"] == split) & (table["metric"] == metric)]
+def final(table: pd.DataFrame, split: str = "test", metric: str | None = None):
+    """The value of a metric at the end of each training: one row per training.
+
+    Without a name it is the run's `score`.
+    """
+    rows_of = table[
+        (table["split"] == split) & (table["metric"] == (metric or score(table)))
+    ]
     rows_of = rows_of.reset_index(drop=True)  # of several runs, labels repeat
     last = rows_of.groupby(["run", "replicate", "variant", "level"])["step"].idxmax()
     return rows_of.loc[last].reset_index(drop=True)
@@ -145,7 +165,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: density (mean), n, and mean and 95 % half-width of the test accuracy at the
     end (`accuracy`, `accuracy_ci`), of the early-stopping step (`stop`, `stop_ci`) and
-    of the test accuracy there (`stop_accuracy`, `stop_accuracy_ci`).
+    of the test accuracy there (`stop_accuracy`, `stop_accuracy_ci`); in place of
+    accuracy, the r2 of a regression.
     """
     ends, stops = final(table), early_stop(table)
     result = []

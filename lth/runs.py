@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from lth import build, config, masks, results, store, train
+from lth import build, config, manifest, masks, networks, results, store, train
 from lth.config import Experiment
 from lth.lottery import Ticket
 
@@ -22,15 +22,17 @@ def open_run(path: str | Path) -> "Run":
     path = Path(path)
     content = store.read_config(path)
     try:
-        experiment = config.from_dict(content["config"])
+        experiment = manifest.from_dict(content["config"])
     except config.ConfigError as error:
         raise store.StoreError(f"{path / 'config.json'} is damaged: {error}") from None
-    if config.identity(experiment) != content["id"]:
+    if manifest.identity(experiment) != content["id"]:
         raise store.StoreError(
             f"{path / 'config.json'} was changed: its fields give the id "
-            f"{config.identity(experiment)}, not {content['id']}"
+            f"{manifest.identity(experiment)}, not {content['id']}"
         )
-    return Run(path, content["preset"], experiment)
+    shape, classes = content["examples"]
+    examples = networks.Examples(tuple(shape), classes)
+    return Run(path, content["preset"], experiment, examples)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Run:
     path: Path
     preset: str
     config: Experiment
+    examples: networks.Examples
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -98,7 +101,8 @@ class Run:
     @cached_property
     def _like(self) -> Any:
         """The shapes of a stored state."""
-        model, tx = build.network(self.config), build.optimizer(self.config, 1)
+        model = networks.network(self.config.model, self.examples)
+        tx = networks.optimizer(self.config.optimizer, 1, 1)
         init = jax.vmap(partial(train.init_state, model.init, tx))
         keys = jax.eval_shape(partial(build.keys, self.replicates, build.INIT))
         return jax.eval_shape(init, keys)

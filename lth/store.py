@@ -37,7 +37,7 @@ from lth import checkpoint, results
 from lth.checkpoint import StoreError, writing
 from lth.lottery import Ticket
 
-FORMAT = 1  # of a run directory; raised when older code could not read a newer one
+FORMAT = 2  # of a run directory; raised when older code could not read a newer one
 
 
 class BusyError(StoreError):
@@ -47,7 +47,8 @@ class BusyError(StoreError):
 def create(run: Path, content: dict[str, Any]) -> None:
     """Write the configuration of a claimed run, or check that the one there agrees.
 
-    `content` holds `id`, `preset`, `data` (a digest of the arrays) and `config`.
+    `content` holds `id`, `preset`, `data` (a digest of the arrays), `examples` (their
+    shape and number of classes) and `config`.
     """
     content = {"format": FORMAT, **content}
     if (run / "config.json").exists():
@@ -78,14 +79,19 @@ def read_config(run: Path) -> dict[str, Any]:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged: {error}") from None
-    known = {"format", "id", "preset", "data", "config"}
-    if not isinstance(content, dict) or not known <= set(content):
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise StoreError(f"{path} is not the configuration of a run")
     if content["format"] != FORMAT:
+        newer = content["format"] > FORMAT
+        way = (
+            "install a newer lth" if newer else "give it an older lth, or run it again"
+        )
         raise StoreError(
             f"{run} was written in format {content['format']}, this lth reads format "
-            f"{FORMAT}: install a newer lth"
+            f"{FORMAT}: {way}"
         )
+    if not {"id", "preset", "data", "examples", "config"} <= set(content):
+        raise StoreError(f"{path} is not the configuration of a run")
     return content
 
 

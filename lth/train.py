@@ -46,21 +46,47 @@ def classification(apply: Callable) -> tuple[Loss, Callable]:
 
     Returns `loss(params, stats, batch, key) -> (value, (stats, metrics))`, the mean
     softmax cross-entropy in nats, and `measure(params, stats, batch)`, the loss and
-    accuracy of each example.
+    accuracy of each example. An example with several labels, such as a text and its
+    next characters, counts as their mean.
     """
 
     def score(logits, label):
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        return {"loss": loss, "accuracy": (logits.argmax(-1) == label) * jnp.float32(1)}
+        accuracy = (logits.argmax(-1) == label) * jnp.float32(1)
+        return {"loss": loss, "accuracy": accuracy}
+
+    return _supervised(apply, score)
+
+
+def regression(apply: Callable, mean: float, deviation: float) -> tuple[Loss, Callable]:
+    """What is minimised and what is measured when `apply` gives one number.
+
+    The number predicts (label - mean) / deviation, where those are of the training
+    labels. The loss is the mean squared error in these units, and `r2` is 1 - loss: the
+    share of the labels' variance that is explained (of a validation or test set, with
+    the variance of the training set).
+    """
+
+    def score(prediction, label):
+        target = (label - np.float32(mean)) / np.float32(deviation)
+        error = jnp.square(prediction.reshape(label.shape) - target)
+        return {"loss": error, "r2": 1 - error}
+
+    return _supervised(apply, score)
+
+
+def _supervised(apply: Callable, score: Callable) -> tuple[Loss, Callable]:
+    """Loss and measure from `score(outputs, label)`, metrics with examples in front."""
 
     def loss(params, stats, batch, key):
-        logits, stats = apply(params, stats, batch.image, True, key)
-        metrics = jax.tree.map(jnp.mean, score(logits, batch.label))
+        outputs, stats = apply(params, stats, batch.image, True, key)
+        metrics = jax.tree.map(jnp.mean, score(outputs, batch.label))
         return metrics["loss"], (stats, metrics)
 
     def measure(params, stats, batch):
-        logits, _ = apply(params, stats, batch.image, False, None)
-        return score(logits, batch.label)
+        outputs, _ = apply(params, stats, batch.image, False, None)
+        values = score(outputs, batch.label)
+        return jax.tree.map(lambda v: v.reshape(len(v), -1).mean(-1), values)
 
     return loss, measure
 
@@ -73,8 +99,8 @@ def make_train(loss: Loss, sample: Callable, tx: optax.GradientTransformation):
     masks it, and masks params and optimizer slots after the update, so that what is
     pruned is exactly 0 under any optimizer. `sums` holds the sum over the steps of each
     metric of `loss`, and under `diverged` the first step whose loss was not finite, or
-    `NEVER`. Jit it, after `vmap` for replicates; nothing is donated, so `state` stays
-    whole and may be rewound to.
+    `NEVER`. Jit it, after `vmap` for replicates. It may be given its `state` to donate:
+    `fit` hands it a copy first, so that what is rewound to stays whole.
     """
     # The slots are masked where the next step reads them, not where this one writes
     # them: the same values, but XLA then updates them in place (a masked Adam step took
@@ -111,23 +137,10 @@ def make_train(loss: Loss, sample: Callable, tx: optax.GradientTransformation):
     return train
 
 
-def together(train: Callable, chunk: int | None = None) -> Callable:
-    """`train` for several replicates: states, masks and keys lead with their axis.
-
-    All at once by `vmap`, or `chunk` of them at a time where that is faster: on a CPU
-    two keep their weights in its cache while they train, five push each other out.
-    """
-
-    if chunk is None:
-        return jax.vmap(train, (0, 0, None, 0, None))
-
-    def run(state, mask, data, key, n):
-        def one(each):
-            return train(*each[:2], data, each[2], n)
-
-        return jax.lax.map(one, (state, mask, key), batch_size=chunk)
-
-    return run
+def add_sums(one: Metrics, other: Metrics) -> Metrics:
+    """The sums of two stretches of training as those of the whole."""
+    sums = {name: one[name] + other[name] for name in one if name != "diverged"}
+    return {**sums, "diverged": jnp.minimum(one["diverged"], other["diverged"])}
 
 
 def mask_slots(
@@ -173,6 +186,19 @@ def make_evaluate(measure: Callable, chunk: int = 1000):
     return evaluate
 
 
+def weighted_mean(found: list[tuple[Metrics, int]]) -> Metrics:
+    """The means over parts of a data set, each with its size, as those of the whole."""
+    if len(found) == 1:
+        return found[0][0]
+    count = sum(n for _, n in found)
+    return jax.tree.map(
+        lambda *each: sum(
+            v * (n / count) for v, (_, n) in zip(each, found, strict=True)
+        ),
+        *(values for values, _ in found),
+    )
+
+
 def fit(
     state: TrainState,
     mask: masks.Mask,
@@ -184,9 +210,11 @@ def fit(
 ) -> tuple[TrainState, Metrics]:
     """Train to the last of `stops` and measure at each of them.
 
-    `train(state, mask, n)` trains n steps; `measures` maps a split to what measures a
-    state on it; `watch(state, record)` sees each record as it is made. Stops at or
-    before the step of `state` are passed over, and there must be one after it.
+    `train(state, mask, n)` trains n steps, and may use up the state it is given: the
+    first is a copy of `state`, which stays whole. `measures` maps a split to what
+    measures a state on it; `watch(state, record)` sees each record as it is made, and
+    the state for as long. Stops at or before the step of `state` are passed over, and
+    there must be one after it.
 
     Returns the trained state and the curves: `step` and `<split>_<metric>`, the last
     axis of each one entry per stop (`train_…` is the mean over the steps since the
@@ -197,6 +225,7 @@ def fit(
     records = []
     if max(stops := list(stops), default=at) <= at:
         raise ValueError(f"the last stop must lie beyond step {at}; got {stops}")
+    state = jax.tree.map(jnp.copy, state)
     for stop in sorted({stop for stop in stops if stop > at}):
         state, sums = train(state, mask, stop - at)
         diverged = np.asarray(sums.pop("diverged"))

@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
 def test_quiet_prints_the_path_alone(tmp_path, capfd):
     assert lth_run("--quiet", folder=tmp_path) == 0
     out, err = capfd.readouterr()
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("digits-*")
     assert out == f"{path}\n"
     assert err == ""
 
@@ -41,7 +41,7 @@ def test_quiet_prints_the_path_alone(tmp_path, capfd):
 def test_a_run_tells_what_it_found(tmp_path, capsys):
     assert lth_run(folder=tmp_path) == 0
     out, err = capsys.readouterr()
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("digits-*")
     assert f"report  {path}/report.html" in out
     assert re.search(r"winning ticket +│ +1 │", out)
     assert re.search(r"level +1 ticket +loss \d", err)  # a line a training: no terminal
@@ -215,6 +215,6 @@ def test_signals_end_a_run_cleanly(tmp_path, number):
     assert process.returncode == 128 + number
     assert "The same command continues:" in err
     assert "Traceback" not in err
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("digits-*")
     run = lth.open_run(path)
     assert set(run.table["level"]) == set(run.levels)

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 import lth
-from lth import build, checkpoint, config, experiment, masks, results, store, train
+from lth import (
+    build,
+    checkpoint,
+    config,
+    experiment,
+    levels,
+    masks,
+    results,
+    store,
+    train,
+)
 from lth.config import ConfigError
 from lth.presets import PRESETS
 from tests.conftest import assert_same
@@ -114,7 +124,7 @@ def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch)
     with pytest.raises(StopError):
         experiment.run(SMALL, "small", tmp_path)
     monkeypatch.undo()
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("[!.]*")
     assert ",1," in (path / "table.csv").read_text()
     with (path / "table.csv").open("a") as table:
         table.write("small-half a li")
@@ -238,9 +248,9 @@ def test_the_random_criterion_ignores_the_weights(tmp_path):
     ).any()
 
 
-def broken_replicate(e, data_dir=None, *, real=build.build):
+def broken_replicate(*args, real=build.build):
     """The parts of an experiment whose replicate 1 starts with infinite weights."""
-    parts = real(e, data_dir)
+    parts = real(*args)
 
     def init(keys):
         state = parts.init(keys)
@@ -273,9 +283,9 @@ def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(
 
 def spoil_after(monkeypatch, variant, level):
     """Make replicate 1 end a level's ticket, or its controls, with infinite weights."""
-    real = experiment._judged
-    name = {"ticket": "_next", "reinit": "_control"}[variant]
-    inner = getattr(experiment, name)
+    real = levels._judged
+    name = {"ticket": "next_ticket", "reinit": "control"}[variant]
+    inner = getattr(levels, name)
     armed = []
 
     def training(*args):
@@ -294,8 +304,8 @@ def spoil_after(monkeypatch, variant, level):
             ticket = ticket._replace(state=ticket.state._replace(params=params))
         return real(ticket, before)
 
-    monkeypatch.setattr(experiment, name, training)
-    monkeypatch.setattr(experiment, "_judged", judged)
+    monkeypatch.setattr(levels, name, training)
+    monkeypatch.setattr(levels, "_judged", judged)
 
 
 def test_weights_that_end_not_finite_fail_their_replicate_alone(tmp_path, monkeypatch):

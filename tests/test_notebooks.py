@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from lth import config
+from lth import manifest
 from lth.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -42,4 +42,4 @@ def test_the_quickstart_of_the_readme_finds_tickets(capsys):
 
 def test_the_run_that_the_readme_names_is_the_one_it_would_make():
     names = set(re.findall(r"runs/(\w+-\w{10})\b", (ROOT / "README.md").read_text()))
-    assert names == {f"digits-{config.identity(PRESETS['digits'].experiment)}"}
+    assert names == {f"digits-{manifest.identity(PRESETS['digits'].experiment)}"}

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import lth
-from lth import checkpoint, lottery, results, store, train
+from lth import checkpoint, lottery, manifest, results, store, train
 from tests.conftest import assert_same, plain_mlp
 
 
@@ -123,8 +123,8 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
 
 
 def write_config(run, **changes):
-    content = {"format": 1, "id": "abc", "preset": "digits", "data": "d", "config": {}}
-    content |= changes
+    content = {"format": store.FORMAT, "id": "abc", "preset": "digits", "data": "d"}
+    content |= {"examples": [[8, 8, 1], 10], "config": {}} | changes
     (run / "config.json").write_text(json.dumps(content))
 
 
@@ -135,8 +135,11 @@ def test_runs_of_another_configuration_or_format_are_refused(tmp_path):
         store.create(tmp_path, wanted)
     with pytest.raises(store.StoreError, match="was trained on other data"):
         store.create(tmp_path, {**wanted, "id": "abc", "data": "e"})
-    write_config(tmp_path, format=2)
-    with pytest.raises(store.StoreError, match="format 2.*install a newer lth"):
+    write_config(tmp_path, format=store.FORMAT + 1)
+    with pytest.raises(store.StoreError, match="format 3.*install a newer lth"):
+        lth.open_run(tmp_path)
+    write_config(tmp_path, format=1)
+    with pytest.raises(store.StoreError, match="format 1.*an older lth.*again"):
         lth.open_run(tmp_path)
     with pytest.raises(store.StoreError, match="cannot be read: Not a directory"):
         lth.open_run(tmp_path / "config.json")
@@ -152,12 +155,13 @@ def test_runs_of_another_configuration_or_format_are_refused(tmp_path):
 
 
 def test_a_configuration_that_was_edited_is_refused(tmp_path):
-    from lth import config
     from lth.presets import PRESETS
 
     e = PRESETS["digits"].experiment
     write_config(
-        tmp_path, id=config.identity(e), config={**config.as_dict(e), "batch_size": 61}
+        tmp_path,
+        id=manifest.identity(e),
+        config={**manifest.as_dict(e), "batch_size": 61},
     )
     with pytest.raises(store.StoreError, match=r"config\.json was changed"):
         lth.open_run(tmp_path)

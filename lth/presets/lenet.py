@@ -1,18 +1,9 @@
-"""Experiments by name, each with its source and the points in which it differs."""
+"""LeNet-300-100, on which lottery tickets were found first."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 from lth.config import Data, Experiment, Model, Optimizer, Prune
-
-
-class Preset(NamedTuple):
-    """An experiment worth a name."""
-
-    experiment: Experiment
-    title: str
-    differs: str  # from its source, by what
-
+from lth.presets.preset import Preset
 
 _LENET = Experiment(
     data=Data(name="mnist", validation=5000, pixels="unit"),

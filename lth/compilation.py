@@ -1,0 +1,41 @@
+"""Compiling: kept from run to run, and its time told apart."""
+
+import time
+from pathlib import Path
+
+import jax
+
+_spans: list[tuple[float, float]] = []  # of this process, (from, to), none overlapping
+_listening: list[bool] = []
+
+
+def keep(folder: Path) -> None:
+    """Keep compiled programs in `folder`, unless another place was chosen.
+
+    That is JAX's persistent compilation cache: a program is compiled once for each
+    machine, and the next process that needs it reads it.
+    """
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if chosen is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def seconds() -> float:
+    """The time this process has spent tracing and compiling since it first asked."""
+    if not _listening:
+        jax.monitoring.register_event_duration_secs_listener(_heard)
+        _listening.append(True)
+    return sum(end - start for start, end in _spans)
+
+
+def _heard(event: str, duration_secs: float, **_: object) -> None:
+    if not event.startswith("/jax/core/compile/"):
+        return
+    end = time.monotonic()
+    start = end - duration_secs
+    while _spans and _spans[-1][0] >= start:  # a part of this one
+        _spans.pop()
+    if _spans:
+        start = max(start, _spans[-1][1])
+    _spans.append((start, end))

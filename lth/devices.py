@@ -1,0 +1,232 @@
+"""Where programs run: replicates spread over devices, or each batch over all of them.
+
+What goes in and comes out lies whole on each process's first device, so nothing else in
+`lth` has to know how many devices or processes there are. With several processes
+(`jax.distributed`) all run the same program on the same values.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lth import memory
+from lth.config import ConfigError
+
+
+class Plan(NamedTuple):
+    """The devices of a run, and what is spread over them."""
+
+    mesh: Mesh
+    over: str  # replicates or batch
+    replicates: int
+
+
+def plan(replicates: int, over: str = "replicates") -> Plan:
+    """Spread `replicates`, or each batch of each of them, over all devices.
+
+    Devices that would get no replicate are left out, unless there are several
+    processes: each must take part.
+    """
+    devices = jax.devices()
+    if over == "replicates" and jax.process_count() == 1:
+        rows = math.ceil(replicates / len(devices))
+        devices = devices[: math.ceil(replicates / rows)]
+    return Plan(Mesh(np.array(devices), (over,)), over, replicates)
+
+
+def share(plan: Plan, tree: Any) -> Any:
+    """A tree of arrays copied to every device of the plan."""
+    return _placed(tree, NamedSharding(plan.mesh, P()))
+
+
+def split_batch(plan: Plan, sample: Callable) -> Callable:
+    """`sample` whose batches are spread over the devices, if the plan says so.
+
+    Raises ValueError for a batch that does not divide among them.
+    """
+    if plan.over != "batch" or plan.mesh.size == 1:
+        return sample
+    sharding = NamedSharding(plan.mesh, P("batch"))
+
+    def spread(key, step, data):
+        batch = sample(key, step, data)
+        return jax.tree.map(lambda x: _constrained(x, sharding), batch)
+
+    return spread
+
+
+def _constrained(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    if x.shape[0] % sharding.mesh.size:
+        raise ValueError(
+            f"a batch of {x.shape[0]} does not divide among {sharding.mesh.size} "
+            "devices"
+        )
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def spread(
+    plan: Plan, function: Callable, axes: tuple[int | None, ...], donate: bool = False
+) -> Callable:
+    """`function` of one replicate, compiled for all of them on the plan's devices.
+
+    `axes` is 0 for the arguments that lead with the replicate and None for those all
+    share, which are best put in place by `share` beforehand. With `donate` the first
+    argument's memory is given up to the result.
+
+    Compiled at the first call for each set of shapes. Raises MemoryTooSmallError when
+    that asks for more memory than the device has.
+    """
+    several = plan.mesh.size > 1 or jax.process_count() > 1
+    whole = NamedSharding(plan.mesh, P())
+    split = NamedSharding(plan.mesh, P("replicates")) if _splits(plan) else whole
+    fill = -plan.replicates % plan.mesh.size if _splits(plan) else 0
+    where: Any = {"out_shardings": split} if several else {}
+    given_up = (0,) if donate else ()
+    program = jax.jit(_mapped(plan, function, axes), donate_argnums=given_up, **where)
+    gather = jax.jit(lambda tree: tree, out_shardings=whole)
+    built: dict[Any, Any] = {}
+
+    def call(*args):
+        if several:
+            args = tuple(
+                _placed(_filled(a, fill), split) if axis == 0 else _placed(a, whole)
+                for a, axis in zip(args, axes, strict=True)
+            )
+        shapes = jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), args)
+        key = (jax.tree.structure(args), str(shapes))
+        if key not in built:
+            built[key] = program.lower(*args).compile()
+            memory.check_program(built[key])
+        result = built[key](*args)
+        if not several:
+            return result
+        here = jax.tree.map(lambda x: x.addressable_data(0), gather(result))
+        return jax.tree.map(lambda x: x[: plan.replicates], here) if fill else here
+
+    return call
+
+
+def _splits(plan: Plan) -> bool:
+    return plan.over == "replicates" and plan.mesh.size > 1
+
+
+def _mapped(plan: Plan, function: Callable, axes: tuple[int | None, ...]) -> Callable:
+    each = _each(function, axes)
+    if not _splits(plan):
+        return each
+    specs = tuple(P("replicates") if axis == 0 else P() for axis in axes)
+    return jax.shard_map(
+        each,
+        mesh=plan.mesh,
+        in_specs=specs,
+        out_specs=P("replicates"),
+        check_vma=False,
+    )
+
+
+def _each(function: Callable, axes: tuple[int | None, ...]) -> Callable:
+    """`function` for the replicates of one device.
+
+    On a CPU one after another, each with its weights in the cache and the bits it has
+    alone; elsewhere all at once.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(function, axes)
+
+    def run(*args):
+        led = [a for a, axis in zip(args, axes, strict=True) if axis == 0]
+
+        def one(led):
+            own = iter(led)
+            pairs = zip(args, axes, strict=True)
+            return function(*(next(own) if axis == 0 else a for a, axis in pairs))
+
+        if jax.tree.leaves(led)[0].shape[0] > 1:
+            return jax.lax.map(one, led)
+        result = one(jax.tree.map(lambda x: x[0], led))
+        return jax.tree.map(lambda x: x[None], result)
+
+    return run
+
+
+def _filled(tree: Any, fill: int) -> Any:
+    """The tree with its last replicate repeated until the devices are full."""
+    if not fill:
+        return tree
+
+    def leaf(x):
+        return jnp.concatenate([x, jnp.repeat(x[-1:], fill, axis=0)])
+
+    return jax.tree.map(leaf, tree)
+
+
+def _placed(tree: Any, sharding: NamedSharding) -> Any:
+    """The tree, the same in each process, laid out over devices of all processes."""
+
+    def leaf(x):
+        if isinstance(x, jax.Array) and x.sharding == sharding:
+            return x
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(leaf(jax.random.key_data(x)))
+        if jax.process_count() == 1:
+            return jax.device_put(x, sharding)
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+    return jax.tree.map(leaf, tree)
+
+
+def use_cores(replicates: int) -> None:
+    """Let JAX see as many CPU devices as there are cores and replicates to use them.
+
+    Replicates of a small network train fastest one to a core. Without effect where
+    the number was chosen (`jax_num_cpu_devices`, `XLA_FLAGS`) or JAX has started.
+    """
+    chosen = "device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen or jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    try:
+        jax.config.update("jax_num_cpu_devices", max(1, min(cores, replicates)))
+    except RuntimeError:  # JAX has started
+        return
+
+
+def join(coordinator: str, processes: int, process: int) -> None:
+    """Make this process one of several; without a coordinator it is alone.
+
+    Raises ConfigError for numbers that do not fit, RuntimeError where the others cannot
+    be reached.
+    """
+    if not coordinator:
+        if processes != 1 or process != 0:
+            raise ConfigError("--processes and --process need --coordinator host:port")
+        return
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    if not 0 <= process < processes:
+        raise ConfigError(
+            f"--process is in [0, --processes); got {process} of {processes}"
+        )
+    jax.distributed.initialize(coordinator, processes, process)
+
+
+def first_process() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+    """Until all processes are here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,62 @@
+"""How much memory a device has, and what to say when that is too little."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+
+ADVICE = (
+    "Lower --batch-size, --replicates, --model.width or --model.widths, or choose "
+    "--model.remat or --model.compute bfloat16"
+)
+
+
+class MemoryTooSmallError(RuntimeError):
+    """A program asks for more memory than its device has; the message says how much."""
+
+
+def check_program(compiled: Any) -> None:
+    """Refuse a compiled program that asks for more memory than the device has left."""
+    sizes = compiled.memory_analysis()
+    if sizes is None:  # some devices do not say
+        return
+    asked = (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        + sizes.temp_size_in_bytes
+        - sizes.alias_size_in_bytes
+    )
+    check_bytes(asked, "this program")
+
+
+def check_bytes(asked: int, what: str) -> None:
+    """Refuse what asks for more bytes than a device has."""
+    most = limit()
+    if most is not None and asked > most:
+        raise MemoryTooSmallError(
+            f"{what} asks for {asked} bytes ({asked / 2**30:.1f} GiB) of a device's "
+            f"memory, which has {most} ({most / 2**30:.1f} GiB). {ADVICE}"
+        )
+
+
+def out_of_memory(error: Exception) -> str:
+    """What to say of a device's own error when its memory ran out."""
+    asked = re.search(r"[\d.]+ ?(?:[KMGT]iB|[KMGT]B|bytes)\b", str(error))
+    what = f"it asked for {asked[0]}" if asked else str(error).splitlines()[0]
+    return f"the device's memory is too small: {what} more than it had left. {ADVICE}"
+
+
+def limit() -> int | None:
+    """The bytes of memory of a device, as far as it is known."""
+    found = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in found:
+        return found["bytes_limit"]
+    limits = [Path("/sys/fs/cgroup/memory.max")]
+    known = [
+        int(t) for p in limits if p.exists() and (t := p.read_text().strip()).isdigit()
+    ]
+    if "SC_PHYS_PAGES" in os.sysconf_names:
+        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(known, default=None)

@@ -1,0 +1,231 @@
+"""Convolutional networks on CIFAR-10 and ImageNet."""
+
+from dataclasses import replace
+
+from lth.config import Data, Experiment, Model, Optimizer, Prune, Rewind
+from lth.presets.preset import COUNTS, Preset
+
+
+def _conv(depth: int, epochs: int, rate: float, conv_rate: float) -> Experiment:
+    """Conv-2, 4 or 6 of Frankle & Carbin (2019), figure 2."""
+    return Experiment(
+        data=Data(name="cifar10", validation=5000, pixels="unit"),
+        model=Model(name=f"conv{depth}", initialiser="glorot_normal"),  # type: ignore[arg-type]
+        optimizer=Optimizer(name="adam", learning_rate=rate),
+        prune=Prune(scope="layer", rate=0.2, rates=f"conv={conv_rate},output=0.1"),
+        batch_size=60,
+        steps=f"{epochs}ep",
+        eval_every="500it",
+        levels=20,
+        replicates=5,
+    )
+
+
+def _narrow(e: Experiment, width: float, **changes) -> Experiment:
+    """A network of that width, for two cores."""
+    return replace(e, model=replace(e.model, width=width), **changes)
+
+
+_CONVS = {
+    "conv2": _conv(2, 27, 2e-4, 0.1),
+    "conv4": _conv(4, 34, 3e-4, 0.1),
+    "conv6": _conv(6, 40, 3e-4, 0.15),
+}
+CONV = {
+    **{
+        name: Preset(
+            e,
+            f"Conv-{name[4:]} on CIFAR-10 as in Frankle & Carbin (2019), figure 5",
+            f"measured every 500 iterations; {COUNTS}",
+        )
+        for name, e in _CONVS.items()
+    },
+    **{
+        f"{name}-fast": Preset(
+            _narrow(
+                e,
+                0.25,
+                optimizer=replace(e.optimizer, learning_rate=1e-3),
+                steps="2000it",
+                eval_every="250it",
+                levels=8,
+                replicates=2,
+                controls="reinit",
+            ),
+            f"{name} at a quarter of its width: tickets against fresh weights",
+            "a quarter of the channels and units, 2 000 iterations, learning rate "
+            f"1e-3, 2 replicates, 8 levels; else as {name}",
+        )
+        for name, e in _CONVS.items()
+    },
+}
+
+_RESNET20 = Experiment(
+    data=Data(name="cifar10", validation=5000, pixels="standard", augment="crop_flip"),
+    model=Model(name="resnet20", initialiser="kaiming_normal", norm_scale="uniform"),
+    optimizer=Optimizer(
+        name="sgd",
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=1e-4,
+        milestones="80ep,120ep",
+    ),
+    prune=Prune(scope="global", rate=0.2),
+    rewind=Rewind(to="2000it"),
+    batch_size=128,
+    steps="160ep",
+    eval_every="2ep",
+    levels=15,
+    replicates=3,
+)
+_OPENLTH = (
+    "5 000 images are held out for validation; pixels are scaled by CIFAR-10's own "
+    f"statistics, not ImageNet's; {COUNTS}"
+)
+_RESNET_FAST = replace(
+    _RESNET20,
+    model=replace(_RESNET20.model, width=0.5),
+    optimizer=replace(_RESNET20.optimizer, milestones="600it,900it"),
+    rewind=Rewind(to="100it"),
+    steps="1200it",
+    eval_every="300it",
+    levels=4,
+    replicates=1,
+)
+
+
+def _vgg(depth: int) -> Experiment:
+    return replace(
+        _RESNET20,
+        model=replace(_RESNET20.model, name=f"vgg{depth}"),
+        prune=Prune(scope="global", rate=0.2, exclude="output"),
+    )
+
+
+def _vgg_fast(depth: int) -> Experiment:
+    e = _vgg(depth)
+    model = replace(e.model, width=0.25)
+    return replace(_RESNET_FAST, model=model, prune=e.prune)
+
+
+_WRN = replace(
+    _RESNET20,
+    model=Model(name="wrn16_4", initialiser="kaiming_normal"),
+    optimizer=Optimizer(
+        name="sgd",
+        learning_rate=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        milestones="30000it,60000it,90000it",
+        drop=0.2,
+    ),
+    steps="97656it",
+    eval_every="1000it",
+)
+DEEP = {
+    "resnet20": Preset(
+        _RESNET20,
+        "ResNet-20 on CIFAR-10 as in OpenLTH, rewound to iteration 2 000 (Frankle et "
+        "al. 2020)",
+        _OPENLTH,
+    ),
+    "resnet20-fast": Preset(
+        _RESNET_FAST,
+        "resnet20 at half its width, briefly: rewinding to iteration 100",
+        "half the channels, 1 200 iterations, rewound to 100, 1 replicate, 4 levels; "
+        "else as resnet20",
+    ),
+    "resnet20-low-lr": Preset(
+        replace(
+            _RESNET20,
+            optimizer=replace(_RESNET20.optimizer, learning_rate=0.01),
+            rewind=Rewind(to="0"),
+        ),
+        "ResNet-20 at a low learning rate and rewound to 0, where tickets win too "
+        "(Frankle & Carbin 2019, section 4)",
+        f"OpenLTH's network and schedule (160 epochs); {_OPENLTH}",
+    ),
+    "resnet20-low-lr-fast": Preset(
+        replace(
+            _RESNET_FAST,
+            optimizer=replace(_RESNET_FAST.optimizer, learning_rate=0.01),
+            rewind=Rewind(to="0"),
+        ),
+        "resnet20-low-lr at half its width, briefly",
+        "half the channels, 1 200 iterations, 1 replicate, 4 levels",
+    ),
+    **{
+        f"vgg{n}": Preset(
+            _vgg(n), f"VGG-{n} with batch norm on CIFAR-10 as in OpenLTH", _OPENLTH
+        )
+        for n in (16, 19)
+    },
+    **{
+        f"vgg{n}-fast": Preset(
+            _vgg_fast(n),
+            f"vgg{n} at a quarter of its width, briefly",
+            "a quarter of the channels, 1 200 iterations, rewound to 100, 1 replicate, "
+            f"4 levels; else as vgg{n}",
+        )
+        for n in (16, 19)
+    },
+    "wrn": Preset(
+        _WRN,
+        "WRN-16-4 on CIFAR-10 with RigL's training (Evci et al. 2020)",
+        "pruned in rounds and rewound, where RigL trains sparse from the start; weight "
+        "decay on every parameter; 5 000 images are held out for validation",
+    ),
+    "wrn-fast": Preset(
+        replace(
+            _WRN,
+            model=replace(_WRN.model, width=0.25),
+            optimizer=replace(_WRN.optimizer, milestones="600it,900it"),
+            rewind=Rewind(to="100it"),
+            steps="1200it",
+            eval_every="300it",
+            levels=4,
+            replicates=1,
+        ),
+        "wrn at a quarter of its width, briefly: a WRN-16-1",
+        "a quarter of the channels, 1 200 iterations, 1 replicate, 4 levels",
+    ),
+    "resnet50-imagenet": Preset(
+        Experiment(
+            data=Data(
+                name="images",
+                validation=10000,
+                pixels="standard",
+                augment="resized_crop_flip",
+            ),
+            model=Model(
+                name="resnet50_imagenet",
+                initialiser="kaiming_normal",
+                compute="bfloat16",
+            ),
+            optimizer=Optimizer(
+                name="sgd",
+                learning_rate=0.4,
+                momentum=0.9,
+                weight_decay=1e-4,
+                warmup="5ep",
+                milestones="30ep,60ep,80ep",
+            ),
+            prune=Prune(scope="global", rate=0.2),
+            rewind=Rewind(to="5ep"),
+            batch_size=1024,
+            steps="90ep",
+            eval_every="5ep",
+            levels=10,
+            replicates=1,
+        ),
+        "ResNet-50 on ImageNet as in OpenLTH, rewound to epoch 5; images/train/CLASS/ "
+        "and images/val/CLASS/ hold the pictures",
+        "activations in bfloat16; 10 000 training images are held out for validation; "
+        "batch-norm scales start at 1; it has no fast form on two cores: one step "
+        "takes minutes there",
+    ),
+}
+
+
+PRESETS = {**CONV, **DEEP}
