@@ -86,7 +86,13 @@ class ListFlags:
 def main() -> None:
     """The entry point of the command `lth`."""
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(command(sys.argv[1:]))
+    try:
+        code = command(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
 
 
 def command(args: list[str]) -> int:
@@ -214,13 +220,10 @@ def show_list(args: list[str]) -> int:
 
 
 def _list_presets() -> None:
-    terminal.output.print("presets")
+    terminal.output.print("presets ('lth run PRESET --help' says what each differs by)")
+    width = max(map(len, PRESETS))
     for name, preset in PRESETS.items():
-        terminal.output.print(f"  {name}", markup=False)
-        terminal.output.print(f"    {preset.title}", markup=False)
-        terminal.output.print(
-            f"    differs from its source: {preset.differs}", markup=False
-        )
+        terminal.output.print(f"  {name:{width}}  {preset.title}", markup=False)
 
 
 def show(args: list[str]) -> int:

@@ -37,7 +37,9 @@ class Task(NamedTuple):
     parts: dict[str, Callable[[], Iterator[data.Dataset]]]
 
 
-def load(e: Experiment, data_dir: str | Path | None, place: Callable = jax.device_put):
+def load(
+    e: Experiment, data_dir: str | Path | None, place: Callable = jax.device_put
+) -> Task:
     """The Task of an experiment; `place` puts arrays on the devices of a run.
 
     Raises ConfigError and DataError.

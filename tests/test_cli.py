@@ -55,7 +55,7 @@ def test_show_and_list(finished, capsys):
     assert cli.command(["list", "--runs", str(finished.parent)]) == 0
     out = capsys.readouterr().out
     assert "lenet-mnist-sgd" in out
-    assert "differs from its source" in out
+    assert "figures 1, 3 and 4" in out
     assert f"{finished.name}: 2 tickets" in out
 
 

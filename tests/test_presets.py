@@ -1,0 +1,54 @@
+"""Presets can be built: their networks, what they prune, and their schedules fit."""
+
+import jax
+import pytest
+
+from lth import build, data, masks, networks, train
+from lth.networks import Examples
+from lth.presets import PRESETS
+
+SIZES = {"digits": 1257, "mnist": 55_000, "cifar10": 45_000, "regression": 7000}
+SIZES |= {"tinyshakespeare": 7000, "images": 1_271_167}
+PUBLISHED = {
+    "lenet-mnist": 266_200,
+    "conv2": 4_300_992,
+    "conv4": 2_425_024,
+    "conv6": 2_261_184,
+    "resnet20": 270_896,
+    "vgg16": 14_710_464,  # without the output layer, as pruned
+    "vgg19": 20_018_880,
+}
+
+
+def examples(e):
+    if e.data.name == "images":
+        return Examples((e.data.size, e.data.size, 3), 1000)
+    if e.data.name == "tinyshakespeare":
+        return Examples((e.data.length,), 65)
+    source = data.SOURCES[e.data.name]
+    return Examples(source.shape, source.classes)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_can_be_built(name):
+    e = PRESETS[name].experiment
+    epoch = -(-SIZES[e.data.name] // e.batch_size)
+    steps, rewind_to, stops, _ = build._times(e, epoch)
+    assert 0 <= rewind_to < steps == stops[-1]
+    model = networks.network(e.model, examples(e))
+    tx = networks.optimizer(e.optimizer, epoch, steps)
+    state = jax.eval_shape(lambda: train.init_state(model.init, tx, jax.random.key(0)))
+    mask = build.prunable(e, state.params)
+    assert len(build.densities(e, mask)) == e.levels
+    if name in PUBLISHED:
+        assert masks.size(mask) == PUBLISHED[name]
+
+
+def test_every_preset_has_a_fast_form_or_says_why_not():
+    for name, preset in PRESETS.items():
+        short = name.endswith("-fast") or f"{name}-fast" in PRESETS
+        assert (
+            short
+            or name in ("digits", "regression")
+            or ("it has no fast form" in preset.differs)
+        ), name
