@@ -3,20 +3,20 @@
 Times, interleaved and repeated so that a drift of the machine falls on all alike:
 
 - the floor: nothing but the matrix products of a step, for the same shapes, in a
-compiled
-  loop (forward, gradients of all weights, gradients of the hidden layers);
-- our loop as experiments run it, with a mask that keeps 20 %;
+  compiled loop (forward, gradients of all weights, gradients of the hidden layers);
+- our loop as experiments run it, with a mask that keeps 20 %, for one replicate alone;
 - the same loop with a mask that covers nothing, which is a loop without masks;
-- our loop for several replicates, per replicate: all at once, and two at a time, as
-  experiments do on a CPU;
+- our loop for 2, 4, 8 and 16 replicates spread over the cores as experiments spread
+  them, per replicate: a run of eight takes eight times what one among eight costs;
 - a plain PyTorch loop over the same data as one tensor, eager, if torch is installed.
 
     python experiments/bench_lenet.py [--batch-size 60] [--optimizer adam]
 
-Needs no data: pixels are random. Takes about a minute and a half on two cores.
+Needs no data: pixels are random. Takes about three minutes on two cores.
 """
 
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -24,12 +24,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
 
-from lth import criteria, data, masks, models, train
+from lth import build, criteria, data, devices, masks, models, train
 
 EXAMPLES = 55_000
 WIDTHS = (784, 300, 100, 10)
@@ -44,7 +43,8 @@ class Flags:
     steps: int = 300
     """Steps in one timing."""
     repeats: int = 15
-    replicates: tuple[int, ...] = (2, 5)
+    replicates: tuple[int, ...] = (2, 4, 8, 16)
+    """So many together, beside one alone."""
 
 
 def floor(flags: Flags) -> Callable[[], Any]:
@@ -72,34 +72,36 @@ def floor(flags: Flags) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(loop(x, weights, flags.steps))
 
 
-def ours(flags: Flags, masked: bool, replicates: int | None = None, chunk=None):
-    """Our training loop, alone or for several replicates together."""
+def ours(flags: Flags, masked: bool = True, replicates: int = 1) -> Callable[[], Any]:
+    """Our training loop for so many replicates, as an experiment compiles it."""
     model = models.from_linen(models.MLP(), (28, 28, 1))
     model = models.standardized(model, 0, 255)
     tx = {"adam": optax.adam(1.2e-3), "sgd": optax.sgd(0.1)}[flags.optimizer]
     loss, _ = train.classification(model.apply)
     loop = train.make_train(loss, data.make_sample(flags.batch_size, EXAMPLES), tx)
+    plan = devices.plan(replicates)
+    run = devices.spread(plan, loop, (0, 0, None, 0, None), donate=True)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (EXAMPLES, 28, 28, 1), dtype=np.uint8)
     label = rng.integers(0, 10, EXAMPLES).astype(np.int32)
-    dataset = jax.device_put(data.Dataset(image, label))
+    dataset = devices.share(plan, data.Dataset(image, label))
 
-    def init(key):
+    def start(key):
         state = train.init_state(model.init, tx, key)
         mask = masks.ones(state.params)
         if masked:
             mask = masks.keep_top(criteria.magnitude(state.params), mask, 0.2)
         return state, mask if masked else jax.tree.map(lambda _: None, mask)
 
-    key = jax.random.key(1)
-    if replicates is None:
-        state, mask = init(key)
-        run = jax.jit(loop)
-    else:
-        key = jax.random.split(key, replicates)
-        state, mask = jax.vmap(init)(key)
-        run = jax.jit(train.together(loop, chunk))
-    return lambda: jax.block_until_ready(run(state, mask, dataset, key, flags.steps))
+    keys = build.keys(list(range(replicates)), build.TRAIN)
+    state, mask = jax.jit(jax.vmap(start))(keys)
+    held = [state]
+
+    def steps():
+        held[0], _ = run(held[0], mask, dataset, keys, np.int32(flags.steps))
+        jax.block_until_ready(held[0])
+
+    return steps
 
 
 def pytorch(flags: Flags) -> Callable[[], Any]:
@@ -137,18 +139,23 @@ def pytorch(flags: Flags) -> Callable[[], Any]:
 
 def main() -> None:
     flags = tyro.cli(Flags)
+    devices.use_cores(max(flags.replicates))  # before JAX starts
     rows = {
         "matrix products alone": (floor(flags), 1),
-        "our loop": (ours(flags, masked=True), 1),
+        "our loop": (ours(flags), 1),
         "our loop without masks": (ours(flags, masked=False), 1),
     }
     for n in flags.replicates:
-        rows[f"{n} replicates by vmap, each"] = (ours(flags, True, n), n)
-        rows[f"{n} replicates, 2 at a time, each"] = (ours(flags, True, n, 2), n)
+        rows[f"one of {n} replicates"] = (ours(flags, replicates=n), n)
     try:
         rows["PyTorch, eager"] = (pytorch(flags), 1)
     except ImportError:
         print("torch is not installed: its loop is left out")
+    report(flags, measure(flags, rows))
+
+
+def measure(flags: Flags, rows: dict[str, tuple[Callable, int]]) -> dict[str, list]:
+    """Seconds of a step of each, by repeat, in turn."""
     times: dict[str, list[float]] = {name: [] for name in rows}
     for repeat in range(flags.repeats + 1):  # the first compiles
         for name, (call, share) in rows.items():
@@ -157,7 +164,7 @@ def main() -> None:
             if repeat:
                 each = (time.perf_counter() - began) / flags.steps / share
                 times[name].append(each)
-    report(flags, times)
+    return times
 
 
 def report(flags: Flags, times: dict[str, list[float]]) -> None:
@@ -165,16 +172,16 @@ def report(flags: Flags, times: dict[str, list[float]]) -> None:
     device = jax.devices()[0].device_kind
     print(
         f"LeNet-300-100, {flags.optimizer}, batch {flags.batch_size}, float32, "
-        f"{device}, "
+        f"{device}, {os.cpu_count()} cores, {len(jax.devices())} devices, "
         f"jax {jax.__version__}; {flags.repeats} repeats of {flags.steps} steps\n"
-        f"{'':32}{'steps/s':>9}{'time / our loop (quartiles)':>32}"
+        f"{'':26}{'steps/s':>9}{'time / one alone (quartiles)':>32}"
     )
     base = times["our loop"]
     for name, values in times.items():
         ratios = [v / b for v, b in zip(values, base, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         rate = 1 / statistics.median(values)
-        print(f"{name:32}{rate:9.0f}{middle:16.2f}  ({low:.2f} to {high:.2f})")
+        print(f"{name:26}{rate:9.0f}{middle:16.2f}  ({low:.2f} to {high:.2f})")
     masks_cost = np.median(np.divide(base, times["our loop without masks"])) - 1
     share = np.median(np.divide(times["matrix products alone"], base))
     print(
@@ -183,5 +190,4 @@ def report(flags: Flags, times: dict[str, list[float]]) -> None:
 
 
 if __name__ == "__main__":
-    jnp.zeros(())  # the backend starts before anything is timed
     main()

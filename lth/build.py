@@ -51,12 +51,16 @@ class Parts(NamedTuple):
 
 def keys(replicates: list[int], stream: int, level: int = 0) -> jax.Array:
     """A key [r] per replicate for one purpose at one level, from the numbers alone."""
+    return _keys(np.asarray(replicates), stream, level)
 
+
+@jax.jit
+def _keys(replicates, stream, level):
     def one(replicate):
         key = jax.random.fold_in(jax.random.key(replicate), stream)
         return jax.random.fold_in(key, level)
 
-    return jax.vmap(one)(jnp.asarray(replicates))
+    return jax.vmap(one)(replicates)
 
 
 def prunable(e: Experiment, params: masks.Params) -> masks.Mask:
@@ -123,6 +127,7 @@ def build(
     tx = networks.optimizer(e.optimizer, epoch, steps)
     init = partial(train.init_state, task.model.init, tx)
     like = jax.eval_shape(init, jax.random.key(0))
+    _check_memory(e, plan, like)
     try:
         mask = prunable(e, like.params)
         levels = densities(e, mask)
@@ -130,7 +135,6 @@ def build(
         raise
     except ValueError as error:
         raise ConfigError(f"--prune: {error}") from None
-    _check_memory(e, plan, like)
     replicates = [e.first_replicate + i for i in range(e.replicates)]
     step, measures = _programs(task, tx, plan, keys(replicates, TRAIN))
     return Parts(
@@ -159,7 +163,10 @@ def _programs(task: tasks.Task, tx, plan: devices.Plan, order: jax.Array):
         (0, 0, None, 0, None),
         donate=True,
     )
-    evaluate = devices.spread(plan, train.make_evaluate(task.measure), (0, 0, None))
+    # What a chunk of images becomes inside a network fits a CPU's cache so.
+    chunk = 250 if jax.default_backend() == "cpu" else 1000
+    measure = train.make_evaluate(task.measure, chunk)
+    evaluate = devices.spread(plan, measure, (0, 0, None))
 
     def trained(state, mask, n):
         at, totals = int(np.ravel(state.step)[0]), None
@@ -184,11 +191,13 @@ def _check_memory(e: Experiment, plan: devices.Plan, like: TrainState) -> None:
     def size(tree):
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
-    # The early state and the trained one, one to train and its gradients.
-    each = 3 * size(like) + size(like.params)
-    shared = plan.mesh.size if plan.over == "replicates" else 1
+    # A device holds the early state, the last ticket's and the one in training, of all
+    # replicates (see `devices`), and the gradients of those it trains.
+    trained = e.replicates
+    if plan.over == "replicates":
+        trained = math.ceil(e.replicates / plan.mesh.size)
     memory.check_bytes(
-        each * math.ceil(e.replicates / shared),
+        3 * e.replicates * size(like) + trained * size(like.params),
         f"training {e.model.name} ({e.replicates} replicates)",
     )
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as v0
 from orbax.checkpoint import v1 as ocp
 
 
@@ -28,9 +29,10 @@ class StoreError(RuntimeError):
 def save(path: Path, tree: dict[str, Any]) -> None:
     """Store a dict of trees of arrays under `path`."""
     path = path.absolute()  # Orbax wants it so
+    write = _write if jax.process_count() == 1 else _write_alone
     with writing(path), _alone():
         try:
-            ocp.save(str(path), tree, custom_metadata={"digest": digest(tree)})
+            write(path, tree, {"digest": digest(tree)})
         except OSError:
             raise
         except Exception as error:  # storage errors come out of the writer's own types
@@ -38,6 +40,31 @@ def save(path: Path, tree: dict[str, Any]) -> None:
                 if os.strerror(number) in str(error):
                     raise OSError(number, os.strerror(number)) from error
             raise
+
+
+def _write(path: Path, tree: dict[str, Any], metadata: dict[str, Any]) -> None:
+    ocp.save(str(path), tree, custom_metadata=metadata)
+
+
+def _write_alone(path: Path, tree: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """`_write` by one of several processes; `load` reads both alike.
+
+    Orbax's v1 (0.12.8) compares the path with all other processes, whatever its options
+    say, so this is its older interface, which does not take arrays of one process.
+    """
+    options = v0.options.MultiprocessingOptions(**_me())
+    handler = v0.PyTreeCheckpointHandler(multiprocessing_options=options)
+    args = v0.args.PyTreeSave(jax.tree.map(np.asarray, tree))
+    with v0.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+        checkpointer.save(path, args, custom_metadata=metadata)
+
+
+def _me() -> dict[str, Any]:
+    """What keeps Orbax from waiting for other processes."""
+    return {
+        "primary_host": jax.process_index(),
+        "active_processes": {jax.process_index()},
+    }
 
 
 def load(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -104,7 +131,7 @@ def digest(tree: Any) -> str:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Let Orbax work in peace and quiet.
+    """Let Orbax work in peace and quiet, and wait for no other process.
 
     It works in threads of its own, which Ctrl-C or SIGTERM would leave behind, so these
     wait until the block is done. Each thread logs the traceback of an error that is
@@ -113,7 +140,8 @@ def _alone() -> Iterator[None]:
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
-    with _uninterrupted():
+    options = ocp.options.MultiprocessingOptions(**_me())
+    with _uninterrupted(), ocp.Context(multiprocessing_options=options):
         yield
     logger.setLevel(before)
 

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 _spans: list[tuple[float, float]] = []  # of this process, (from, to), none overlapping
 _listening: list[bool] = []
@@ -13,12 +14,14 @@ def keep(folder: Path) -> None:
     """Keep compiled programs in `folder`, unless another place was chosen.
 
     That is JAX's persistent compilation cache: a program is compiled once for each
-    machine, and the next process that needs it reads it.
+    machine, and the next process that needs it reads it. Small programs too: there are
+    some eighty to a run, and they take most of the time once the large ones are kept.
     """
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None:
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        compilation_cache.reset_cache()  # else unheeded once anything was compiled
 
 
 def seconds() -> float:

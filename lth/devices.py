@@ -5,9 +5,12 @@ What goes in and comes out lies whole on each process's first device, so nothing
 (`jax.distributed`) all run the same program on the same values.
 """
 
+import itertools
 import math
 import os
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +21,10 @@ from jax.sharding import PartitionSpec as P
 
 from lth import memory
 from lth.config import ConfigError
+
+SHUTDOWN = (
+    60  # seconds a process waits for the others at its end, then takes them along
+)
 
 
 class Plan(NamedTuple):
@@ -31,14 +38,22 @@ class Plan(NamedTuple):
 def plan(replicates: int, over: str = "replicates") -> Plan:
     """Spread `replicates`, or each batch of each of them, over all devices.
 
-    Devices that would get no replicate are left out, unless there are several
-    processes: each must take part.
+    Devices that would get no replicate are left out, but for one of each process: all
+    must take part.
     """
     devices = jax.devices()
-    if over == "replicates" and jax.process_count() == 1:
+    if over == "replicates":
         rows = math.ceil(replicates / len(devices))
-        devices = devices[: math.ceil(replicates / rows)]
+        needed = max(math.ceil(replicates / rows), jax.process_count())
+        devices = _in_turn(devices)[:needed]
     return Plan(Mesh(np.array(devices), (over,)), over, replicates)
+
+
+def _in_turn(devices: list[Any]) -> list[Any]:
+    """The first device of each process, then the second of each."""
+    processes = range(jax.process_count())
+    own = [[d for d in devices if d.process_index == i] for i in processes]
+    return [d for row in itertools.zip_longest(*own) for d in row if d is not None]
 
 
 def share(plan: Plan, tree: Any) -> Any:
@@ -64,10 +79,8 @@ def split_batch(plan: Plan, sample: Callable) -> Callable:
 
 def _constrained(x: jax.Array, sharding: NamedSharding) -> jax.Array:
     if x.shape[0] % sharding.mesh.size:
-        raise ValueError(
-            f"a batch of {x.shape[0]} does not divide among {sharding.mesh.size} "
-            "devices"
-        )
+        count = sharding.mesh.size
+        raise ValueError(f"a batch of {len(x)} does not divide among {count} devices")
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
@@ -87,9 +100,9 @@ def spread(
     whole = NamedSharding(plan.mesh, P())
     split = NamedSharding(plan.mesh, P("replicates")) if _splits(plan) else whole
     fill = -plan.replicates % plan.mesh.size if _splits(plan) else 0
-    where: Any = {"out_shardings": split} if several else {}
-    given_up = (0,) if donate else ()
-    program = jax.jit(_mapped(plan, function, axes), donate_argnums=given_up, **where)
+    options: Any = {"out_shardings": split} if several else {}
+    options["donate_argnums"] = (0,) if donate else ()
+    program = jax.jit(_mapped(plan, function, axes), **options)
     gather = jax.jit(lambda tree: tree, out_shardings=whole)
     built: dict[Any, Any] = {}
 
@@ -202,21 +215,26 @@ def use_cores(replicates: int) -> None:
 def join(coordinator: str, processes: int, process: int) -> None:
     """Make this process one of several; without a coordinator it is alone.
 
-    Raises ConfigError for numbers that do not fit, RuntimeError where the others cannot
-    be reached.
+    Raises ConfigError for numbers that do not fit. JAX ends the process where the others
+    are not reached within five minutes.
     """
     if not coordinator:
         if processes != 1 or process != 0:
             raise ConfigError("--processes and --process need --coordinator host:port")
         return
+    # Else JAX would take SIGTERM for itself and do nothing with it.
+    jax.config.update("jax_enable_preemption_service", False)
+    start = partial(jax.distributed.initialize, shutdown_timeout_seconds=SHUTDOWN)
     if coordinator == "auto":
-        jax.distributed.initialize()
+        start()
         return
+    if not re.fullmatch(r".+:\d+", coordinator):
+        raise ConfigError(f"--coordinator is host:port or auto; got {coordinator!r}")
     if not 0 <= process < processes:
         raise ConfigError(
             f"--process is in [0, --processes); got {process} of {processes}"
         )
-    jax.distributed.initialize(coordinator, processes, process)
+    start(coordinator, processes, process)
 
 
 def first_process() -> bool:
@@ -224,9 +242,10 @@ def first_process() -> bool:
     return jax.process_index() == 0
 
 
-def wait(name: str) -> None:
-    """Until all processes are here."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+def agree(flags: list[bool]) -> list[bool]:
+    """What the first process says, once all processes are here."""
+    if jax.process_count() == 1:
+        return flags
+    from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(name)
+    return multihost_utils.broadcast_one_to_all(np.array(flags)).tolist()

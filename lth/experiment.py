@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lth import (
@@ -63,7 +62,8 @@ def run(
     parts = build.build(e, data_dir, over)
     identity = manifest.identity(e)
     path = Path(runs) / f"{preset}-{identity}"
-    with store.claim(path) if devices.first_process() else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        _first(stack.enter_context, store.claim(path))
         _first(_prepare, e, parts, path, preset, identity)
         _complete(e, parts, path, watch)
         _first(store.log, path, "finished", levels=e.levels)
@@ -76,10 +76,18 @@ def run(
 
 
 def _first(write: Callable, *args: Any, **named: Any) -> None:
-    """Have the first process write, and the others wait for it."""
+    """Have the first process write, and the others wait for it or fail with it."""
+    failure = None
     if devices.first_process():
-        write(*args, **named)
-    devices.wait(write.__name__)
+        try:
+            write(*args, **named)
+        except BaseException as error:
+            failure = error
+    (good,) = devices.agree([failure is None])
+    if failure is not None:
+        raise failure
+    if not good:
+        raise store.StoreError("the first process of this run failed: see its message")
 
 
 def _prepare(e: Experiment, parts: Parts, path: Path, preset: str, identity: str):
@@ -151,8 +159,9 @@ def _missing(e: Experiment, path: Path) -> list[tuple[str, int]]:
     variants = [results.TICKET, *config.split_list(e.controls)]
     wanted = [(results.TICKET, 0)]
     wanted += [(v, level) for level in range(1, e.levels + 1) for v in variants]
-    done = store.stored(path)
-    return [pair for pair in wanted if pair not in done]
+    stored = store.stored(path)
+    done = devices.agree([pair in stored for pair in wanted])
+    return [pair for pair, there in zip(wanted, done, strict=True) if not there]
 
 
 def _checkpoints(parts: Parts, path: Path) -> train.TrainState:
@@ -161,10 +170,12 @@ def _checkpoints(parts: Parts, path: Path) -> train.TrainState:
     They are trained apart from the dense network, which passes through the same states.
     """
     init = parts.init(build.keys(parts.replicates, build.INIT))
-    state = jax.tree.map(jnp.copy, init)  # training uses it up
-    missing = {n: k for n, k in parts.checkpoints.items() if not store.has(path, n)}
+    state = train.copied(init)  # training uses it up
+    done = devices.agree([store.has(path, name) for name in parts.checkpoints])
+    listed = zip(parts.checkpoints.items(), done, strict=True)
+    missing = [item for item, there in listed if not there]
     at = 0
-    for name, step in sorted(missing.items(), key=lambda item: item[1]):
+    for name, step in sorted(missing, key=lambda item: item[1]):
         if step > at:
             state, _ = parts.train(state, parts.mask, step - at)
             at = step

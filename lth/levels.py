@@ -72,16 +72,16 @@ def _make_prune(e: Experiment, parts: Parts, level: int, failed: np.ndarray):
     def prune(state, mask, density):
         if e.prune.criterion == "random":
             keys = build.keys(parts.replicates, build.PRUNE, level)
-            scores = jax.vmap(criteria.random)(state.params, keys)
+            scores = jax.jit(jax.vmap(criteria.random))(state.params, keys)
         else:
-            scores = criteria.magnitude(state.params)
+            scores = jax.jit(criteria.magnitude)(state.params)
+        scores = _without(scores, failed)
 
-        def one(scores, mask, failed):
-            scores = jax.tree.map(lambda s: jnp.where(failed, 0, s), scores)
+        def one(scores, mask):
             return masks.keep_top(scores, mask, density, e.prune.scope)
 
-        pruned = jax.vmap(one)(scores, mask, jnp.asarray(failed))
-        counts = jax.vmap(masks.count)(pruned)
+        pruned = jax.vmap(one)(scores, mask)
+        counts = np.asarray(jax.vmap(masks.count)(pruned))
         if len(set(counts.tolist())) > 1:
             raise ValueError(f"replicates kept {counts} weights: were the scores NaN?")
         return pruned
@@ -110,7 +110,7 @@ def _judged(ticket: Ticket, before: Ticket | None) -> Ticket:
     That is the level and step of a loss, or of the weights at the end of training. It
     is (-1, -1) for replicates that never failed, and stays once it is set.
     """
-    finite = jax.vmap(_finite)(ticket.state.params)
+    finite = _finite(ticket.state.params)
     ended = np.where(finite, train.NEVER, ticket.state.step)
     diverged = np.minimum(ticket.metrics["diverged"], ended)
     failed = np.full((len(diverged), 2), -1)
@@ -122,6 +122,15 @@ def _judged(ticket: Ticket, before: Ticket | None) -> Ticket:
     return ticket._replace(metrics={**ticket.metrics, "failed": failed})
 
 
+@jax.jit
+@jax.vmap
 def _finite(params: masks.Params) -> jax.Array:
     leaves = jax.tree.leaves(params)
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+
+
+@jax.jit
+@jax.vmap
+def _without(scores: masks.Scores, failed: jax.Array) -> masks.Scores:
+    """The scores of each replicate, 0 for those that failed."""
+    return jax.tree.map(lambda s: jnp.where(failed, 0, s), scores)

@@ -87,6 +87,7 @@ def size(mask: Mask) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(mask))
 
 
+@jax.jit
 def count(mask: Mask) -> jax.Array:
     """The number of kept weights, int32."""
     kept = [jnp.sum(leaf, dtype=jnp.int32) for leaf in jax.tree.leaves(mask)]
@@ -98,6 +99,7 @@ def density(mask: Mask) -> jax.Array:
     return count(mask) / size(mask)
 
 
+@jax.jit
 def densities(mask: Mask) -> dict[str, jax.Array]:
     """The density of each prunable leaf, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(mask)

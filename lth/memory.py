@@ -12,13 +12,18 @@ ADVICE = (
     "--model.remat or --model.compute bfloat16"
 )
 
+CGROUP = (  # what a container may use, by version 2 and 1 of control groups
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
 
 class MemoryTooSmallError(RuntimeError):
     """A program asks for more memory than its device has; the message says how much."""
 
 
 def check_program(compiled: Any) -> None:
-    """Refuse a compiled program that asks for more memory than the device has left."""
+    """Refuse a compiled program that asks for more memory than the device has."""
     sizes = compiled.memory_analysis()
     if sizes is None:  # some devices do not say
         return
@@ -44,8 +49,8 @@ def check_bytes(asked: int, what: str) -> None:
 def out_of_memory(error: Exception) -> str:
     """What to say of a device's own error when its memory ran out."""
     asked = re.search(r"[\d.]+ ?(?:[KMGT]iB|[KMGT]B|bytes)\b", str(error))
-    what = f"it asked for {asked[0]}" if asked else str(error).splitlines()[0]
-    return f"the device's memory is too small: {what} more than it had left. {ADVICE}"
+    what = f"it asked for {asked[0]}, more than is left" if asked else str(error)
+    return f"the device's memory is too small: {what}. {ADVICE}"
 
 
 def limit() -> int | None:
@@ -53,10 +58,8 @@ def limit() -> int | None:
     found = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in found:
         return found["bytes_limit"]
-    limits = [Path("/sys/fs/cgroup/memory.max")]
-    known = [
-        int(t) for p in limits if p.exists() and (t := p.read_text().strip()).isdigit()
-    ]
+    texts = [path.read_text().strip() for path in CGROUP if path.exists()]
+    known = [int(text) for text in texts if text.isdigit()]  # else it is `max`
     if "SC_PHYS_PAGES" in os.sysconf_names:
         known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(known, default=None)

@@ -1,5 +1,6 @@
 """What an experiment learns: its data, and its network wired to it."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lth import checkpoint, data, models, networks, train
+from lth import checkpoint, config, data, models, networks, train
 from lth.config import ConfigError, Experiment
 from lth.data import augment, fetch, folder, sources
 from lth.networks import Examples
@@ -104,7 +105,11 @@ def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Ta
         *(IMAGENET if e.data.pixels == "standard" else (0.0, 255.0)),
     )
     loss, measure = train.classification(model.apply)
-    steps = max(1, BLOCK // (e.batch_size * stored**2 * 3))
+    fit = BLOCK // (e.batch_size * stored**2 * 3)
+    epoch = math.ceil(count / e.batch_size)
+    # No more than are trained without a pause, as every block is of the same size.
+    pause = config.parse_steps(e.eval_every, epoch, "--eval-every")
+    steps = max(1, min(fit, pause))
     make = partial(folder.make_blocks, size=stored, steps=steps, put=place)
     stream = make(rest, e.batch_size)
     middle = augment.centre(e.data.size)
@@ -118,7 +123,8 @@ def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Ta
         return measure(params, stats, batch._replace(image=middle(key, batch.image)))
 
     parts = {"validation": held, "test": test}
-    names = "\n".join([*rest.files, *held.files, *test.files])
+    files = [*rest.files, *held.files, *test.files]
+    names = "\n".join(str(Path(file).relative_to(root)) for file in files)
     return Task(
         examples=examples,
         size=count,
@@ -173,9 +179,21 @@ def _wired(e, source, learned: data.Dataset, model: models.Model) -> models.Mode
         return model
     if e.data.pixels == "unit":
         return models.standardized(model, 0.0, float(pixels.max()))
-    mean = pixels.mean((0, 1, 2), keepdims=True)
-    deviation = pixels.std((0, 1, 2), keepdims=True)
+    mean, deviation = _statistics(pixels)
     return models.standardized(model, mean, np.where(deviation > 0, deviation, 1))
+
+
+def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel [1, 1, 1, c], by counting its 256 values.
+
+    That is exact, and ten times as fast as a sum of them in float64.
+    """
+    channels = range(pixels.shape[-1])
+    counts = [np.bincount(pixels[..., c].ravel(), minlength=256) for c in channels]
+    share, value = np.stack(counts) / (pixels.size / len(counts)), np.arange(256)
+    mean = share @ value
+    variance = share @ np.square(value) - np.square(mean)
+    return mean.reshape(1, 1, 1, -1), np.sqrt(variance).reshape(1, 1, 1, -1)
 
 
 def _objective(source, learned: data.Dataset, model: models.Model):

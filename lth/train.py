@@ -186,6 +186,12 @@ def make_evaluate(measure: Callable, chunk: int = 1000):
     return evaluate
 
 
+@jax.jit
+def copied(state: TrainState) -> TrainState:
+    """A state of its own memory, which training may use up."""
+    return jax.tree.map(jnp.copy, state)
+
+
 def weighted_mean(found: list[tuple[Metrics, int]]) -> Metrics:
     """The means over parts of a data set, each with its size, as those of the whole."""
     if len(found) == 1:
@@ -225,12 +231,12 @@ def fit(
     records = []
     if max(stops := list(stops), default=at) <= at:
         raise ValueError(f"the last stop must lie beyond step {at}; got {stops}")
-    state = jax.tree.map(jnp.copy, state)
+    state = copied(state)
     for stop in sorted({stop for stop in stops if stop > at}):
         state, sums = train(state, mask, stop - at)
         diverged = np.asarray(sums.pop("diverged"))
         record = {"step": np.asarray(state.step), "diverged": diverged}
-        record |= {f"train_{k}": np.asarray(v / (stop - at)) for k, v in sums.items()}
+        record |= {f"train_{k}": np.asarray(v) / (stop - at) for k, v in sums.items()}
         for split, measure in measures.items():
             values = measure(state).items()
             record |= {f"{split}_{k}": np.asarray(v) for k, v in values}

@@ -8,6 +8,7 @@ sum of matrix products over blocks of images whose patches fit in the cache.
 `experiments/bench_convolution.py` measures the formulations against each other.
 """
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -109,36 +110,53 @@ def _inputs_gradient(x, kernel, grad, strides, pads):
 
 
 def _kernel_gradient(x, kernel, grad, strides, pads):
-    """The sum over blocks of images of (output gradient)ᵀ · patches."""
-    height, width, channels, features = kernel.shape
-    inner = height * width * channels
-    rows, columns = grad.shape[1:3]
-    images = _divisor(len(x), BLOCK // (rows * columns * inner))
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    """The sum over blocks of images of (output gradient)ᵀ · patches.
 
-    def block(total, part):
+    The patches of a block are written into one buffer. It is zero where they reach over
+    the edge of an image, which is in the same places for all and never written.
+    """
+    *window, channels, features = kernel.shape
+    size = grad.shape[1:3]
+    inner = window[0] * window[1] * channels
+    images = _divisor(len(x), BLOCK // (size[0] * size[1] * inner))
+    axes = zip(window, x.shape[1:3], size, strides, pads, strict=True)
+    seen = [
+        [_seen(offset - low, n, out, stride) for offset in range(reach)]
+        for reach, n, out, stride, (low, _) in axes
+    ]
+
+    def block(carry, part):
+        total, patches = carry
         x, grad = part
-        shifted = [
-            x[
-                :,
-                i : i + (rows - 1) * strides[0] + 1 : strides[0],
-                j : j + (columns - 1) * strides[1] + 1 : strides[1],
-            ]
-            for i in range(height)
-            for j in range(width)
-        ]
-        patches = jnp.concatenate(shifted, -1).reshape(-1, inner)
+        for at, ((row, rows), (column, columns)) in enumerate(itertools.product(*seen)):
+            place = (0, row, column, at * channels)
+            patches = lax.dynamic_update_slice(patches, x[:, rows, columns], place)
         product = jnp.matmul(
-            grad.reshape(-1, features).T, patches, preferred_element_type=total.dtype
+            grad.reshape(-1, features).T,
+            patches.reshape(-1, inner),
+            preferred_element_type=total.dtype,
         )
-        return total + product, None
+        return (total + product, patches), None
 
     def blocks(a):
         return a.reshape(-1, images, *a.shape[1:])
 
-    zero = jnp.zeros((features, inner), jnp.promote_types(kernel.dtype, jnp.float32))
-    total, _ = lax.scan(block, zero, (blocks(x), blocks(grad)))
+    total = jnp.zeros((features, inner), jnp.promote_types(kernel.dtype, jnp.float32))
+    patches = jnp.zeros((images, *size, inner), x.dtype)
+    (total, _), _ = lax.scan(block, (total, patches), (blocks(x), blocks(grad)))
     return total.T.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _seen(shift: int, n: int, out: int, stride: int) -> tuple[int, slice]:
+    """What `out` outputs see of `n` inputs where they read `stride * index + shift`.
+
+    That is along one axis: the first output that reads inside the image, and the inputs
+    that it and those after it read there.
+    """
+    first = min(max(0, -(shift // stride)), out)
+    count = max(0, min(out, (n - 1 - shift) // stride + 1) - first)
+    start = first * stride + shift
+    return first, slice(start, start + max(0, (count - 1) * stride + 1), stride)
 
 
 def _divisor(n: int, most: int) -> int:

@@ -1,0 +1,130 @@
+"""What needs devices or processes of its own, run by test_devices.py.
+
+    python -m tests.devices_worker many FOLDER         with eight host devices
+    python -m tests.devices_worker joined I PORT FOLDER   one of two processes
+
+Experiments are run under FOLDER; facts about them are printed as one line of JSON.
+"""
+
+import json
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lth import cli, config, devices, experiment, models, networks
+from lth.presets import PRESETS
+
+SMALL = replace(
+    PRESETS["digits"].experiment,
+    model=config.Model(widths=(8,)),
+    optimizer=config.Optimizer(name="sgd", learning_rate=0.2, momentum=0.9),
+    rewind=config.Rewind(to="2it"),
+    batch_size=64,
+    steps="8it",
+    eval_every="4it",
+    levels=1,
+    replicates=2,
+)
+FLAGS = (
+    "--model.widths 8 --optimizer.name sgd --optimizer.learning-rate 0.2 "
+    "--optimizer.momentum 0.9 --rewind.to 2it --batch-size 64 --steps 8it "
+    "--eval-every 4it --levels 1 --replicates 2"
+)
+CONTROLLED = replace(SMALL, replicates=3, controls="reinit,shuffle")
+
+
+class ConvNet(nn.Module):
+    """As small as a convolution with batch norm can be."""
+
+    @nn.compact
+    def __call__(self, inputs, train):
+        x = nn.Conv(4, (3, 3), name="conv")(inputs)
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
+        return nn.Dense(10, name="output")(nn.relu(x).mean((1, 2)))
+
+
+def run(e, folder, over="replicates", only=8):
+    """The run's path, on the first `only` devices."""
+    first = jax.devices()[:only]
+    with mock.patch.object(jax, "devices", return_value=first):
+        return str(experiment.run(e, "small", folder, over=over).path)
+
+
+def many(folder):
+    hits = []
+    jax.monitoring.register_event_listener(
+        lambda event, **_: hits.append(event.endswith("/cache_hits"))
+    )
+    dense = replace(CONTROLLED, levels=0)
+    facts = {
+        "devices": [devices.plan(r).mesh.size for r in (1, 3, 8, 9, 13)],
+        "one": run(replace(CONTROLLED, replicates=8), folder / "one", only=1),
+        "three": run(CONTROLLED, folder),
+        "eight": run(replace(dense, replicates=8), folder),
+        "padded": run(dense, folder / "padded", only=2),
+    }
+    before = sum(hits)
+    run(CONTROLLED, folder / "again")
+    return facts | {"hits": sum(hits) - before} | batches(folder)
+
+
+def batches(folder):
+    e = replace(SMALL, replicates=1)
+    net = models.from_linen(ConvNet(), (8, 8, 1))
+    with mock.patch.object(networks, "network", return_value=net):
+        facts = {
+            "batch_one": run(e, folder / "batch_one", only=1),
+            "batch_eight": run(e, folder / "batch_eight", over="batch"),
+        }
+    try:
+        run(replace(SMALL, batch_size=60), folder / "refused", over="batch")
+    except config.ConfigError as error:
+        facts["refused"] = str(error)
+    sample = devices.split_batch(devices.plan(1, "batch"), lambda *_: jnp.zeros((6, 1)))
+    try:
+        sample(None, 0, None)
+    except ValueError as error:
+        facts["not_split"] = str(error)
+    return facts
+
+
+def joined(process, port, folder):
+    shared = f"--coordinator localhost:{port} --processes 2 --process {process}"
+    runs = ["--runs", str(folder / "joined"), "--quiet"]
+    facts = {
+        "code": cli.command(["run", "digits", *f"{FLAGS} {shared}".split(), *runs])
+    }
+    facts["processes"] = jax.process_count()
+    facts["used"] = [d.process_index for d in devices.plan(2).mesh.devices]
+    seen = []
+    again = experiment.run(SMALL, "digits", folder / "joined", watch=seen.append)
+    facts |= {"path": str(again.path), "trained_again": len(seen)}
+    spread = experiment.run(SMALL, "digits", folder / "spread", over="batch")
+    facts["spread"] = str(spread.path)
+    (folder / "file").touch()
+    try:
+        experiment.run(SMALL, "digits", folder / "file")
+    except RuntimeError as error:
+        facts["failure"] = f"{type(error).__name__}: {error}"
+    return facts
+
+
+def main():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if sys.argv[1] == "many":
+            facts = many(Path(sys.argv[2]))
+        else:
+            facts = joined(int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+    facts["donation"] = [str(w.message) for w in caught if "donat" in str(w.message)]
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

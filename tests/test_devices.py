@@ -1,0 +1,278 @@
+"""Runs over several devices and processes; what training gives up; streamed images.
+
+What needs devices or processes of its own runs beside these tests (devices_worker.py).
+"""
+
+import itertools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import lth
+from lth import build, cli, config, experiment, store
+from tests.conftest import assert_same
+from tests.devices_worker import FLAGS, SMALL
+
+jax.devices()  # starts JAX with one CPU device, before a run asks for more
+
+
+class Worker:
+    """A process of devices_worker.py at work, and what it prints at its end."""
+
+    def __init__(self, *args, **environment):
+        own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.devices_worker", *map(str, args)],
+            env={**own, "JAX_PLATFORMS": "cpu", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def facts(self):
+        out, error = self.process.communicate(timeout=300)
+        assert self.process.returncode == 0, error[-3000:]
+        return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def started(tmp_path_factory):
+    """All workers, from the first of these tests on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    eight = "--xla_force_host_platform_device_count=8"
+    folder = tmp_path_factory.mktemp("joined")
+    fast = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    workers = [
+        Worker("many", tmp_path_factory.mktemp("many"), XLA_FLAGS=eight),
+        *(Worker("joined", i, port, folder, **fast) for i in range(2)),
+    ]
+    jax.config.update("jax_disable_most_optimizations", True)  # to compile faster
+    yield workers
+    jax.config.update("jax_disable_most_optimizations", False)
+    for worker in workers:
+        worker.process.kill()
+
+
+MODES = ["weights", "learning_rate", "finetune", "weights_low_rate", "reinit"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_training_uses_up_its_own_states_and_never_the_early_one(
+    mode, tmp_path, monkeypatch, recwarn
+):
+    inner, checkpoints = build.build, experiment._checkpoints
+    saved, given, early = [], [], []
+
+    def spied(*args):
+        parts = inner(*args)
+
+        def trained(state, mask, n):
+            given.append(state)
+            return parts.train(state, mask, n)
+
+        return parts._replace(train=trained)
+
+    def kept(*args):
+        early.append(checkpoints(*args))
+        return early[0]
+
+    monkeypatch.setattr(build, "build", spied)
+    monkeypatch.setattr(experiment, "_checkpoints", kept)
+    monkeypatch.setattr(store, "save", lambda run, ticket, _: saved.append(ticket))
+    monkeypatch.setattr(experiment, "_failures", lambda *_: {})
+    e = replace(SMALL, rewind=config.Rewind(mode=mode, to="2it"))
+    path = experiment.run(e, "small", tmp_path).path
+    stored = store.load_tree(path, "early", {"state": early[0]})["state"]
+    assert_same(early[0], stored)
+    assert len(given) == 1 + 2 * 2  # to the rewind point, and to two stops each level
+    large = [(state.params, state.opt_state) for state in given]
+    assert all(x.is_deleted() for x in jax.tree.leaves(large))
+    apart = [early[0], *(ticket.state for ticket in saved)]
+    places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(apart)]
+    assert len(set(places)) == len(places) == 3 * len(jax.tree.leaves(early[0]))
+    assert not [w for w in recwarn if "donat" in str(w.message)]
+
+
+def test_weights_stay_float32_where_the_arithmetic_is_bfloat16(tmp_path):
+    e = replace(SMALL, model=replace(SMALL.model, compute="bfloat16"), levels=0)
+    state = lth.open_run(experiment.run(e, "small", tmp_path).path).ticket(0).state
+    assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"float32"}
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_blocks_that_are_made_again_change_nothing(tmp_path):
+    vit = config.Model(name="vit", depth=1, width=0.1)
+    e = replace(SMALL, model=vit, replicates=1, levels=0)
+    plain, again = (
+        lth.open_run(experiment.run(replace(e, model=m), "small", tmp_path).path)
+        for m in (vit, replace(vit, remat=True))
+    )
+    a, b = (run.ticket(0).state.params for run in (plain, again))
+    assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A data folder with 36 images of three classes, told apart by their colour."""
+    pytest.importorskip("grain", reason="the extra imagenet is not installed")
+    image = pytest.importorskip("PIL.Image", reason="the extra imagenet is missing")
+    data, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for (part, each), label in itertools.product({"train": 8, "val": 4}.items(), "rgb"):
+        folder = data / "images" / part / label
+        folder.mkdir(parents=True)
+        for i in range(each):
+            pixels = rng.integers(0, 99, (20 + i, 24, 3), np.uint8)
+            pixels[..., "rgb".index(label)] += 150
+            image.fromarray(pixels).save(folder / f"{i}.png")
+    return data
+
+
+def test_streamed_images_run_stop_and_go_on_to_the_same_bits(folders, tmp_path):
+    e = replace(
+        SMALL,
+        data=config.Data(
+            name="images",
+            size=16,
+            validation=6,
+            pixels="standard",
+            augment="resized_crop_flip",
+        ),
+        model=config.Model(name="conv2", width=0.1),
+        batch_size=6,
+        replicates=1,
+        levels=2,
+    )
+    whole = experiment.run(e, "small", tmp_path / "whole", folders).path
+    moved = folders.rename(tmp_path / "moved")
+    one = replace(e, levels=1)
+    experiment.run(one, "small", tmp_path / "parts", moved)
+    parts = experiment.run(e, "small", tmp_path / "parts", moved).path
+    assert whole.name == parts.name
+    assert (whole / "table.csv").read_bytes() == (parts / "table.csv").read_bytes()
+    for level in range(3):
+        a, b = (lth.open_run(path).ticket(level) for path in (whole, parts))
+        assert_same(a, b)
+    shape = a.state.params["conv_0"]["kernel"].shape
+    assert shape[:-1] == (1, 3, 3, 3)
+    table = lth.open_run(whole).table
+    assert {"validation", "test", "train"} == set(table["split"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--coordinator localhost:1 --processes 2 --process 2", "got 2 of 2"),
+        ("--coordinator localhost:1 --processes 2 --process -1", "got -1 of 2"),
+        ("--coordinator localhost --processes 2", "is host:port or auto"),
+        ("--processes 2", "need --coordinator"),
+        ("--process 1", "need --coordinator"),
+    ],
+)
+def test_bad_processes_are_refused_before_any_connects(flags, message, capsys):
+    assert cli.command(["run", "digits", *flags.split()]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+# The workers have had time by now.
+
+
+@pytest.fixture(scope="module")
+def many(started):
+    return started[0].facts()
+
+
+@pytest.fixture(scope="module")
+def joined(started):
+    return [worker.facts() for worker in started[1:]]
+
+
+def assert_close(a, b, **tolerance):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+def test_no_more_devices_are_used_than_replicates_need(many):
+    assert many["devices"] == [1, 3, 8, 5, 7]  # of 8, for 1, 3, 8, 9, 13 replicates
+
+
+@pytest.mark.parametrize(("name", "count"), [("three", 3), ("eight", 8), ("padded", 3)])
+def test_replicates_over_devices_are_those_of_one_device(many, name, count):
+    one, spread = lth.open_run(many["one"]), lth.open_run(many[name])
+    first = jax.tree.map(lambda x: x[:count], one.early)
+    assert_same(first, spread.early)
+    for variant, level in store.stored(spread.path):
+        a, b = (run.ticket(level, variant) for run in (one, spread))
+        assert_same(jax.tree.map(lambda x: x[:count], a[1:]), b[1:])
+    rows, found = one.table.drop(columns="run"), spread.table.drop(columns="run")
+    known = found[["variant", "level"]].drop_duplicates()
+    rows = rows[rows["replicate"] < count].merge(known)
+    order = [name for name in rows.columns if name != "value"]
+    a, b = (table.sort_values(order, ignore_index=True) for table in (rows, found))
+    assert a.equals(b)
+    if name == "three":
+        assert len(store.stored(spread.path)) == 4  # dense, ticket and two controls
+
+
+def test_a_batch_over_devices_trains_like_a_whole_one(many):
+    one, spread = (lth.open_run(many[name]) for name in ("batch_one", "batch_eight"))
+    assert "multiple of the 8 devices" in many["refused"]
+    assert many["not_split"] == "a batch of 6 does not divide among 8 devices"
+    for name in ("level_00", "level_01"):
+        a, b = (store.load_tree(run.path, name) for run in (one, spread))
+        assert_same(a["mask"], b["mask"])
+        # Were each device to normalise its own 8 images, these would be far apart.
+        assert set(a["state"]) == {"step", "params", "stats", "opt_state"}
+        assert_close(a["state"], b["state"], rtol=1e-5, atol=1e-5)
+    loss = one.table["metric"] == "loss"
+    losses = (run.table["value"][loss].to_numpy() for run in (one, spread))
+    assert_close(*losses, rtol=0, atol=1e-5)
+
+
+def test_programs_are_kept_beside_the_runs_and_give_buffers_up_quietly(many, started):
+    assert many["hits"] >= 2  # training and measuring, of a run like one before it
+    assert many["donation"] == []
+
+
+def test_two_processes_share_the_replicates(joined, tmp_path, capsys):
+    assert cli.command(["run", "digits", *FLAGS.split(), "--runs", str(tmp_path)]) == 0
+    assert re.search(
+        r"time +[\d.]+ s, and [\d.]+ s of compiling", capsys.readouterr().out
+    )
+    (alone,) = tmp_path.glob("digits-*")
+    one, shared = lth.open_run(alone), lth.open_run(joined[0]["path"])
+    assert [f["code"] for f in joined] == [0, 0]
+    assert [f["processes"] for f in joined] == [2, 2]
+    assert joined[0]["used"] == [0, 1]  # a device of each for two replicates
+    assert alone.name == shared.path.name
+    assert_same(one.early, shared.early)
+    for level in (0, 1):
+        assert_same(one.ticket(level), shared.ticket(level))
+    tables = [(path / "table.csv").read_bytes() for path in (alone, shared.path)]
+    assert tables[0] == tables[1]
+    assert [f["trained_again"] for f in joined] == [0, 0]
+    sessions = json.loads((shared.path / "environment.json").read_text())
+    assert len(sessions) == 2  # one process writes: this run and the one after it
+
+
+def test_two_processes_share_each_batch(joined):
+    shared, spread = (lth.open_run(joined[0][name]) for name in ("path", "spread"))
+    for level in (0, 1):
+        a, b = shared.ticket(level), spread.ticket(level)
+        assert_close(a.state.params, b.state.params, rtol=0, atol=1e-5)
+
+
+def test_a_failure_of_the_first_process_ends_both(joined):
+    first, second = (f["failure"] for f in joined)
+    assert first.startswith("StoreError: cannot write")
+    assert second == "StoreError: the first process of this run failed: see its message"
