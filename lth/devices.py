@@ -5,6 +5,7 @@ What goes in and comes out lies whole on each process's first device, so nothing
 (`jax.distributed`) all run the same program on the same values.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -206,17 +207,15 @@ def use_cores(replicates: int) -> None:
     if chosen or jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    try:
+    with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", max(1, min(cores, replicates)))
-    except RuntimeError:  # JAX has started
-        return
 
 
 def join(coordinator: str, processes: int, process: int) -> None:
     """Make this process one of several; without a coordinator it is alone.
 
-    Raises ConfigError for numbers that do not fit. JAX ends the process where the others
-    are not reached within five minutes.
+    Raises ConfigError for numbers that do not fit. JAX ends the process if it does not
+    reach the others in five minutes.
     """
     if not coordinator:
         if processes != 1 or process != 0:
