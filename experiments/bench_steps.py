@@ -8,9 +8,6 @@ with the data as one tensor and a fused optimizer, in the memory format that is 
 of the two. Both train on the same shapes with the same optimizer; neither augments.
 Needs PyTorch (`pip install torch`) and about five minutes. Ratios are of times taken
 one after the other in one process and are medians over the repeats.
-
-Measured on 2 cores (AMD EPYC, AVX-512), jax 0.10.2, torch 2.13:
-see the table in `experiments/results/bench_steps.txt`.
 """
 
 import statistics
