@@ -18,7 +18,6 @@ Needs no data: pixels are random. Takes about three minutes on two cores.
 import itertools
 import os
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
+import timing
 import tyro
 
 from lth import build, criteria, data, devices, masks, models, train
@@ -155,16 +155,9 @@ def main() -> None:
 
 
 def measure(flags: Flags, rows: dict[str, tuple[Callable, int]]) -> dict[str, list]:
-    """Seconds of a step of each, by repeat, in turn."""
-    times: dict[str, list[float]] = {name: [] for name in rows}
-    for repeat in range(flags.repeats + 1):  # the first compiles
-        for name, (call, share) in rows.items():
-            began = time.perf_counter()
-            call()
-            if repeat:
-                each = (time.perf_counter() - began) / flags.steps / share
-                times[name].append(each)
-    return times
+    """Seconds of a step of each, by repeat."""
+    times = timing.in_turn({n: call for n, (call, _) in rows.items()}, flags.repeats)
+    return {n: [t / flags.steps / rows[n][1] for t in ts] for n, ts in times.items()}
 
 
 def report(flags: Flags, times: dict[str, list[float]]) -> None:
@@ -178,10 +171,8 @@ def report(flags: Flags, times: dict[str, list[float]]) -> None:
     )
     base = times["our loop"]
     for name, values in times.items():
-        ratios = [v / b for v, b in zip(values, base, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
         rate = 1 / statistics.median(values)
-        print(f"{name:26}{rate:9.0f}{middle:16.2f}  ({low:.2f} to {high:.2f})")
+        print(f"{name:26}{rate:9.0f}{timing.ratio(values, base):>32}")
     masks_cost = np.median(np.divide(base, times["our loop without masks"])) - 1
     share = np.median(np.divide(times["matrix products alone"], base))
     print(

@@ -16,7 +16,6 @@ for which memory is too short are left out.
 """
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 import tyro
 
 from lth import masks, select
@@ -108,17 +108,11 @@ def row(flags: Flags, size: int) -> str:
     ours, floor = 1e3 * np.median(times, axis=0)
     best = times[:, 0].min() / times[:, 1].min()
     text = f"{size:>13,}{compiling:11.2f}{floor:14.2f}{ours:11.2f}"
-    text += f"{quartiles(times):>26}{best:11.2f}"
+    text += f"{timing.ratio(*times.T):>26}{best:11.2f}"
     if size <= flags.sort_up_to:
         times = compare(lambda: by_sort(scores, k), partition, flags.repeats)
-        text += f"{quartiles(times):>26}"
+        text += f"{timing.ratio(*times.T):>26}"
     return text
-
-
-def quartiles(times: np.ndarray) -> str:
-    """The ratios taken repeat by repeat: their median and quartiles."""
-    low, middle, high = statistics.quantiles(times[:, 0] / times[:, 1], n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:

@@ -11,13 +11,13 @@ one after the other in one process and are medians over the repeats.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
+import timing
 import tyro
 
 from lth import build, data, devices, networks, train
@@ -74,7 +74,7 @@ def pytorch(name: str, steps: int, last: bool) -> Callable[[], Any]:
     if last:
         net = net.to(memory_format=torch.channels_last)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-    labels, loss, o = torch.randint(0, 10, (EXAMPLES,)), nn.CrossEntropyLoss(), None
+    labels, loss = torch.randint(0, 10, (EXAMPLES,)), nn.CrossEntropyLoss()
     rate, batch = e.optimizer.learning_rate, e.batch_size
     if e.optimizer.name == "adam":
         o = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
@@ -145,18 +145,6 @@ def torch_resnet20(nn: Any) -> Any:
     )
 
 
-def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list]:
-    """Seconds of each call, in turn, after one that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            if repeat:
-                times[name].append(time.perf_counter() - began)
-    return times
-
-
 def main() -> None:
     flags = tyro.cli(Flags)
     devices.use_cores(2)
@@ -170,15 +158,14 @@ def main() -> None:
         calls = {f"ours {n}": ours(name, n, flags.steps) for n in (1, 2)}
         for last in (False, True):
             calls[f"torch {last}"] = pytorch(name, flags.steps, last)
-        times = measure(calls, flags.repeats)
+        times = timing.in_turn(calls, flags.repeats)
         fastest = min(
             (times["torch False"], times["torch True"]), key=statistics.median
         )
         cells = []
         for n in (1, 2):
-            pairs = zip(fastest, times[f"ours {n}"], strict=True)
-            low, middle, high = statistics.quantiles([t / (o / n) for t, o in pairs])
-            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+            each = [seconds / n for seconds in times[f"ours {n}"]]
+            cells.append(timing.ratio(fastest, each))
         alone = 1e3 * statistics.median(times["ours 1"]) / flags.steps
         print(f"{name:12}{cells[0]:>24}{cells[1]:>24}{alone:20.0f}", flush=True)
 

@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint
+import timing
 import tyro
 
 from lth import build, checkpoint, lottery, networks, store, train
@@ -115,25 +115,6 @@ def plain(one: lottery.Ticket, path: Path) -> dict[str, Callable[[], Any]]:
     return {"savez": save, "np.load": load}
 
 
-def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list]:
-    """Seconds of each call, in turn, after one that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            if repeat:
-                times[name].append(time.perf_counter() - began)
-    return times
-
-
-def ratio(times: dict[str, list], name: str, base: str) -> str:
-    """Of times taken in one repeat: the median and quartiles."""
-    ratios = [a / b for a, b in zip(times[name], times[base], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
-
 def size(path: Path) -> int:
     """Bytes of a file, or of all files under a folder."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
@@ -144,7 +125,7 @@ def row(flags: Flags, name: str, place: Path) -> str:
     """The line of a network."""
     one = ticket(name, flags.density)
     run, file = place / name, place / f"{name}.npz"
-    times = measure(ours(one, run) | plain(one, file), flags.repeats)
+    times = timing.in_turn(ours(one, run) | plain(one, file), flags.repeats)
     saved, loaded = (1e3 * statistics.median(times[n]) for n in ("save", "load"))
     share = statistics.median(
         d / s for d, s in zip(times["digest"], times["save"], strict=True)
@@ -154,8 +135,9 @@ def row(flags: Flags, name: str, place: Path) -> str:
     return (
         f"{name:20}{arrays:>7}{size(file) / 1e6:>8.1f}"
         f"{size(last) / size(file):>8.2f}"
-        f"{saved:>8.0f}{ratio(times, 'save', 'savez'):>24}"
-        f"{loaded:>8.0f}{ratio(times, 'load', 'np.load'):>24}{100 * share:>8.0f} %"
+        f"{saved:>8.0f}{timing.ratio(times['save'], times['savez']):>24}"
+        f"{loaded:>8.0f}{timing.ratio(times['load'], times['np.load']):>24}"
+        f"{100 * share:>8.0f} %"
     )
 
 
@@ -201,10 +183,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
         for name in flags.models:
             print(row(flags, name, Path(folder)), flush=True)
-        times = measure(commands(Path(folder)), flags.repeats)
+        times = timing.in_turn(commands(Path(folder)), flags.repeats)
     print(f"\n{'':24}{'seconds':>9}{'/ python -c pass':>28}{'/ import jax':>24}")
     for name, values in times.items():
-        others = [ratio(times, name, base) for base in list(times)[:2]]
+        others = [timing.ratio(values, times[base]) for base in list(times)[:2]]
         print(
             f"{name:24}{statistics.median(values):9.2f}{others[0]:>28}{others[1]:>24}"
         )

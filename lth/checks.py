@@ -33,6 +33,11 @@ def check(e: Experiment) -> None:
         raise ConfigError("--optimizer.momentum belongs to sgd; adam has its own")
     if o.nesterov and not o.momentum:
         raise ConfigError("--optimizer.nesterov needs --optimizer.momentum above 0")
+    if o.cosine and e.rewind.mode in ("finetune", "weights_low_rate"):
+        raise ConfigError(
+            f"--rewind.mode {e.rewind.mode} trains at the last learning rate, which is "
+            "0 after --optimizer.cosine: nothing would move"
+        )
     if o.cosine and o.milestones:
         raise ConfigError(
             "--optimizer.cosine and --optimizer.milestones are two schedules: give one"
@@ -56,8 +61,8 @@ def _check_controls(e: Experiment) -> None:
 
 def _check_model(e: Experiment) -> None:
     m, name = e.model, e.data.name
-    fits = FOR.get(name)
-    if (fits and m.name not in fits) or (not fits and m.name == "transformer"):
+    fits = FOR.get(name, ())
+    if (m.name not in fits) if fits else (m.name == "transformer"):
         models = ", ".join(fits) if fits else "any but transformer"
         raise ConfigError(
             f"--model.name {m.name} does not fit --data.name {name}: that takes "

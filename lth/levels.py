@@ -17,6 +17,8 @@ REWINDS = {
     "weights_low_rate": rewind.weights_low_rate,
 }
 
+_random = jax.jit(jax.vmap(criteria.random))  # made here: a new one is traced anew
+
 
 def dense(parts: Parts, report: Reporter) -> Ticket:
     """Level 0: the network trained whole."""
@@ -72,7 +74,7 @@ def _make_prune(e: Experiment, parts: Parts, level: int, failed: np.ndarray):
     def prune(state, mask, density):
         if e.prune.criterion == "random":
             keys = build.keys(parts.replicates, build.PRUNE, level)
-            scores = jax.jit(jax.vmap(criteria.random))(state.params, keys)
+            scores = _random(state.params, keys)
         else:
             scores = jax.jit(criteria.magnitude)(state.params)
         scores = _without(scores, failed)

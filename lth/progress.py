@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lth import devices, store
+from lth import devices, results, store
 from lth.train import Metrics, TrainState
 
 
@@ -19,7 +19,8 @@ class Progress(NamedTuple):
     steps: int  # where this training ends
     fraction: float  # of all the trainings of this call
     loss: float  # of training, mean over replicates
-    accuracy: float  # on validation, mean over replicates; of a regression, r2
+    metric: str  # what the next is: accuracy, or r2 of a regression
+    accuracy: float  # on validation, mean over replicates
 
 
 class Reporter(NamedTuple):
@@ -43,6 +44,7 @@ class Reporter(NamedTuple):
         }
         if devices.first_process():
             self._log(step, means)
+        metric = next(m for m in results.SCORES if f"validation_{m}" in means)
         part = (step - self.start) / (self.steps - self.start)
         self.watch(
             Progress(
@@ -52,7 +54,8 @@ class Reporter(NamedTuple):
                 self.steps,
                 (self.trained + part) / self.trainings,
                 means["train_loss"],
-                means.get("validation_accuracy", means.get("validation_r2", 0.0)),
+                metric,
+                means[f"validation_{metric}"],
             )
         )
 

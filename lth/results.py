@@ -21,6 +21,7 @@ COLUMNS = (
     "value",
 )
 TICKET = "ticket"
+SCORES = ("accuracy", "r2")  # a run measures one of them, beside the loss
 
 
 def rows(
@@ -106,7 +107,7 @@ def score(table: pd.DataFrame) -> str:
 
     Raises ValueError for a table of runs that do not share one.
     """
-    found = [m for m in ("accuracy", "r2") if (table["metric"] == m).any()]
+    found = [m for m in SCORES if (table["metric"] == m).any()]
     if len(found) != 1:
         raise ValueError(
             f"these runs share no measure: they have {' and '.join(found)}"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ IMAGENET = (  # mean and deviation of pixels in [0, 255]
     255 * np.array([[[[0.485, 0.456, 0.406]]]]),
     255 * np.array([[[[0.229, 0.224, 0.225]]]]),
 )
-BLOCK = 2**28  # bytes of streamed images that are on the device at a time
+BLOCK = 2**28  # bytes of a block of streamed images; the device holds up to three
 ROWS = 256  # streamed images measured at a time
 
 
@@ -63,12 +63,10 @@ def _held(e: Experiment, data_dir: str | Path | None, place: Callable) -> Task:
     model = _wired(e, source, splits.train, networks.network(e.model, examples))
     loss, measure = _objective(source, splits.train, model)
     sample = data.make_sample(e.batch_size, count, _augmentation(e, source.shape))
-    placed: dict[str, Any] = {}
 
+    @cache
     def held(name):
-        if name not in placed:
-            placed[name] = place(getattr(splits, name))
-        return placed[name]
+        return place(getattr(splits, name))
 
     def blocks(key, start, stop):
         yield held("train"), stop - start
@@ -88,13 +86,7 @@ def _held(e: Experiment, data_dir: str | Path | None, place: Callable) -> Task:
 
 def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Task:
     """Image folders that are read while training."""
-    places = [p / "images" for p in fetch.folders(data_dir)]
-    root = next((p for p in places if p.is_dir()), None)
-    if root is None:
-        raise data.DataError(
-            f"no image folders in {', '.join(map(str, places))}: put images into "
-            f"{places[0]}/train/CLASS/ and {places[0]}/val/CLASS/"
-        )
+    root = _image_root(data_dir)
     listed, test = folder.index(root)
     rest, held = _held_out(listed, e.data.validation, e.data.split_seed)
     count, stored = len(rest.files), round(e.data.size * 8 / 7)
@@ -105,13 +97,8 @@ def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Ta
         *(IMAGENET if e.data.pixels == "standard" else (0.0, 255.0)),
     )
     loss, measure = train.classification(model.apply)
-    fit = BLOCK // (e.batch_size * stored**2 * 3)
-    epoch = math.ceil(count / e.batch_size)
-    # No more than are trained without a pause, as every block is of the same size.
-    pause = config.parse_steps(e.eval_every, epoch, "--eval-every")
-    steps = max(1, min(fit, pause))
-    make = partial(folder.make_blocks, size=stored, steps=steps, put=place)
-    stream = make(rest, e.batch_size)
+    steps = _block_steps(e, count, stored)
+    stream = folder.make_blocks(rest, e.batch_size, size=stored, steps=steps, put=place)
     middle = augment.centre(e.data.size)
 
     def blocks(key, start, stop):
@@ -143,6 +130,24 @@ def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Ta
             for name, files in parts.items()
         },
     )
+
+
+def _image_root(data_dir: str | Path | None) -> Path:
+    places = [p / "images" for p in fetch.folders(data_dir)]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise data.DataError(
+        f"no image folders in {', '.join(map(str, places))}: put images into "
+        f"{places[0]}/train/CLASS/ and {places[0]}/val/CLASS/"
+    )
+
+
+def _block_steps(e: Experiment, count: int, stored: int) -> int:
+    """Steps in a block: what fits, and no more than are trained without a pause."""
+    epoch = math.ceil(count / e.batch_size)
+    pause = config.parse_steps(e.eval_every, epoch, "--eval-every")
+    return max(1, min(BLOCK // (e.batch_size * stored**2 * 3), pause))
 
 
 def _source(e: Experiment) -> data.Source:

@@ -24,15 +24,19 @@ def progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
     def line(p):
         if p.step == p.steps:
             errors.print(
-                f"level {p.level:2d} {p.variant:<8} loss {p.loss:.4f}  validation "
-                f"accuracy {100 * p.accuracy:.2f} %  {time.monotonic() - started:.0f} s"
+                f"level {p.level:2d} {p.variant:<8} loss {p.loss:.4f}  "
+                f"validation {p.metric} {100 * p.accuracy:.2f} %  "
+                f"{time.monotonic() - started:.0f} s"
             )
 
     if not errors.is_terminal:
         yield line
         return
     text = "level {task.fields[level]} {task.fields[variant]}, step {task.fields[step]}"
-    numbers = "loss {task.fields[loss]:.4f}, accuracy {task.fields[accuracy]:.1f} %"
+    numbers = (
+        "loss {task.fields[loss]:.4f}, "
+        "{task.fields[metric]} {task.fields[accuracy]:.1f} %"
+    )
     columns = (
         TextColumn(text),
         BarColumn(),
@@ -41,7 +45,14 @@ def progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
     )
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task(
-            "", total=1.0, level=0, variant="starts", step=0, loss=0.0, accuracy=0.0
+            "",
+            total=1.0,
+            level=0,
+            variant="starts",
+            step=0,
+            loss=0.0,
+            metric="accuracy",
+            accuracy=0.0,
         )
 
         def show_bar(p):
@@ -52,6 +63,7 @@ def progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
                 variant=p.variant,
                 step=p.step,
                 loss=p.loss,
+                metric=p.metric,
                 accuracy=100 * p.accuracy,
             )
 

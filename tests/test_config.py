@@ -144,6 +144,20 @@ REFUSED = [
     ({"optimizer": {"learning_rate": -1.0}}, "--optimizer.learning-rate is above 0"),
     ({"optimizer": {"momentum": 0.9}}, "belongs to sgd"),
     ({"model": {"widths": (3, 0)}}, "--model.widths is at least 1"),
+    ({"model": {"name": "transformer"}}, "transformer does not fit --data.name mnist"),
+    ({"data": {"name": "tinyshakespeare"}}, "mlp does not fit.*takes transformer"),
+    ({"model": {"remat": True}}, "--model.remat works by blocks, and mlp has none"),
+    ({"model": {"depth": 3}}, "the depth of mlp is in its name"),
+    ({"model": {"width": 0.5}}, "give --model.widths"),
+    ({"data": {"classes": (3,)}}, "two or more different classes"),
+    ({"data": {"name": "regression", "label_noise": 0.1}}, "is of labelled images"),
+    ({"data": {"name": "images"}}, "--replicates 1 and its own --first-replicate"),
+    ({"optimizer": {"nesterov": True, "name": "sgd"}}, "momentum above 0"),
+    ({"optimizer": {"cosine": True, "milestones": "5it"}}, "two schedules"),
+    (
+        {"optimizer": {"cosine": True}, "rewind": {"mode": "finetune"}},
+        "0 after --optimizer.cosine",
+    ),
 ]
 
 

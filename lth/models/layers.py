@@ -41,6 +41,15 @@ def dense(features: int, *, initialiser: str, **options: Any) -> nn.Dense:
     return nn.Dense(features, kernel_init=kernel_init, **options)
 
 
+def makers(module: Any, train: bool) -> tuple[Any, Any, Any]:
+    """`conv`, `batch_norm` and `dense` with what a network's fields fix of them."""
+    options = {"initialiser": module.initialiser, "dtype": module.dtype}
+    norm = functools.partial(
+        batch_norm, train=train, norm_scale=module.norm_scale, dtype=module.dtype
+    )
+    return functools.partial(conv, **options), norm, functools.partial(dense, **options)
+
+
 def batch_norm(*, train: bool, norm_scale: str, dtype: Any, name: str) -> nn.BatchNorm:
     """Batch normalisation with the constants of PyTorch (Ioffe & Szegedy 2015).
 

@@ -5,7 +5,6 @@ normalisation (their option B). Leaves: `stem`, `stem_norm`,
 `block_<segment>_<i>/conv_<j>`, `…/norm_<j>`, `…/shortcut`, `…/shortcut_norm`, `output`.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -86,11 +85,7 @@ class ResNet(nn.Module):
         """Logits [batch, classes] of images [batch, h, w, c]."""
         if self.depth < 8 or self.depth % 6 != 2:
             raise ValueError(f"the depth of ResNet is 6 n + 2; got {self.depth}")
-        options = {"initialiser": self.initialiser, "dtype": self.dtype}
-        conv = functools.partial(layers.conv, **options)
-        norm = functools.partial(
-            layers.batch_norm, train=train, norm_scale=self.norm_scale, dtype=self.dtype
-        )
+        conv, norm, dense = layers.makers(self, train)
         block = nn.remat(Basic) if self.remat else Basic
         filters = layers.channels(16, self.width)
         x = nn.relu(norm(name="stem_norm")(conv(filters, name="stem")(inputs)))
@@ -102,8 +97,7 @@ class ResNet(nn.Module):
                 name = f"block_{segment}_{i}"
                 x = block(filters, stride, conv, norm, project, name=name)(x)
         x = jnp.mean(x, (1, 2))
-        x = layers.dense(self.classes, name="output", **options)(x)
-        return x.astype(jnp.float32)
+        return dense(self.classes, name="output")(x).astype(jnp.float32)
 
 
 SEGMENTS = {  # the block, and how many in each of the four segments
@@ -134,11 +128,7 @@ class ImageNetResNet(nn.Module):
         """Logits [batch, classes] of images [batch, h, w, c], 224 pixels as a rule."""
         if self.depth not in SEGMENTS:
             raise ValueError(f"the depth is in {[*SEGMENTS]}; got {self.depth}")
-        options = {"initialiser": self.initialiser, "dtype": self.dtype}
-        conv = functools.partial(layers.conv, **options)
-        norm = functools.partial(
-            layers.batch_norm, train=train, norm_scale=self.norm_scale, dtype=self.dtype
-        )
+        conv, norm, dense = layers.makers(self, train)
         block, counts = SEGMENTS[self.depth]
         block = nn.remat(block) if self.remat else block
         x = conv(layers.channels(64, self.width), 7, 2, name="stem")(inputs)
@@ -150,5 +140,4 @@ class ImageNetResNet(nn.Module):
                 name = f"block_{segment}_{i}"
                 x = block(filters, stride, conv, norm, name=name)(x)
         x = jnp.mean(x, (1, 2))
-        x = layers.dense(self.classes, name="output", **options)(x)
-        return x.astype(jnp.float32)
+        return dense(self.classes, name="output")(x).astype(jnp.float32)

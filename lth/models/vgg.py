@@ -1,6 +1,5 @@
 """VGG with batch normalisation, in its form for small images."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -55,14 +54,7 @@ class VGG(nn.Module):
         """Logits [batch, classes] of images [batch, h, w, c], 16 pixels or more."""
         if self.depth not in SEGMENTS:
             raise ValueError(f"the depth of VGG is in {[*SEGMENTS]}; got {self.depth}")
-        options = {"initialiser": self.initialiser, "dtype": self.dtype}
-        conv = functools.partial(layers.conv, **options)
-        norm = functools.partial(
-            layers.batch_norm,
-            train=train,
-            norm_scale=self.norm_scale,
-            dtype=self.dtype,
-        )
+        conv, norm, dense = layers.makers(self, train)
         block = nn.remat(Block) if self.remat else Block
         x = inputs
         for segment, count in enumerate(SEGMENTS[self.depth]):
@@ -71,5 +63,4 @@ class VGG(nn.Module):
             for i in range(count):
                 x = block(filters, conv, norm, name=f"block_{segment}_{i}")(x)
         x = jnp.mean(x, (1, 2))
-        x = layers.dense(self.classes, name="output", **options)(x)
-        return x.astype(jnp.float32)
+        return dense(self.classes, name="output")(x).astype(jnp.float32)

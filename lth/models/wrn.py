@@ -1,6 +1,5 @@
 """Wide residual networks."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -57,11 +56,7 @@ class WideResNet(nn.Module):
         """Logits [batch, classes] of images [batch, h, w, c]."""
         if self.depth < 10 or self.depth % 6 != 4:
             raise ValueError(f"the depth of WideResNet is 6 n + 4; got {self.depth}")
-        options = {"initialiser": self.initialiser, "dtype": self.dtype}
-        conv = functools.partial(layers.conv, **options)
-        norm = functools.partial(
-            layers.batch_norm, train=train, norm_scale=self.norm_scale, dtype=self.dtype
-        )
+        conv, norm, dense = layers.makers(self, train)
         block = nn.remat(Block) if self.remat else Block
         x = conv(layers.channels(16, self.width), name="stem")(inputs)
         for segment in range(3):
@@ -71,5 +66,4 @@ class WideResNet(nn.Module):
                 name = f"block_{segment}_{i}"
                 x = block(filters, stride, conv, norm, name=name)(x)
         x = jnp.mean(nn.relu(norm(name="norm")(x)), (1, 2))
-        x = layers.dense(self.classes, name="output", **options)(x)
-        return x.astype(jnp.float32)
+        return dense(self.classes, name="output")(x).astype(jnp.float32)

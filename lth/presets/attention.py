@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lth.config import Data, Experiment, Model, Optimizer, Prune, Rewind
-from lth.presets.preset import Preset
+from lth.presets.preset import BRIEF, Preset, brief
 
 _VIT = Experiment(
     data=Data(name="cifar10", validation=5000, pixels="standard", augment="crop_flip"),
@@ -41,18 +41,9 @@ PRESETS = {
         "decay on every parameter",
     ),
     "vit-cifar10-fast": Preset(
-        replace(
-            _VIT,
-            model=replace(_VIT.model, width=0.5, depth=3),
-            optimizer=replace(_VIT.optimizer, warmup="100it"),
-            rewind=Rewind(to="100it"),
-            steps="1200it",
-            eval_every="300it",
-            levels=4,
-            replicates=1,
-        ),
+        brief(_VIT, width=0.5, depth=3),
         "vit-cifar10 with 3 blocks of 96, briefly",
-        "half the blocks and width, 1 200 iterations, 1 replicate, 4 levels",
+        f"half the blocks and width, {BRIEF}; else as vit-cifar10",
     ),
     "transformer-text": Preset(
         _TEXT,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lth.config import Data, Experiment, Model, Optimizer, Prune, Rewind
-from lth.presets.preset import COUNTS, Preset
+from lth.presets.preset import BRIEF, COUNTS, Preset, brief
 
 
 def _conv(depth: int, epochs: int, rate: float, conv_rate: float) -> Experiment:
@@ -19,11 +19,6 @@ def _conv(depth: int, epochs: int, rate: float, conv_rate: float) -> Experiment:
         levels=20,
         replicates=5,
     )
-
-
-def _narrow(e: Experiment, width: float, **changes) -> Experiment:
-    """A network of that width, for two cores."""
-    return replace(e, model=replace(e.model, width=width), **changes)
 
 
 _CONVS = {
@@ -42,9 +37,9 @@ CONV = {
     },
     **{
         f"{name}-fast": Preset(
-            _narrow(
+            replace(
                 e,
-                0.25,
+                model=replace(e.model, width=0.25),
                 optimizer=replace(e.optimizer, learning_rate=1e-3),
                 steps="2000it",
                 eval_every="250it",
@@ -82,15 +77,10 @@ _OPENLTH = (
     "5 000 images are held out for validation; pixels are scaled by CIFAR-10's own "
     f"statistics, not ImageNet's; {COUNTS}"
 )
-_RESNET_FAST = replace(
+_LOW_RATE = replace(
     _RESNET20,
-    model=replace(_RESNET20.model, width=0.5),
-    optimizer=replace(_RESNET20.optimizer, milestones="600it,900it"),
-    rewind=Rewind(to="100it"),
-    steps="1200it",
-    eval_every="300it",
-    levels=4,
-    replicates=1,
+    optimizer=replace(_RESNET20.optimizer, learning_rate=0.01),
+    rewind=Rewind(to="0"),
 )
 
 
@@ -100,12 +90,6 @@ def _vgg(depth: int) -> Experiment:
         model=replace(_RESNET20.model, name=f"vgg{depth}"),
         prune=Prune(scope="global", rate=0.2, exclude="output"),
     )
-
-
-def _vgg_fast(depth: int) -> Experiment:
-    e = _vgg(depth)
-    model = replace(e.model, width=0.25)
-    return replace(_RESNET_FAST, model=model, prune=e.prune)
 
 
 _WRN = replace(
@@ -131,29 +115,20 @@ DEEP = {
         _OPENLTH,
     ),
     "resnet20-fast": Preset(
-        _RESNET_FAST,
+        brief(_RESNET20, width=0.5),
         "resnet20 at half its width, briefly: rewinding to iteration 100",
-        "half the channels, 1 200 iterations, rewound to 100, 1 replicate, 4 levels; "
-        "else as resnet20",
+        f"half the channels, {BRIEF}; else as resnet20",
     ),
     "resnet20-low-lr": Preset(
-        replace(
-            _RESNET20,
-            optimizer=replace(_RESNET20.optimizer, learning_rate=0.01),
-            rewind=Rewind(to="0"),
-        ),
+        _LOW_RATE,
         "ResNet-20 at a low learning rate and rewound to 0, where tickets win too "
         "(Frankle & Carbin 2019, section 4)",
         f"OpenLTH's network and schedule (160 epochs); {_OPENLTH}",
     ),
     "resnet20-low-lr-fast": Preset(
-        replace(
-            _RESNET_FAST,
-            optimizer=replace(_RESNET_FAST.optimizer, learning_rate=0.01),
-            rewind=Rewind(to="0"),
-        ),
+        brief(_LOW_RATE, width=0.5),
         "resnet20-low-lr at half its width, briefly",
-        "half the channels, 1 200 iterations, 1 replicate, 4 levels",
+        f"half the channels, {BRIEF}; else as resnet20-low-lr",
     ),
     **{
         f"vgg{n}": Preset(
@@ -163,10 +138,9 @@ DEEP = {
     },
     **{
         f"vgg{n}-fast": Preset(
-            _vgg_fast(n),
+            brief(_vgg(n), width=0.25),
             f"vgg{n} at a quarter of its width, briefly",
-            "a quarter of the channels, 1 200 iterations, rewound to 100, 1 replicate, "
-            f"4 levels; else as vgg{n}",
+            f"a quarter of the channels, {BRIEF}; else as vgg{n}",
         )
         for n in (16, 19)
     },
@@ -177,18 +151,9 @@ DEEP = {
         "decay on every parameter; 5 000 images are held out for validation",
     ),
     "wrn-fast": Preset(
-        replace(
-            _WRN,
-            model=replace(_WRN.model, width=0.25),
-            optimizer=replace(_WRN.optimizer, milestones="600it,900it"),
-            rewind=Rewind(to="100it"),
-            steps="1200it",
-            eval_every="300it",
-            levels=4,
-            replicates=1,
-        ),
-        "wrn at a quarter of its width, briefly: a WRN-16-1",
-        "a quarter of the channels, 1 200 iterations, 1 replicate, 4 levels",
+        brief(_WRN, width=0.25),
+        "wrn at a quarter of its width, briefly",
+        f"a quarter of the channels, the first layer's too, {BRIEF}; else as wrn",
     ),
     "resnet50-imagenet": Preset(
         Experiment(
