@@ -14,11 +14,12 @@ import optax
 from lth import (
     allocation,
     checks,
-    config,
     devices,
     masks,
     memory,
     networks,
+    notation,
+    ranking,
     schedules,
     select,
     tasks,
@@ -37,6 +38,9 @@ class Parts(NamedTuple):
     init: Callable[[jax.Array], TrainState]  # keys [r] -> states
     tx: optax.GradientTransformation
     train: Callable[[TrainState, masks.Mask, int], Any]
+    # (params where the training began, state, mask, keys [r]) -> scores
+    scores: Callable[[masks.Params, TrainState, masks.Mask, jax.Array], masks.Scores]
+    keep: Callable[[masks.Scores, masks.Mask, masks.Density], masks.Mask]  # of one
     measures: dict[str, Callable[[TrainState], Any]]
     data: str  # a digest of the arrays
     examples: networks.Examples
@@ -83,26 +87,47 @@ def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
 
     Raises ConfigError for a level that would keep as many weights as the one before it.
     """
-    rates = config.parse_rates(e.prune.rates)
-    keep: Any = 1 - e.prune.rate
-    if rates:
-        kept = {pattern: 1 - rate for pattern, rate in rates.items()}
-        keep = allocation.by_path(mask, keep, kept)
-    levels = schedules.geometric(keep, e.levels)
-    sizes = [leaf.size for leaf in jax.tree.leaves(mask)]
+    sizes = ranking.competitors(e, mask)
     if e.prune.scope == "global":
         sizes = [sum(sizes)]
     before = sum(sizes)
+    unit = "weight" if e.prune.structure == "weight" else "unit"
+    levels = _targets(e, mask)
     for level, density in enumerate(levels, 1):
-        given = jax.tree.leaves(density) if rates else [density] * len(sizes)
+        given = jax.tree.leaves(density)
+        given = given if len(given) > 1 else given * len(sizes)
         kept = sum(map(select.round_count, given, sizes))
         if kept == before:
             raise ConfigError(
                 f"--levels is at most {level - 1}: level {level} would keep "
-                f"{kept} of {masks.size(mask)} weights like the level before it"
+                f"{kept} of {sum(sizes)} {unit}s like the level before it"
             )
         before = kept
     return levels
+
+
+def _targets(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
+    """What the settings ask of each level."""
+    kind = notation.parse_structure(e.prune.structure)
+    if kind.name == "n_of_m":
+        n, m = kind.sizes
+        return [n / m][: e.levels]
+    given = notation.parse_densities(e.prune.densities)[: e.levels]
+    rates = notation.parse_rates(e.prune.rates)
+    keep: Any = 1 - e.prune.rate
+    if rates:
+        kept = {pattern: 1 - rate for pattern, rate in rates.items()}
+        keep = allocation.by_path(mask, keep, kept)
+    levels = given or schedules.geometric(keep, e.levels)
+    if e.prune.scope not in ("er", "erk"):
+        return levels
+    dense = [e.prune.dense] if e.prune.dense else []
+    return [
+        allocation.erdos_renyi(
+            mask, density, kernel=e.prune.scope == "erk", dense=dense
+        )
+        for density in levels
+    ]
 
 
 def build(
@@ -137,10 +162,13 @@ def build(
         raise ConfigError(f"--prune: {error}") from None
     replicates = [e.first_replicate + i for i in range(e.replicates)]
     step, measures = _programs(task, tx, plan, keys(replicates, TRAIN))
+    scores = _scores(e, task, plan)
     return Parts(
         init=jax.jit(jax.vmap(init)),
         tx=tx,
         train=step,
+        scores=scores,
+        keep=ranking.make_keep(e),
         measures=measures,
         data=task.digest,
         examples=task.examples,
@@ -185,6 +213,18 @@ def _programs(task: tasks.Task, tx, plan: devices.Plan, order: jax.Array):
     return trained, {name: partial(measured, name) for name in task.parts}
 
 
+def _scores(e: Experiment, task: tasks.Task, plan: devices.Plan) -> Callable:
+    """`scores(initial, state, mask, keys)` of all replicates."""
+    program = devices.spread(plan, ranking.make_scores(e, task), (0, 0, 0, 0, None))
+
+    def scores(initial, state, mask, keys):
+        block, _ = next(task.blocks(keys[0], 0, e.prune.batches))
+        with ranking.precision(e):
+            return program(initial, state, mask, keys, block)
+
+    return scores
+
+
 def _check_memory(e: Experiment, plan: devices.Plan, like: TrainState) -> None:
     """Refuse a network whose weights alone fill the memory of a device."""
 
@@ -204,9 +244,9 @@ def _check_memory(e: Experiment, plan: devices.Plan, like: TrainState) -> None:
 
 def _times(e: Experiment, epoch: int) -> tuple[int, int, list[int], dict[str, int]]:
     """Steps: in all, of the rewind point, of measurements and checkpoints; checked."""
-    steps = config.parse_steps(e.steps, epoch, "--steps")
-    every = config.parse_steps(e.eval_every, epoch, "--eval-every")
-    to = config.parse_steps(e.rewind.to, epoch, "--rewind.to")
+    steps = notation.parse_steps(e.steps, epoch, "--steps")
+    every = notation.parse_steps(e.eval_every, epoch, "--eval-every")
+    to = notation.parse_steps(e.rewind.to, epoch, "--rewind.to")
     if steps < 1:
         raise ConfigError(f"--steps is at least 1it; got {e.steps}")
     if steps * e.batch_size >= 2**32:
@@ -221,15 +261,15 @@ def _times(e: Experiment, epoch: int) -> tuple[int, int, list[int], dict[str, in
             f"--rewind.to {e.rewind.to} (step {to}) is not before the end of training, "
             f"--steps {e.steps} (step {steps}): nothing would be left to retrain"
         )
-    for item in config.split_list(e.optimizer.milestones):
-        if config.parse_steps(item, epoch, "--optimizer.milestones") >= steps:
+    for item in notation.split_list(e.optimizer.milestones):
+        if notation.parse_steps(item, epoch, "--optimizer.milestones") >= steps:
             raise ConfigError(
                 f"--optimizer.milestones {item} is not before the end of training, "
                 f"--steps {e.steps} (step {steps})"
             )
     listed = {
-        config.parse_steps(item, epoch, "--checkpoint-at")
-        for item in config.split_list(e.checkpoint_at)
+        notation.parse_steps(item, epoch, "--checkpoint-at")
+        for item in notation.split_list(e.checkpoint_at)
     }
     if max(listed, default=0) > steps:
         raise ConfigError(

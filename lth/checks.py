@@ -2,15 +2,23 @@
 
 from typing import Any
 
-from lth.config import (
-    CONTROLS,
-    SEEDS,
-    ConfigError,
-    Experiment,
-    parse_rates,
-    split_list,
-)
+from lth.config import CONTROLS, SEEDS, ConfigError, Experiment
+from lth.notation import parse_densities, parse_rates, parse_structure, split_list
 
+MOVED = (  # criteria that compare weights before and after a training
+    "large_final",
+    "small_final",
+    "large_init",
+    "small_init",
+    "magnitude_increase",
+    "movement",
+    "large_init_large_final",
+    "small_init_small_final",
+    "large_final_same_sign",
+    "large_final_diff_sign",
+    "magnitude_increase_same_sign",
+    "magnitude_increase_diff_sign",
+)
 IN_ONE_PIECE = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}
 
@@ -23,11 +31,7 @@ def check(e: Experiment) -> None:
     _check_controls(e)
     _check_model(e)
     _check_data(e)
-    if parse_rates(e.prune.rates) and e.prune.scope == "global":
-        raise ConfigError(
-            "--prune.rates gives layers rates of their own, but with --prune.scope "
-            "global all weights compete; choose --prune.scope layer or --prune.rates ''"
-        )
+    _check_prune(e)
     o = e.optimizer
     if o.name == "adam" and (o.momentum or o.nesterov):
         raise ConfigError("--optimizer.momentum belongs to sgd; adam has its own")
@@ -44,6 +48,66 @@ def check(e: Experiment) -> None:
         )
 
 
+def _check_prune(e: Experiment) -> None:
+    p = e.prune
+    kind, listed = parse_structure(p.structure), parse_densities(p.densities)
+    transformer = e.model.name in ("vit", "transformer")
+    for refused, why in (
+        (
+            parse_rates(p.rates) and p.scope != "layer",
+            "--prune.rates gives layers rates of their own, but with --prune.scope "
+            f"{p.scope} they have none; choose --prune.scope layer or --prune.rates ''",
+        ),
+        (
+            parse_rates(p.rates) and listed,
+            "--prune.rates and --prune.densities both say how many weights stay: give "
+            "--prune.rates '' or --prune.densities ''",
+        ),
+        (
+            p.dense and p.scope not in ("er", "erk"),
+            "--prune.dense is of --prune.scope er and erk",
+        ),
+        (
+            kind.name == "n_of_m" and (listed or p.scope != "global"),
+            f"--prune.structure {p.structure} is a density in every group: it goes "
+            "without --prune.densities and --prune.scope",
+        ),
+        (p.rounds > 1 and p.at == "late", "--prune.rounds is of --prune.at early"),
+        (
+            p.at == "early" and e.rewind.mode != "weights",
+            "--prune.at early prunes weights that are not trained yet: nothing but "
+            f"--rewind.mode weights fits; got {e.rewind.mode}",
+        ),
+        (
+            p.at == "early" and p.criterion in MOVED,
+            f"--prune.criterion {p.criterion} compares weights before and after "
+            "training, and with --prune.at early there is no training yet",
+        ),
+        (
+            p.criterion in MOVED
+            and e.rewind.mode not in ("weights", "weights_low_rate"),
+            f"--prune.criterion {p.criterion} compares with the weights rewound to, so "
+            f"--rewind.mode is weights or weights_low_rate; got {e.rewind.mode}",
+        ),
+        (
+            p.criterion == "adam_second_moment" and e.optimizer.name != "adam",
+            f"--prune.criterion {p.criterion} reads Adam's state; got "
+            f"--optimizer.name {e.optimizer.name}",
+        ),
+        (
+            p.criterion == "synflow" and transformer,
+            f"--prune.criterion synflow needs a network of ReLUs; {e.model.name} "
+            "centres its activations",
+        ),
+        (
+            p.precision != "float32" and p.criterion != "synflow",
+            "--prune.precision is of --prune.criterion synflow",
+        ),
+    ):
+        if refused:
+            raise ConfigError(why)
+
+
 def _check_controls(e: Experiment) -> None:
     controls = split_list(e.controls)
     for control in controls:
@@ -52,6 +116,11 @@ def _check_controls(e: Experiment) -> None:
                 f"--controls is a list of {', '.join(CONTROLS)}, each once; "
                 f"got {e.controls!r}"
             )
+    if "invert" in controls and e.prune.at != "early":
+        raise ConfigError(
+            "--controls invert ranks weights that are not trained yet: it goes with "
+            "--prune.at early"
+        )
     if controls and e.rewind.mode != "weights":
         raise ConfigError(
             "--controls are trained from the rewind point, so they compare with "
@@ -132,6 +201,8 @@ def _limits(e: Experiment) -> list[tuple[str, Any, bool, str]]:
         ("--data.label-noise", d.label_noise, 0 <= d.label_noise <= 1, "in [0, 1]"),
         ("--data.length", d.length, d.length >= 2, "at least 2"),
         ("--data.size", d.size, 8 <= d.size <= 1024, "8 to 1024"),
+        ("--prune.rounds", e.prune.rounds, e.prune.rounds >= 1, "at least 1"),
+        ("--prune.batches", e.prune.batches, e.prune.batches >= 1, "at least 1"),
         ("--prune.rate", e.prune.rate, 0 < e.prune.rate < 1, "in (0, 1)"),
         (rate, o.learning_rate, 0 < o.learning_rate < infinity, "above 0"),
         ("--optimizer.momentum", o.momentum, 0 <= o.momentum < 1, "in [0, 1)"),

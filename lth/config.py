@@ -1,9 +1,8 @@
-"""What an experiment is: its fields, and how the texts among them are read.
+"""What an experiment is: its fields.
 
 Nothing here imports JAX, so that the command line can answer before it is loaded.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -137,12 +136,60 @@ class Optimizer:
 class Prune:
     """Which weights go at each level."""
 
-    criterion: Literal["magnitude", "random"] = "magnitude"
-    """What ranks weights."""
-    scope: Literal["global", "layer"] = "global"
-    """All prunable weights compete with each other, or those of each layer."""
+    criterion: Literal[
+        "magnitude",
+        "normalised_magnitude",
+        "standardised_magnitude",
+        "lamp",
+        "random",
+        "gradient_magnitude",
+        "weight_gradient",
+        "snip",
+        "grasp",
+        "synflow",
+        "fisher",
+        "hessian",
+        "adam_second_moment",
+        "wanda",
+        "activation_magnitude",
+        "mean_activation",
+        "nonzero_share",
+        "large_final",
+        "small_final",
+        "large_init",
+        "small_init",
+        "magnitude_increase",
+        "movement",
+        "large_init_large_final",
+        "small_init_small_final",
+        "large_final_same_sign",
+        "large_final_diff_sign",
+        "magnitude_increase_same_sign",
+        "magnitude_increase_diff_sign",
+    ] = "magnitude"
+    """What ranks weights; lth.criteria says what each is. Those from large_final on
+    compare the weights before and after a training."""
+    at: Literal["late", "early"] = "late"
+    """Rank the trained weights, level by level, or those of the rewind point: with
+    --rewind.to 0 pruning at initialisation, each level from the whole network."""
+    rounds: int = 1
+    """With at early: rounds to reach a level's density, which falls exponentially."""
+    batches: int = 1
+    """Batches of training examples that a criterion looks at, if it asks for any."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of synflow: deep networks overflow float32."""
+    scope: Literal["global", "layer", "er", "erk"] = "global"
+    """All prunable weights compete with each other; or those of each layer, with one
+    density for all, or Erdős-Rényi's, of dense (er) or also of convolution kernels."""
+    dense: str = ""
+    """With scope er and erk: regular expression of layers that stay dense."""
+    structure: str = "weight"
+    """What is pruned as a unit: weight, block:4x4, filter (columns and filters),
+    channel (rows and input channels), or 2:4, keep 2 of every 4 inputs, at once."""
     rate: float = 0.2
     """Fraction of the surviving weights pruned at each level."""
+    densities: str = ""
+    """Instead of rate: the density of each level, falling, such as 0.5,0.2,0.1."""
     rates: str = ""
     """Other rates by path, PATTERN=RATE,…, such as output=0.1; needs scope layer."""
     exclude: str = ""
@@ -195,45 +242,13 @@ class Experiment:
     """Number of the first replicate."""
     controls: str = ""
     """Trained beside each ticket: reinit (its mask, fresh initialisation), shuffle (its
-    mask shuffled within layers, its starting weights), or reinit,shuffle."""
+    mask shuffled within layers, its starting weights), with prune.at early also invert
+    (the weights that the criterion ranks lowest); such as reinit,shuffle."""
     checkpoint_at: str = ""
     """Steps of the dense training to store besides the rewind point: 0,100,500,1ep."""
 
 
 # Fields that add to a run without changing what it already holds.
 EXTENDING = ("levels", "controls", "checkpoint_at")
-CONTROLS = ("reinit", "shuffle")
-STEPS = re.compile(r"(?:(\d+)ep)?(?:(\d+)(?:it)?)?")
+CONTROLS = ("reinit", "shuffle", "invert")
 SEEDS = range(2**31)
-
-
-def parse_steps(text: str, epoch: int, flag: str) -> int:
-    """The steps in text such as 500it, 10ep, 2ep50it or 500; an epoch has `epoch`."""
-    match = STEPS.fullmatch(text)
-    if not text or not match:
-        raise ConfigError(
-            f"{flag} is a number of steps such as 500it, 10ep, 2ep50it or 500; "
-            f"got {text!r}"
-        )
-    return int(match[1] or 0) * epoch + int(match[2] or 0)
-
-
-def split_list(text: str) -> list[str]:
-    """The items of a comma-separated list; none of an empty text."""
-    return [item.strip() for item in text.split(",")] if text else []
-
-
-def parse_rates(text: str) -> dict[str, float]:
-    """Pruning rates by path pattern from PATTERN=RATE,…"""
-    rates = {}
-    for item in split_list(text):
-        pattern, _, rate = item.rpartition("=")
-        try:
-            rates[pattern] = float(rate)
-        except ValueError:
-            pattern = ""
-        if not pattern or not 0 <= rates[pattern] < 1:
-            raise ConfigError(
-                f"--prune.rates is PATTERN=RATE,… with rates in [0, 1); got {item!r}"
-            )
-    return rates

@@ -12,11 +12,11 @@ import numpy as np
 from lth import (
     build,
     compilation,
-    config,
     devices,
     levels,
     manifest,
     masks,
+    notation,
     results,
     store,
     train,
@@ -130,7 +130,7 @@ def _failures(path: Path, parts: Parts) -> dict[tuple[str, int], tuple[int, int]
 def _complete(e: Experiment, parts: Parts, path: Path, watch: Callable) -> None:
     """Train and store what is missing, level by level, while a replicate is left."""
     early = _checkpoints(parts, path)
-    missing = _missing(e, path)
+    missing = _missing(e, parts, path)
     like = (parts.mask, early)
     held = None
     for n, (variant, level) in enumerate(missing):
@@ -154,11 +154,12 @@ def _complete(e: Experiment, parts: Parts, path: Path, watch: Callable) -> None:
             held = new
 
 
-def _missing(e: Experiment, path: Path) -> list[tuple[str, int]]:
+def _missing(e: Experiment, parts: Parts, path: Path) -> list[tuple[str, int]]:
     """The (variant, level) pairs to train, in the order to train them."""
-    variants = [results.TICKET, *config.split_list(e.controls)]
+    variants = [results.TICKET, *notation.split_list(e.controls)]
     wanted = [(results.TICKET, 0)]
-    wanted += [(v, level) for level in range(1, e.levels + 1) for v in variants]
+    levels = range(1, len(parts.densities) + 1)
+    wanted += [(v, level) for level in levels for v in variants]
     stored = store.stored(path)
     done = devices.agree([pair in stored for pair in wanted])
     return [pair for pair, there in zip(wanted, done, strict=True) if not there]

@@ -1,10 +1,12 @@
 """The trainings of an experiment: the dense network, the next ticket, a control."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lth import build, criteria, lottery, masks, rewind, train
+from lth import build, criteria, lottery, masks, ranking, rewind, schedules, train
 from lth.build import Parts
 from lth.config import Experiment
 from lth.lottery import Ticket
@@ -17,8 +19,6 @@ REWINDS = {
     "weights_low_rate": rewind.weights_low_rate,
 }
 
-_random = jax.jit(jax.vmap(criteria.random))  # made here: a new one is traced anew
-
 
 def dense(parts: Parts, report: Reporter) -> Ticket:
     """Level 0: the network trained whole."""
@@ -28,30 +28,56 @@ def dense(parts: Parts, report: Reporter) -> Ticket:
 
 
 def next_ticket(e, parts, early, ticket, report) -> Ticket:
-    """The next level: one round of iterative pruning."""
+    """The next level: a round of iterative pruning, or a mask of the early weights."""
     level = ticket.level + 1
     density = parts.densities[ticket.level]
+    if e.prune.at == "early":
+        mask = _early_mask(e, parts, early, level)
+        state, metrics = _fit(parts, report)(early, mask)
+        return _judged(Ticket(level, mask, state, metrics), ticket)
     failed = ticket.metrics["failed"][:, 0] >= 0
     (new,) = lottery.imp(
         early,
         ticket,
         [density],
         train=_fit(parts, report),
-        prune=_make_prune(e, parts, level, failed),
+        prune=_make_prune(e, parts, early, level, failed),
         rewind=_make_rewind(e, parts, level),
     )
     return _judged(new, ticket)
 
 
 def control(e, variant, parts, early, ticket, report) -> Ticket:
-    """A ticket's control: fresh weights under its mask, or its mask shuffled."""
+    """A ticket's control: fresh weights, or its mask shuffled or reversed."""
     mask, start = ticket.mask, _reinit(parts, ticket.level)
+    if variant != "reinit":
+        start = _make_rewind(e, parts, 0)
     if variant == "shuffle":
         keys = build.keys(parts.replicates, build.SHUFFLE, ticket.level)
-        mask, start = jax.vmap(masks.shuffle)(mask, keys), _make_rewind(e, parts, 0)
+        mask = jax.vmap(masks.shuffle)(mask, keys)
+    elif variant == "invert":
+        mask = _early_mask(e, parts, early, ticket.level, criteria.inverted)
     state = start(early, early)  # controls belong to weight rewinding: no late state
     state, metrics = _fit(parts, report)(state, mask)
     return _judged(Ticket(ticket.level, mask, state, metrics), ticket)
+
+
+def _early_mask(e, parts, early, level, changed=lambda scores: scores) -> masks.Mask:
+    """The mask of a level from the early weights, in `e.prune.rounds` rounds.
+
+    `changed` is what happens to the scores first.
+    """
+    keys = build.keys(parts.replicates, build.PRUNE, level)
+    target = parts.densities[level - 1]
+    rounds = schedules.exponential(target, e.prune.rounds)
+
+    def score(state, mask):
+        return changed(parts.scores(early.params, state, mask, keys))
+
+    with ranking.precision(e):
+        return lottery.prune_untrained(
+            early, parts.mask, rounds, score=score, keep=partial(_keep, e, parts)
+        )
 
 
 def _fit(parts: Parts, report: Reporter) -> lottery.Train:
@@ -68,27 +94,48 @@ def _fit(parts: Parts, report: Reporter) -> lottery.Train:
     return fit
 
 
-def _make_prune(e: Experiment, parts: Parts, level: int, failed: np.ndarray):
+def _make_prune(e, parts, early, level: int, failed: np.ndarray):
     """Prune every replicate to the density. Those that failed are pruned at will."""
+    keys = build.keys(parts.replicates, build.PRUNE, level)
 
     def prune(state, mask, density):
-        if e.prune.criterion == "random":
-            keys = build.keys(parts.replicates, build.PRUNE, level)
-            scores = _random(state.params, keys)
-        else:
-            scores = jax.jit(criteria.magnitude)(state.params)
-        scores = _without(scores, failed)
-
-        def one(scores, mask):
-            return masks.keep_top(scores, mask, density, e.prune.scope)
-
-        pruned = jax.vmap(one)(scores, mask)
-        counts = np.asarray(jax.vmap(masks.count)(pruned))
-        if len(set(counts.tolist())) > 1:
-            raise ValueError(f"replicates kept {counts} weights: were the scores NaN?")
-        return pruned
+        with ranking.precision(e):
+            scores = parts.scores(early.params, state, mask, keys)
+            return _keep(e, parts, _without(scores, failed), mask, density)
 
     return prune
+
+
+def _keep(e: Experiment, parts: Parts, scores, mask, density) -> masks.Mask:
+    """The mask of the highest scores, of each replicate as many."""
+    if np.any(_infinite(scores, mask)):
+        advice = ": try --prune.precision float64" if _flows(e) else ""
+        raise ValueError(
+            f"the scores of --prune.criterion {e.prune.criterion} are not finite"
+            + advice
+        )
+    kept = jax.vmap(lambda scores, mask: parts.keep(scores, mask, density))(
+        scores, mask
+    )
+    counts = np.asarray(jax.vmap(masks.count)(kept))
+    if e.prune.structure == "weight" and len(set(counts.tolist())) > 1:
+        raise ValueError(f"replicates kept {counts} weights: were the scores NaN?")
+    return kept
+
+
+def _flows(e: Experiment) -> bool:
+    return e.prune.criterion == "synflow" and e.prune.precision == "float32"
+
+
+@jax.jit
+def _infinite(scores: masks.Scores, mask: masks.Mask) -> jax.Array:
+    """Whether an alive weight scores NaN or infinity; least of all is allowed."""
+    bad = jax.tree.map(
+        lambda m, s: jnp.any(m & (jnp.isnan(s) | (s == jnp.inf))),
+        mask,
+        jax.tree.map(lambda s, m: None if m is None else s, scores, mask),
+    )
+    return jnp.stack(jax.tree.leaves(bad))
 
 
 def _make_rewind(e: Experiment, parts: Parts, level: int) -> rewind.Rewind:

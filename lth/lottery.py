@@ -66,3 +66,23 @@ def imp(
             early, ticket, density, train=train, prune=prune, rewind=rewind
         )
         yield ticket
+
+
+def prune_untrained(
+    state: TrainState,
+    mask: masks.Mask,
+    densities: Iterable[masks.Density],
+    *,
+    score: Callable[[TrainState, masks.Mask], masks.Scores],
+    keep: Callable[..., masks.Mask] = masks.keep_top,
+) -> masks.Mask:
+    """The mask of a network as it stands: pruning at initialisation.
+
+    For each of `densities`, `score(state, mask)` ranks what is left and `keep(scores,
+    mask, density)` prunes further. One density is one-shot; SynFlow takes a hundred
+    that fall exponentially (`schedules.exponential`). What a round pruned stays pruned;
+    the authors' code scores all weights anew each time.
+    """
+    for density in densities:
+        mask = keep(score(state, mask), mask, density)
+    return mask

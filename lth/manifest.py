@@ -5,14 +5,8 @@ import hashlib
 import json
 from typing import Any, get_type_hints
 
-from lth.config import (
-    EXTENDING,
-    STEPS,
-    ConfigError,
-    Experiment,
-    parse_rates,
-    split_list,
-)
+from lth.config import EXTENDING, ConfigError, Experiment
+from lth.notation import STEPS, parse_densities, parse_rates, split_list
 
 
 def identity(experiment: Experiment) -> str:
@@ -41,7 +35,9 @@ def _canonical(experiment: Experiment) -> dict[str, Any]:
     optimizer["milestones"] = [
         _spelling(m) for m in split_list(optimizer["milestones"])
     ]
-    fields["prune"]["rates"] = sorted(parse_rates(fields["prune"]["rates"]).items())
+    prune = fields["prune"]
+    prune["densities"] = parse_densities(prune["densities"])
+    prune["rates"] = sorted(parse_rates(prune["rates"]).items())
     return fields
 
 

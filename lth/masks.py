@@ -54,6 +54,11 @@ def ones(
     return mask
 
 
+def nothing(params: Params) -> Mask:
+    """The mask that covers no leaf: what training without one is given."""
+    return jax.tree.map(lambda _: None, params)
+
+
 def paths(tree: Any) -> list[str]:
     """The paths of the leaves of a tree; of a mask, those of its prunable leaves."""
     return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]

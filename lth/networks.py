@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from lth import config, models
+from lth import config, models, notation
 from lth.config import Model
 
 
@@ -86,10 +86,10 @@ def optimizer(
 
 def _schedule(o: config.Optimizer, epoch: int, steps: int) -> Any:
     """The learning rate: a number, or a function of the step."""
-    warmup = config.parse_steps(o.warmup, epoch, "--optimizer.warmup")
+    warmup = notation.parse_steps(o.warmup, epoch, "--optimizer.warmup")
     drops = [
-        config.parse_steps(item, epoch, "--optimizer.milestones")
-        for item in config.split_list(o.milestones)
+        notation.parse_steps(item, epoch, "--optimizer.milestones")
+        for item in notation.split_list(o.milestones)
     ]
 
     def schedule(step):

@@ -22,6 +22,7 @@ NAMES = {
     "ticket": "winning ticket",
     "reinit": "fresh initialisation",
     "shuffle": "mask shuffled in layers",
+    "invert": "lowest scores kept",
 }
 
 

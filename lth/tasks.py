@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lth import checkpoint, config, data, models, networks, train
+from lth import checkpoint, data, models, networks, notation, train
 from lth.config import ConfigError, Experiment
 from lth.data import augment, fetch, folder, sources
 from lth.networks import Examples
@@ -146,7 +146,7 @@ def _image_root(data_dir: str | Path | None) -> Path:
 def _block_steps(e: Experiment, count: int, stored: int) -> int:
     """Steps in a block: what fits, and no more than are trained without a pause."""
     epoch = math.ceil(count / e.batch_size)
-    pause = config.parse_steps(e.eval_every, epoch, "--eval-every")
+    pause = notation.parse_steps(e.eval_every, epoch, "--eval-every")
     return max(1, min(BLOCK // (e.batch_size * stored**2 * 3), pause))
 
 

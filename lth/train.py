@@ -147,14 +147,20 @@ def mask_slots(
     tx: optax.GradientTransformation, state: TrainState, mask: masks.Mask
 ) -> TrainState:
     """`state` with exactly 0 in the optimizer's slots of every pruned weight."""
+    return state._replace(opt_state=masked_slots(tx, state.opt_state, mask))
+
+
+def masked_slots(
+    tx: optax.GradientTransformation, opt_state: Any, mask: masks.Mask
+) -> Any:
+    """An optimizer's state with exactly 0 in the slots of every pruned weight."""
 
     def slot(value, keep):
         if keep is None or jnp.shape(value) != keep.shape:
             return value  # not prunable, or no slot per weight (factored moments)
         return jnp.where(keep, value, jnp.zeros_like(value))
 
-    opt_state = optax.tree_map_params(tx, slot, state.opt_state, mask)
-    return state._replace(opt_state=opt_state)
+    return optax.tree_map_params(tx, slot, opt_state, mask)
 
 
 def make_evaluate(measure: Callable, chunk: int = 1000):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lth import checks, config, data, manifest, models, networks, presets
+from lth import checks, config, data, manifest, models, networks, notation, presets
 from lth.config import ConfigError, Experiment
 
 STEPS = [
@@ -21,7 +21,7 @@ STEPS = [
 
 @pytest.mark.parametrize(("text", "steps"), STEPS)
 def test_step_grammar(text, steps):
-    assert config.parse_steps(text, epoch=7, flag="--steps") == steps
+    assert notation.parse_steps(text, epoch=7, flag="--steps") == steps
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_what_is_no_number_of_steps(text):
     with pytest.raises(
         ConfigError, match=r"--steps is a number of steps such as 500it"
     ):
-        config.parse_steps(text, epoch=7, flag="--steps")
+        notation.parse_steps(text, epoch=7, flag="--steps")
 
 
 def fields(kind, prefix=()):
@@ -54,8 +54,10 @@ def changed(experiment, path, value):
     return replace(experiment, **{path[0]: inner})
 
 
-def another(value):
+def another(path, value):
     """A value of the same type that means something else."""
+    if path[-1] == "densities":
+        return "0.5,0.1"
     if isinstance(value, str):
         return "7it" if value[:1].isdigit() or not value else "other=0.3"
     return (1,) if isinstance(value, tuple) else value + 1
@@ -65,7 +67,7 @@ def another(value):
 def test_the_id_covers_what_changes_the_result_and_nothing_else(path):
     base = replace(Experiment(), prune=config.Prune(rates="a=0.1"))
     value = {**dict(fields(Experiment)), ("prune", "rates"): "a=0.1"}[path]
-    other = changed(base, path, another(value))
+    other = changed(base, path, another(path, value))
     same = manifest.identity(other) == manifest.identity(base)
     assert same == (path[0] in config.EXTENDING)
 
@@ -134,7 +136,38 @@ REFUSED = [
     ({"prune": {"rates": "output"}}, "PATTERN=RATE"),
     ({"prune": {"rates": "output=1.5"}}, r"rates in \[0, 1\); got 'output=1.5'"),
     ({"prune": {"rates": "a=.1", "scope": "global"}}, "choose --prune.scope layer"),
-    ({"controls": "reinit,shufle"}, "list of reinit, shuffle, each once; got"),
+    ({"controls": "reinit,shufle"}, "list of reinit, shuffle, invert, each once; got"),
+    ({"prune": {"structure": "block:0x2"}}, "block:HxW, .*; got 'block:0x2'"),
+    ({"prune": {"structure": "4:2"}}, "N:M with N < M, .*; got '4:2'"),
+    ({"prune": {"densities": "0.2,0.5"}}, "falling list of fractions .*'0.2,0.5'"),
+    ({"prune": {"densities": "half"}}, "falling list of fractions .*'half'"),
+    ({"prune": {"densities": "1.0"}}, "falling list"),
+    ({"prune": {"densities": ".5", "rates": "a=.1"}}, "give --prune.rates ''"),
+    ({"prune": {"rates": "a=.1", "scope": "erk"}}, "scope erk they have none"),
+    ({"prune": {"dense": "output"}}, "--prune.dense is of --prune.scope er and erk"),
+    ({"prune": {"structure": "2:4", "scope": "layer"}}, "2:4 is a density in every"),
+    ({"prune": {"rounds": 3}}, "--prune.rounds is of --prune.at early"),
+    ({"prune": {"rounds": 0}}, "--prune.rounds is at least 1; got 0"),
+    ({"prune": {"batches": 0}}, "--prune.batches is at least 1; got 0"),
+    (
+        {"prune": {"at": "early"}, "rewind": {"mode": "finetune"}},
+        "--prune.at early prunes weights that are not trained yet",
+    ),
+    ({"prune": {"at": "early", "criterion": "movement"}}, "there is no training yet"),
+    (
+        {"prune": {"criterion": "movement"}, "rewind": {"mode": "learning_rate"}},
+        "mode is weights or weights_low_rate; got learning_rate",
+    ),
+    (
+        {"prune": {"criterion": "adam_second_moment"}, "optimizer": {"name": "sgd"}},
+        "reads Adam's state; got --optimizer.name sgd",
+    ),
+    (
+        {"prune": {"criterion": "synflow"}, "model": {"name": "vit"}},
+        "needs a network of ReLUs; vit centres",
+    ),
+    ({"prune": {"precision": "float64"}}, "is of --prune.criterion synflow"),
+    ({"controls": "invert"}, "--controls invert .* goes with --prune.at early"),
     ({"controls": "reinit,reinit"}, "each once; got 'reinit,reinit'"),
     ({"controls": "reinit", "rewind": {"mode": "finetune"}}, "mode weights alone"),
     ({"first_replicate": 2**31}, "--first-replicate"),

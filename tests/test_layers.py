@@ -8,11 +8,14 @@ import lth
 ROOT = Path(lth.__file__).parent
 LAYERS = [
     {"select", "checkpoint", "compilation", "config", "memory"},
-    {"masks", "presets", "manifest", "checks", "devices"},
+    {"masks", "presets", "notation", "devices"},
+    {"manifest", "checks"},
     {"models", "data", "allocation", "schedules", "results", "criteria"},
+    {"structure", "actions"},
     {"train", "plot"},
-    {"rewind", "networks"},
-    {"lottery", "tasks"},
+    {"rewind", "networks", "dynamic", "reparametrise"},
+    {"lottery", "tasks", "rules"},
+    {"ranking"},
     {"store", "build"},
     {"runs", "progress"},
     {"levels", "report"},

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Stats = Any  # a tree: batch-norm averages and other state that gradients do not train
+KERNELS = (nn.Dense, nn.Conv)  # modules whose inputs meet a kernel [..., in, out]
 
 
 class Model(NamedTuple):
@@ -17,11 +18,14 @@ class Model(NamedTuple):
     `init(key) -> (params, stats)` draws the weights. `apply(params, stats, inputs,
     train, key) -> (outputs, stats)` runs it on a batch; `train` is a Python bool, `key`
     feeds dropout and is unused when `train` is false, and the returned stats replace
-    the given ones after a training step.
+    the given ones after a training step. `inputs(params, stats, inputs)`, where a model
+    has it, gives what each kernel multiplies in evaluation: a tree like params with
+    arrays [batch, …, in], and `None` for the leaves that multiply nothing.
     """
 
     init: Callable[[jax.Array], tuple[Any, Stats]]
     apply: Callable[[Any, Stats, jax.Array, bool, jax.Array | None], tuple[Any, Stats]]
+    inputs: Callable[[Any, Stats, jax.Array], Any] | None = None
 
 
 def from_linen(
@@ -51,7 +55,24 @@ def from_linen(
         )
         return outputs, stats
 
-    return Model(init, apply)
+    def seen(params, stats, inputs):
+        found = {}
+
+        def record(call, args, kwargs, context):
+            module = context.module
+            if isinstance(module, KERNELS) and context.method_name == "__call__":
+                found[*module.path, "kernel"] = args[0]
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(record):
+            apply(params, stats, inputs, False, None)
+
+        def leaf(path, _):
+            return found.get(tuple(key.key for key in path))
+
+        return jax.tree_util.tree_map_with_path(leaf, params)
+
+    return Model(init, apply, seen)
 
 
 def from_nnx(make: Callable[[Any], Any]) -> Model:
@@ -114,8 +135,14 @@ def standardized(
     """
     offset, factor = (np.asarray(v, np.float32) for v in (shift, 1 / scale))
 
-    def apply(params, stats, inputs, train, key):
-        inputs = (inputs.astype(jnp.float32) - offset) * factor
-        return model.apply(params, stats, inputs, train, key)
+    def scaled(inputs):
+        return (inputs.astype(jnp.float32) - offset) * factor
 
-    return Model(model.init, apply)
+    def apply(params, stats, inputs, train, key):
+        return model.apply(params, stats, scaled(inputs), train, key)
+
+    def seen(params, stats, inputs):
+        assert model.inputs is not None
+        return model.inputs(params, stats, scaled(inputs))
+
+    return Model(model.init, apply, seen if model.inputs else None)

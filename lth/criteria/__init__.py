@@ -1,0 +1,60 @@
+"""Criteria: what ranks weights. Each gives a tree of scores; higher is kept.
+
+A criterion is a function of what it looks at and of nothing else: the weights
+(`weights`), a loss on batches (`gradients`), what flows into each kernel
+(`activations`), or how the weights moved (`history`). `masks.keep_top` makes a mask of
+the scores, with the same count, the same ties and the same meaning of density for all.
+Optimal brain surgery, which moves the weights that stay as well, is in `obs`.
+"""
+
+from lth.criteria import obs
+from lth.criteria.activations import (
+    activation_magnitude,
+    mean_activation,
+    nonzero_share,
+    wanda,
+)
+from lth.criteria.gradients import (
+    adam_second_moment,
+    empirical_fisher,
+    gradient_magnitude,
+    grasp,
+    hutchinson,
+    mean_gradient,
+    obd,
+    snip,
+    synflow,
+    weight_gradient,
+)
+from lth.criteria.weights import (
+    inverted,
+    lamp,
+    magnitude,
+    normalised_magnitude,
+    random,
+    standardised_magnitude,
+)
+
+__all__ = [
+    "activation_magnitude",
+    "adam_second_moment",
+    "empirical_fisher",
+    "gradient_magnitude",
+    "grasp",
+    "hutchinson",
+    "inverted",
+    "lamp",
+    "magnitude",
+    "mean_activation",
+    "mean_gradient",
+    "nonzero_share",
+    "normalised_magnitude",
+    "obd",
+    "obs",
+    "random",
+    "snip",
+    "standardised_magnitude",
+    "synflow",
+    "wanda",
+    "weight_gradient",
+]

@@ -1,0 +1,192 @@
+"""Criteria that ask a loss, and SynFlow, which asks the network without data.
+
+`loss(params, batch)` is one number, the mean over a batch. `batches` is a tree of
+arrays [b, n, ...]: b batches of n examples. How many there are is the caller's to say;
+one is what most papers' code takes. Masked weights are exactly 0 in `params`, so
+gradients are taken through the mask where a definition asks for that.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lth.masks import Mask, Params, Scores
+
+Loss = Callable[[Params, Any], jax.Array]
+
+
+def mean_gradient(loss: Loss, params: Params, batches: Any) -> Params:
+    """The gradient of the mean of `loss` over the batches."""
+    return _mean(lambda batch: jax.grad(loss)(params, batch), batches)
+
+
+def gradient_magnitude(loss: Loss, params: Params, batches: Any) -> Scores:
+    """|∂L/∂w|: how fast the loss changes with the weight, whatever its size."""
+    return jax.tree.map(jnp.abs, mean_gradient(loss, params, batches))
+
+
+def weight_gradient(loss: Loss, params: Params, batches: Any) -> Scores:
+    """|w ∂L/∂w|: the change of the loss without the weight, to first order.
+
+    The gradient magnitude of ShrinkBench (Blalock et al. 2020, arXiv:2003.03033), there
+    of one batch. At a minimum of the loss it says nothing: every gradient is 0.
+    """
+    gradient = mean_gradient(loss, params, batches)
+    return jax.tree.map(lambda w, g: jnp.abs(w * g), params, gradient)
+
+
+def snip(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
+    """|w ∂L/∂w| over its sum: connection sensitivity.
+
+    Lee et al. (2019, arXiv:1810.02340, eq. 5): |∂L/∂m| at m = 1, normalised over the
+    weights that `mask` keeps.
+    Meant for initialisation. The authors' code draws a network of its own to score;
+    this scores the one that is trained.
+    """
+    scores = _within(weight_gradient(loss, params, batches), mask)
+    return _divided(scores, _sum(scores))
+
+
+def grasp(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
+    """w (Hg) over |Σ w (Hg)|: gradient flow (Wang et al. 2020, arXiv:2002.07376).
+
+    H is the Hessian and g the gradient, both of the mean loss over all batches and in
+    the weights that `mask` keeps. The paper prunes the highest -w (Hg), whose removal
+    lowers the flow least or raises it (eq. 8), so the highest w (Hg) is kept. Its code
+    divides logits by a temperature of 200: do so in `loss`.
+    """
+    gradient = _within(mean_gradient(loss, params, batches), mask)
+    product = _hessian_product(loss, params, gradient, batches)
+    scores = _within(jax.tree.map(jnp.multiply, params, product), mask)
+    return _divided(scores, jnp.abs(_sum(scores)) + 1e-10)
+
+
+def synflow(apply: Callable, params: Params, stats: Any, inputs: Any) -> Scores:
+    """|w ∂R/∂w|, R the summed outputs of the network with every number made positive.
+
+    Synaptic flow (Tanaka et al. 2020, arXiv:2006.05467): weights, biases and batch-norm
+    numbers enter by absolute value, in evaluation mode. `inputs` is one example of
+    ones, as the network itself takes it, not before pixels are scaled. No data is
+    used. Meant for many rounds, of densities that fall exponentially; one prunes whole
+    layers. R grows with every layer: where float32 overflows, scores are not finite,
+    and float64 params, inputs and modules will do (under `jax.enable_x64`).
+    """
+    size, stats = jax.tree.map(jnp.abs, (params, stats))
+
+    def flow(size):
+        return jnp.sum(apply(size, stats, inputs, False, None)[0])
+
+    return jax.tree.map(lambda w, f: jnp.abs(w * f), size, jax.grad(flow)(size))
+
+
+def obd(params: Params, diagonal: Params) -> Scores:
+    """h w² / 2: the change of the loss at a minimum, to second order, weights apart.
+
+    Optimal brain damage (LeCun et al. 1989, eq. 5) with any `diagonal` of the Hessian:
+    `empirical_fisher`, `hutchinson` or `adam_second_moment`.
+    """
+    return jax.tree.map(lambda w, h: h * jnp.square(w) / 2, params, diagonal)
+
+
+def empirical_fisher(loss: Loss, params: Params, batches: Any) -> Params:
+    """The mean over all examples of each one's squared gradient, at its own label.
+
+    With labels drawn from the network's own predictions it estimates the Fisher matrix,
+    which for a softmax is the Gauss-Newton matrix; with the labels of the data it is
+    only called so (Kunstner et al. 2019, arXiv:1905.12558).
+    """
+
+    def batch_mean(batch):
+        def one(example):
+            alone = jax.tree.map(lambda x: x[None], example)
+            return jax.tree.map(jnp.square, jax.grad(loss)(params, alone))
+
+        return jax.tree.map(lambda g: jnp.mean(g, 0), jax.vmap(one)(batch))
+
+    return _mean(batch_mean, batches)
+
+
+def hutchinson(
+    loss: Loss, params: Params, batches: Any, key: jax.Array, probes: int = 1
+) -> Params:
+    """The Hessian's diagonal, estimated as the mean of v ⊙ Hv over random signs v.
+
+    Exact, whatever the signs, where the Hessian is diagonal (Hutchinson 1989).
+    """
+    leaves, structure = jax.tree.flatten(params)
+
+    def probe(key):
+        keys = jax.random.split(key, len(leaves))
+        signs = [
+            jax.random.rademacher(k, w.shape, w.dtype)
+            for k, w in zip(keys, leaves, strict=True)
+        ]
+        v = jax.tree.unflatten(structure, signs)
+        return jax.tree.map(jnp.multiply, v, _hessian_product(loss, params, v, batches))
+
+    return _mean(probe, jax.random.split(key, probes))
+
+
+def adam_second_moment(opt_state: Any) -> Params:
+    """Adam's running mean of squared gradients, which costs nothing after training.
+
+    Of batches, not of examples: an estimate of the gradient noise more than of the
+    curvature. Raises ValueError without exactly one Adam in the state.
+    """
+    is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)  # noqa: E731
+    found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_adam) if is_adam(x)]
+    if len(found) != 1:
+        raise ValueError(f"a state of one Adam is needed; this has {len(found)}")
+    return found[0].nu
+
+
+def _mean(function: Callable[[Any], Params], over: Any) -> Params:
+    """The mean of a tree-valued function over the leading axis of `over`."""
+    first = jax.tree.map(lambda x: x[0], over)
+    like = jax.eval_shape(function, first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+
+    def add(total, one):
+        return jax.tree.map(jnp.add, total, function(one)), None
+
+    total, _ = jax.lax.scan(add, zeros, over)
+    count = jax.tree.leaves(over)[0].shape[0]
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def _hessian_product(loss: Loss, params: Params, vector: Params, batches: Any):
+    """H v of the mean loss, by the gradient of ⟨∇L, v⟩.
+
+    Not by forward over reverse, which custom gradients such as those of
+    `models.convolution` do not support.
+    """
+
+    def product(batch):
+        def inner(params):
+            gradient = jax.grad(loss)(params, batch)
+            terms = jax.tree.map(lambda g, v: jnp.sum(g * v), gradient, vector)
+            return sum(jax.tree.leaves(terms))
+
+        return jax.grad(inner)(params)
+
+    return _mean(product, batches)
+
+
+def _within(tree: Params, mask: Mask) -> Params:
+    """The tree, 0 wherever `mask` does not keep a weight."""
+
+    def leaf(x, keep):
+        return jnp.zeros_like(x) if keep is None else jnp.where(keep, x, 0)
+
+    return jax.tree.map(leaf, tree, mask)
+
+
+def _sum(tree: Params) -> Any:
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _divided(tree: Params, by: Any) -> Params:
+    return jax.tree.map(lambda x: x / jnp.where(by > 0, by, 1), tree)

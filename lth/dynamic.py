@@ -1,0 +1,193 @@
+"""Sparsity during training: a mask that changes by a rule, as an Optax transformation.
+
+    tx = dynamic.sparsify(optax.adam(1e-3), rules.rigl(0.1, end_step=3000))
+
+The mask, its randomness and a record of every update are part of the optimizer's state.
+So `train.make_train` needs no change, and neither does anybody else's loop: gradients
+go in at the masked params, all of them, and updates come out that leave exactly 0 where
+the mask prunes. Start from `masked(params, opt_state)`.
+
+Steps are counted in updates of the optimizer: an update of the mask at step t follows
+the t-th, and one at step 0 is part of `init`. The rules are in `rules`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lth import masks, train
+from lth.masks import Mask, Params
+
+
+class Rule(NamedTuple):
+    """When and how a mask changes."""
+
+    start: Callable[[Params, Mask, jax.Array], Mask]  # (params, all ones, key)
+    # (step, params, mask, gradients at all weights, key) -> mask
+    update: Callable[[jax.Array, Params, Mask, Params, jax.Array], Mask]
+    when: Callable[[jax.Array], jax.Array]  # step -> whether the mask changes there
+    updates: int  # how often that is
+    skips: bool = False  # whether the weights stay put at an update of the mask
+
+
+class Log(NamedTuple):
+    """What each update of the mask did, in arrays [updates]; leaves by leaf."""
+
+    step: jax.Array  # int32, -1 where the update is still to come
+    kept: Any  # int32
+    pruned: Any  # int32: kept before, not after
+    grown: Any  # int32: kept after, not before
+    threshold: Any  # the smallest |w| of those that stayed
+
+
+class SparseState(NamedTuple):
+    """The state of `sparsify`."""
+
+    inner: Any
+    mask: Mask
+    settled: Mask  # whose slots are valid: kept before and after the last update
+    step: jax.Array
+    key: jax.Array  # uint32, the data of a PRNG key
+    log: Log
+
+
+def sparsify(
+    tx: optax.GradientTransformation,
+    rule: Rule,
+    prunable: Callable[[str, jax.Array], bool] = masks.is_kernel,
+    key: jax.Array | None = None,
+) -> optax.GradientTransformation:
+    """`tx` under a mask that follows `rule`.
+
+    `prunable` is that of `masks.ones`; `key` is for rules that draw at random, and
+    `start` sets another. What is pruned has gradient, update and slots of 0, whatever
+    `tx` is; what is grown starts at 0 with slots of 0.
+    """
+    seed = jax.random.key_data(jax.random.key(0) if key is None else key)
+
+    def init(params):
+        return _begin(tx, rule, prunable, params, seed)
+
+    def update(updates, state, params=None):
+        grads: Any = updates
+        if params is None:
+            raise ValueError("a rule needs params: tx.update(grads, state, params)")
+        # Slots are masked where they are read: writing them stays in place.
+        inner = train.masked_slots(tx, state.inner, state.settled)
+        found = masks.apply(grads, state.mask)
+        updates, inner = tx.update(found, inner, params)
+        step = state.step + 1
+        now = rule.when(step)
+        if rule.skips:
+            updates = jax.tree.map(lambda u: jnp.where(now, 0, u), updates)
+
+        def change(args):
+            params, updates, grads, mask, log = args
+            moved = masks.apply(optax.apply_updates(params, updates), mask)
+            new = rule.update(step, moved, mask, grads, _folded(state.key, step))
+            return new, _logged(log, step, moved, mask, new)
+
+        mask, log = state.mask, state.log
+        if rule.updates:
+            args = (params, updates, grads, mask, log)
+            mask, log = jax.lax.cond(now, change, lambda args: args[3:], args)
+        settled = jax.tree.map(jnp.logical_and, mask, state.mask)
+        updates = _leaving_zero(updates, params, settled)
+        return updates, SparseState(inner, mask, settled, step, state.key, log)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _begin(tx, rule, prunable, params, seed) -> SparseState:
+    if not jax.tree.leaves(params):  # Optax asks for the shape of the state
+        log = Log(jnp.int32(0), *(params,) * 4)
+        return SparseState(tx.init(params), params, params, jnp.int32(0), seed, log)
+    ones = masks.ones(params, prunable)
+    mask = rule.start(params, ones, _folded(seed, 0))
+    mask = jax.tree.map(jnp.logical_and, mask, ones)
+    counts = jax.tree.map(lambda m: jnp.zeros(rule.updates, jnp.int32), ones)
+    sizes = jax.tree.map(lambda m: jnp.zeros(rule.updates, jnp.float32), ones)
+    never = jnp.full(rule.updates, -1, jnp.int32)
+    log = Log(never, counts, counts, counts, sizes)
+    return SparseState(tx.init(params), mask, mask, jnp.int32(0), seed, log)
+
+
+def _folded(seed: jax.Array, step: Any) -> jax.Array:
+    return jax.random.fold_in(jax.random.wrap_key_data(seed), step)
+
+
+def _leaving_zero(updates: Params, params: Params, settled: Mask) -> Params:
+    """Updates that bring to exactly 0 what is pruned, and what is grown as well."""
+
+    def leaf(u, p, keep):
+        return u if keep is None else jnp.where(keep, u, -p)
+
+    return jax.tree.map(leaf, updates, params, settled)
+
+
+def _logged(log: Log, step: jax.Array, params: Params, old: Mask, new: Mask) -> Log:
+    place = jnp.argmin(log.step)  # the first that is still -1
+
+    def count(function):
+        return jax.tree.map(
+            lambda a, b: jnp.sum(function(a, b), dtype=jnp.int32), old, new
+        )
+
+    def smallest(w, a, b):
+        return None if a is None else jnp.min(jnp.where(a & b, jnp.abs(w), jnp.inf))
+
+    values = Log(
+        step,
+        count(lambda a, b: b),
+        count(lambda a, b: a & ~b),
+        count(lambda a, b: b & ~a),
+        jax.tree.map(smallest, params, old, new),
+    )
+    return jax.tree.map(lambda all_, one: all_.at[place].set(one), log, values)
+
+
+def state_of(opt_state: Any) -> SparseState:
+    """The state of `sparsify` inside an optimizer's state.
+
+    Raises ValueError unless there is exactly one.
+    """
+
+    def known(x):
+        return isinstance(x, SparseState)
+
+    found = [x for x in jax.tree.leaves(opt_state, is_leaf=known) if known(x)]
+    if len(found) != 1:
+        raise ValueError(f"one sparsified optimizer is needed; there are {len(found)}")
+    return found[0]
+
+
+def masked(params: Params, opt_state: Any) -> Params:
+    """The params under the mask of a sparsified optimizer."""
+    return masks.apply(params, state_of(opt_state).mask)
+
+
+def records(opt_state: Any) -> list[dict[str, Any]]:
+    """The updates of the mask so far: a row for each and each leaf.
+
+    `step`, `path`, `density`, `kept`, `pruned`, `grown`, and `threshold`, the smallest
+    |w| of those that stayed.
+    """
+    state = state_of(opt_state)
+    sizes = [leaf.size for leaf in jax.tree.leaves(state.mask)]
+    columns = {
+        name: [np.asarray(x) for x in jax.tree.leaves(getattr(state.log, name))]
+        for name in ("kept", "pruned", "grown", "threshold")
+    }
+    rows = []
+    for i, step in enumerate(np.asarray(state.log.step).tolist()):
+        for j, path in enumerate(masks.paths(state.mask)):
+            if step < 0:
+                continue
+            values = {name: column[j][i].item() for name, column in columns.items()}
+            density = values["kept"] / sizes[j]
+            rows.append({"step": step, "path": path, "density": density, **values})
+    return rows

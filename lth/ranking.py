@@ -1,0 +1,217 @@
+"""From the names in a configuration to scores and to masks of them."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lth import criteria, masks, networks, notation, structure, tasks, train
+from lth.checks import MOVED
+from lth.config import ConfigError, Experiment
+from lth.criteria import history
+from lth.masks import Mask, Params, Scores
+from lth.train import TrainState
+
+GRASP_TEMPERATURE = 200  # of the logits, in the code of Wang et al.
+
+
+class View(NamedTuple):
+    """What a criterion may look at, of one replicate."""
+
+    initial: Params  # where the training began
+    state: TrainState  # where it ended; its weights are ranked
+    mask: Mask
+    key: jax.Array
+    batches: Callable  # () -> training examples [b, n, ...]
+    loss: Callable  # (params, batch) -> the mean loss in evaluation
+    cool: Callable  # the same with cooled logits
+    inputs: Callable  # () -> what meets each kernel
+    flow: Callable  # params -> the scores of SynFlow
+
+
+def _moved(function: Callable) -> Callable[[View], Scores]:
+    return lambda v: function(v.initial, v.state.params)
+
+
+def _asked(function: Callable) -> Callable[[View], Scores]:
+    return lambda v: function(v.loss, v.state.params, v.batches())
+
+
+def _fisher(v: View) -> Scores:
+    diagonal = criteria.empirical_fisher(v.loss, v.state.params, v.batches())
+    return criteria.obd(v.state.params, diagonal)
+
+
+def _hessian(v: View) -> Scores:
+    found = criteria.hutchinson(v.loss, v.state.params, v.batches(), v.key, probes=8)
+    return criteria.obd(v.state.params, found)
+
+
+def _adam(v: View) -> Scores:
+    diagonal = criteria.adam_second_moment(v.state.opt_state)
+    return criteria.obd(v.state.params, diagonal)
+
+
+def _weights(function: Callable) -> Callable[[View], Scores]:
+    return lambda v: function(v.state.params)
+
+
+def _inputs(function: Callable) -> Callable[[View], Scores]:
+    return lambda v: function(v.state.params, v.inputs())
+
+
+CRITERIA: dict[str, Callable[[View], Scores]] = {
+    "magnitude": _weights(criteria.magnitude),
+    "normalised_magnitude": _weights(criteria.normalised_magnitude),
+    "standardised_magnitude": _weights(criteria.standardised_magnitude),
+    "lamp": _weights(criteria.lamp),
+    "random": lambda v: criteria.random(v.state.params, v.key),
+    "gradient_magnitude": _asked(criteria.gradient_magnitude),
+    "weight_gradient": _asked(criteria.weight_gradient),
+    "snip": lambda v: criteria.snip(v.loss, v.state.params, v.mask, v.batches()),
+    "grasp": lambda v: criteria.grasp(v.cool, v.state.params, v.mask, v.batches()),
+    "synflow": lambda v: v.flow(v.state.params),
+    "fisher": _fisher,
+    "hessian": _hessian,
+    "adam_second_moment": _adam,
+    "wanda": _inputs(criteria.wanda),
+    "activation_magnitude": _inputs(criteria.activation_magnitude),
+    "mean_activation": _inputs(criteria.mean_activation),
+    "nonzero_share": _inputs(criteria.nonzero_share),
+    **{name: _moved(getattr(history, name)) for name in MOVED},
+}
+OF_INPUTS = ("wanda", "activation_magnitude", "mean_activation", "nonzero_share")
+
+
+def make_scores(e: Experiment, task: tasks.Task) -> Callable[..., Scores]:
+    """`scores(initial, state, mask, key, data)` of one replicate, by `e.prune`.
+
+    `data` is what `task.sample` takes: `e.prune.batches` batches are drawn from it.
+    """
+    p = e.prune
+    flow = _make_flow(e, task)
+
+    def loss_of(measure, stats):
+        return lambda params, batch: jnp.mean(measure(params, stats, batch)["loss"])
+
+    def scores(initial, state, mask, key, data):
+        order, noise = jax.random.split(key)
+        params = masks.apply(state.params, mask)
+
+        def batches():
+            def draw(step):
+                return task.sample(order, step, data)
+
+            return jax.lax.map(draw, jnp.arange(p.batches, dtype=jnp.int32))
+
+        def inputs():
+            # All batches as one: [b, n, ...] to [b * n, ...].
+            together = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches())
+            assert task.model.inputs is not None  # all of `networks` have it
+            found = task.model.inputs(params, state.stats, together.image)
+            _check_inputs(found, mask, p.criterion)
+            return found
+
+        view = View(
+            initial=masks.apply(initial, mask),
+            state=state._replace(params=params),
+            mask=mask,
+            key=noise,
+            batches=batches,
+            loss=loss_of(task.measure, state.stats),
+            cool=loss_of(_cooled(task), state.stats),
+            inputs=inputs,
+            flow=lambda params: flow(params, state.stats),
+        )
+        return CRITERIA[p.criterion](view)
+
+    return scores
+
+
+def _make_flow(e: Experiment, task: tasks.Task) -> Callable[[Params, Any], Scores]:
+    """SynFlow of the network itself, on ones and at the precision asked for."""
+    dtype = jnp.dtype(e.prune.precision)
+    exact = replace(e.model, compute=e.prune.precision, remat=False)
+    network = networks.network(exact, task.examples)
+
+    def flow(params, stats):
+        params, stats = jax.tree.map(lambda x: x.astype(dtype), (params, stats))
+        inputs = jnp.ones((1, *task.examples.shape), dtype)
+        return criteria.synflow(network.apply, params, stats, inputs)
+
+    return flow
+
+
+def _cooled(task: tasks.Task) -> Callable:
+    """`task.measure` with logits over GraSP's temperature, if there are any."""
+    if task.examples.classes == 1:
+        return task.measure
+
+    def apply(*args):
+        outputs, stats = task.model.apply(*args)
+        return outputs / GRASP_TEMPERATURE, stats
+
+    return train.classification(apply)[1]
+
+
+def _check_inputs(found: Any, mask: Mask, criterion: str) -> None:
+    covered = jax.tree.map(lambda m, x: m if x is None else None, mask, found)
+    if jax.tree.leaves(covered):
+        raise ConfigError(
+            f"--prune.criterion {criterion} looks at the inputs of kernels, and "
+            f"{', '.join(masks.paths(covered))} has none: --prune.exclude it"
+        )
+
+
+def make_keep(e: Experiment) -> Callable[[Scores, Mask, Any], Mask]:
+    """`keep(scores, mask, density)` for the structure and scope of `e.prune`."""
+    scope = "global" if e.prune.scope == "global" else "layer"
+    kind = notation.parse_structure(e.prune.structure)
+    if kind.name == "n_of_m":
+        n, m = kind.sizes
+        return lambda scores, mask, density: structure.keep_n_of_m(scores, mask, n, m)
+    if kind.name == "weight":
+        return lambda scores, mask, density: masks.keep_top(
+            scores, mask, density, scope
+        )
+    unit = unit_of(e)
+    return lambda scores, mask, density: structure.keep_top(
+        scores, mask, density, scope, unit=unit
+    )
+
+
+def unit_of(e: Experiment) -> structure.Unit:
+    """What is pruned as a unit, where units compete."""
+    kind = notation.parse_structure(e.prune.structure)
+    if kind.name == "block":
+        return structure.block(kind.sizes)
+    if kind.name in ("filter", "channel"):
+        # Scores of activations are of a whole channel already: their mean is theirs.
+        pool = "mean" if e.prune.criterion in OF_INPUTS else "l1"
+        along = structure.outputs if kind.name == "filter" else structure.inputs
+        return along(pool)
+    return structure.weight()
+
+
+def competitors(e: Experiment, mask: Mask) -> list[int]:
+    """How many units each prunable leaf has."""
+    unit = unit_of(e)
+
+    def count(leaf):
+        tile = unit.tile(leaf.shape)
+        return math.prod(
+            -(-n // size) for n, size in zip(leaf.shape, tile, strict=True)
+        )
+
+    return [count(leaf) for leaf in jax.tree.leaves(mask)]
+
+
+def precision(e: Experiment) -> contextlib.AbstractContextManager:
+    """Within it, arrays can be of the precision the experiment ranks in."""
+    if e.prune.precision == "float64":
+        return jax.enable_x64(True)
+    return contextlib.nullcontext()

@@ -1,0 +1,341 @@
+"""Masks that change in training: exact counts, zeros that are zero, one program."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lth import (
+    allocation,
+    dynamic,
+    masks,
+    models,
+    rules,
+    schedules,
+    structure,
+    train,
+)
+from tests.conftest import assert_same, make_problem, plain_mlp
+
+STEPS = 40
+
+
+def prunable(path, leaf):
+    return leaf.ndim == 2
+
+
+RULES = {
+    "gradual": lambda: rules.gradual(schedules.polynomial(0.2, 0.8, 5, 33, 3, 4)),
+    "gradual blocks": lambda: rules.gradual(
+        schedules.polynomial(0.0, 0.7, 5, 30, 3, 5),
+        keep=lambda s, m, d: structure.keep_top(s, m, d, unit=structure.block((1, 2))),
+    ),
+    "static": lambda: rules.static(0.3),
+    "set": lambda: rules.sparse_evolution(0.4, begin_step=3, end_step=30, frequency=3),
+    "rigl": lambda: rules.rigl(0.4, begin_step=3, end_step=30, frequency=3),
+    "rigl without regrowth": lambda: rules.rigl(
+        0.4, begin_step=3, end_step=30, frequency=3, regrow=False
+    ),
+    "ac_dc": lambda: rules.ac_dc(0.25, phase=4, warmup=6, steps=STEPS),
+}
+DENSITIES = {"static": 0.3, "ac_dc": 0.25, "gradual": 0.2}
+
+
+def lively(sizes=(3, 8, 6, 3)):
+    """A network none of whose layers is dead from the start."""
+    model = plain_mlp(sizes)
+
+    def init(key):
+        params, stats = model.init(key)
+        return {k: w + 0.5 if w.ndim == 1 else w for k, w in params.items()}, stats
+
+    return models.Model(init, model.apply)
+
+
+def steps_of(rule, tx=None, count=STEPS):
+    """The states of a training, after each step, through make_train."""
+    tx = dynamic.sparsify(tx or optax.adam(1e-2), rule, prunable)
+    problem = make_problem(lively(), tx)
+    params = dynamic.masked(problem.early.params, problem.early.opt_state)
+    states = [problem.early._replace(params=params)]
+    nothing = masks.nothing(params)
+    for _ in range(count):
+        state, _ = problem.train(states[-1], nothing, 1)
+        states.append(state)
+    return problem, states
+
+
+@pytest.fixture(scope="module", params=RULES)
+def trained(request):
+    return request.param, RULES[request.param](), *steps_of(RULES[request.param]())
+
+
+def of(state):
+    return dynamic.state_of(state.opt_state)
+
+
+def pruned(tree, mask):
+    return jnp.concatenate(
+        [
+            jnp.ravel(w[~m])
+            for w, m in zip(jax.tree.leaves(tree), jax.tree.leaves(mask), strict=True)
+        ]
+    )
+
+
+def kernels(params):
+    return {k: w for k, w in params.items() if w.ndim == 2}
+
+
+def kernel_masks(state):
+    return {k: m for k, m in of(state).mask.items() if m is not None}
+
+
+def test_every_layer_learns(trained):
+    _, _, _, states = trained
+    for k, start in kernels(states[0].params).items():
+        assert (states[2].params[k] != start).any()
+
+
+def test_what_is_pruned_is_zero_at_every_step(trained):
+    _, _, _, states = trained
+    for state in states:
+        assert not pruned(kernels(state.params), kernel_masks(state)).any()
+
+
+def test_slots_of_what_is_pruned_or_newly_grown_are_zero_when_read(trained):
+    _, _, _, states = trained
+    for before, after in itertools.pairwise(states):
+        settled = jax.tree.map(
+            jnp.logical_and, kernel_masks(before), kernel_masks(after)
+        )
+        seen = train.masked_slots(optax.adam(1e-2), of(after).inner, of(after).settled)
+        (adam,) = (s for s in jax.tree.leaves(seen, is_leaf=_adam) if _adam(s))
+        for slots in (adam.mu, adam.nu):
+            assert not pruned(kernels(slots), settled).any()
+
+
+def _adam(x):
+    return isinstance(x, optax.ScaleByAdamState)
+
+
+def test_grown_weights_start_at_zero(trained):
+    _, _, _, states = trained
+    for before, after in itertools.pairwise(states):
+        for k, new in kernel_masks(after).items():
+            grown = new & ~kernel_masks(before)[k]
+            assert not np.any(np.where(grown, after.params[k], 0))
+
+
+def test_masks_change_at_the_rule_s_steps_and_nowhere_else(trained):
+    _, rule, _, states = trained
+    for step, (before, after) in enumerate(itertools.pairwise(states), 1):
+        if not rule.when(jnp.int32(step)):
+            assert_same(of(before).mask, of(after).mask)
+
+
+def test_the_whole_is_one_program_and_any_split_of_it_the_same(trained):
+    _, _, problem, states = trained
+    traces = len(problem.traces)
+    whole, _ = problem.train(states[0], masks.nothing(states[0].params), STEPS)
+    assert_same(whole.params, states[-1].params)
+    assert_same(whole.opt_state, states[-1].opt_state)
+    assert len(problem.traces) == traces == 1
+
+
+def test_the_record_is_what_happened(trained):
+    _, rule, _, states = trained
+    found = dynamic.records(states[-1].opt_state)
+    steps = sorted({row["step"] for row in found})
+    assert steps == [t for t in range(1, STEPS + 1) if rule.when(jnp.int32(t))]
+    assert len(steps) == rule.updates - bool(rule.when(jnp.int32(0)))
+    for row in found:
+        old = kernel_masks(states[row["step"] - 1])[row["path"]]
+        new = kernel_masks(states[row["step"]])[row["path"]]
+        assert row["kept"] == new.sum()
+        assert row["density"] == float(new.sum()) / new.size
+        assert row["pruned"] == (old & ~new).sum()
+        assert row["grown"] == (new & ~old).sum()
+
+
+def test_gradual_pruning_has_the_exact_density_after_every_update():
+    schedule = schedules.polynomial(0.2, 0.8, 5, 33, 3, 4)
+    _, states = steps_of(rules.gradual(schedule))
+    total = 3 * 8 + 8 * 6 + 6 * 3
+    for step, state in enumerate(states):
+        wanted = schedules.in_force(schedule, step)
+        assert int(masks.count(of(state).mask)) == round(wanted * total)
+    ends = [kernel_masks(s) for s in states]
+    for before, after in itertools.pairwise(ends):
+        assert all(not (after[k] & ~before[k]).any() for k in after)
+
+
+def test_gradual_pruning_against_numpy():
+    schedule = schedules.polynomial(0.0, 0.5, 2, 6, 3, 2)
+    tx = dynamic.sparsify(optax.sgd(0.1), rules.gradual(schedule), lambda p, w: True)
+    target = np.array([0.9, -0.5, 0.2, 0.05, -1.0, 0.3], np.float32)
+    params = {"w": jnp.array([0.1, 0.4, -0.3, 0.2, 0.05, -0.6])}
+    w, keep = np.array(params["w"], np.float64), np.ones(6, bool)
+    state = tx.init(params)
+    for step in range(1, 9):
+        grads = {"w": params["w"] - target}
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        w = np.where(keep, w - 0.1 * (w - target), 0)
+        if step in (2, 4, 6):
+            progress = (step - 2) / 4
+            kept = round(6 * (0.5 + 0.5 * (1 - progress) ** 3))
+            order = sorted(np.flatnonzero(keep), key=lambda i: (-abs(w[i]), i))
+            keep = np.isin(np.arange(6), order[:kept])
+            w = np.where(keep, w, 0)
+        np.testing.assert_allclose(params["w"], w, rtol=1e-5, atol=1e-7)
+
+
+def test_a_schedule_by_path_prunes_each_layer_in_its_time():
+    params = plain_mlp((3, 8, 6, 3)).init(jax.random.key(0))[0]
+    ones = masks.ones(params, prunable)
+    schedule = schedules.by_path(
+        ones,
+        schedules.constant(0.5, 10, 20, 5),
+        {"w0": schedules.polynomial(0.0, 0.75, 0, 8, 1, 4)},
+    )
+    _, states = steps_of(rules.gradual(schedule), count=25)
+    counts = [[int(m.sum()) for m in kernel_masks(s).values()] for s in states]
+    assert counts[0] == [24, 48, 18]
+    assert counts[4] == [round(24 * 0.625), 48, 18]
+    assert counts[8] == counts[9] == [6, 48, 18]
+    assert counts[10] == counts[25] == [6, 24, 9]
+
+
+@pytest.mark.parametrize("name", ["set", "rigl", "rigl without regrowth"])
+def test_drop_and_grow_keep_the_count_of_every_layer(name):
+    rule = RULES[name]()
+    _, states = steps_of(rule)
+    start = {k: int(m.sum()) for k, m in kernel_masks(states[0]).items()}
+    assert start == {"w0": round(0.4 * 24), "w1": round(0.4 * 48), "w2": 7}
+    for state in states:
+        assert {k: int(m.sum()) for k, m in kernel_masks(state).items()} == start
+    assert any(row["grown"] for row in dynamic.records(states[-1].opt_state))
+
+
+def one_layer(rule, weights, grads, mask=None):
+    """One update at step 1 of a rule on a single leaf, and the new mask."""
+    tx = dynamic.sparsify(optax.sgd(0.1), rule, lambda p, w: True)
+    params = {"w": jnp.asarray(weights, jnp.float32)}
+    state = tx.init(params)
+    mask = {"w": jnp.asarray(mask)}
+    state = state._replace(mask=mask, settled=mask)
+    params = masks.apply(params, mask)
+    updates, state = tx.update({"w": jnp.asarray(grads, jnp.float32)}, state, params)
+    return optax.apply_updates(params, updates)["w"], state.mask["w"]
+
+
+def rigl_at_once(**options):
+    times = {"begin_step": 1, "end_step": 10, "frequency": 1}
+    return rules.rigl(0.5, drop=rules.constant_drop(0.5), **times, **options)
+
+
+def test_rigl_by_hand():
+    # Kept: 4, 1, 3, 2 of six; half are dropped (1 and 2), and as many grown by |g|.
+    weights = [4.0, 1.0, 0.0, 3.0, 2.0, 0.0]
+    mask = [True, True, False, True, True, False]
+    grads = [0.0, -9.0, 5.0, 0.0, 1.0, -6.0]
+    new, kept = one_layer(rigl_at_once(), weights, grads, mask)
+    # The just-dropped 1 has the largest gradient: it is grown again, at its value.
+    assert kept.tolist() == [True, True, False, True, False, True]
+    assert new.tolist() == [4.0, 1.0, 0.0, 3.0, 0.0, 0.0]  # and nothing has moved
+    new, kept = one_layer(rigl_at_once(regrow=False), weights, grads, mask)
+    assert kept.tolist() == [True, False, True, True, False, True]
+    assert new.tolist() == [4.0, 0.0, 0.0, 3.0, 0.0, 0.0]
+
+
+def test_rigl_without_regrowth_stays_exact_where_little_is_free():
+    # Five of six are kept, half (two) are dropped, and only one place is free.
+    weights, mask = [5.0, 4, 3, 2, 1, 0], [True] * 5 + [False]
+    grads = [0.0] * 6
+    _, kept = one_layer(rigl_at_once(regrow=False), weights, grads, mask)
+    assert kept.sum() == 5
+
+
+def test_weights_move_at_an_update_of_evolution_and_not_of_rigl():
+    weights, mask = [4.0, 3.0, 0.0, 0.0], [True, True, False, False]
+    times = {"begin_step": 1, "end_step": 10, "frequency": 1}
+    rule = rules.sparse_evolution(0.5, drop=rules.constant_drop(0.0), **times)
+    new, kept = one_layer(rule, weights, [10.0, 0, 0, 0], mask)
+    assert kept.tolist() == mask
+    assert new.tolist() == [3.0, 3.0, 0.0, 0.0]
+
+
+def test_drop_fractions():
+    cosine = rules.cosine_drop(0.3, begin_step=100, end_step=300)
+    values = [float(cosine(jnp.int32(t))) for t in (100, 200, 300, 400)]
+    np.testing.assert_allclose(values, [0.3, 0.15, 0, 0], atol=1e-7)
+    power = rules.power_drop(0.4, end_step=100, power=2)
+    values = [float(power(jnp.int32(t))) for t in (0, 50, 100)]
+    np.testing.assert_allclose(values, [0.4, 0.1, 0], atol=1e-7)
+
+
+def test_static_masks_follow_an_allocation():
+    params = plain_mlp((3, 8, 6, 3)).init(jax.random.key(0))[0]
+    ones = masks.ones(params, prunable)
+    density = allocation.erdos_renyi(ones, 0.4)
+    _, states = steps_of(rules.static(density), count=2)
+    assert int(masks.count(of(states[-1]).mask)) == round(0.4 * 90)
+    other = dynamic.sparsify(
+        optax.sgd(0.1), rules.static(density), prunable, jax.random.key(7)
+    ).init(params)
+    assert masks.overlap(other.mask, of(states[0]).mask) < 0.9
+
+
+def test_ac_dc_ends_sparse_and_lets_weights_return():
+    _, states = steps_of(rules.ac_dc(0.6, phase=8, warmup=6, steps=STEPS))
+    counts = [int(masks.count(of(s).mask)) for s in states]
+    sparse = round(0.6 * 90)
+    wanted = [90] * 6 + [sparse] * 8 + [90] * 8 + [sparse] * 8 + [90] * 8
+    assert counts == [*wanted, *[sparse] * 3]  # the last phase is a sparse one
+
+
+def test_in_a_dense_phase_of_ac_dc_a_pruned_weight_can_overtake():
+    rule = rules.ac_dc(0.5, phase=3, warmup=1, steps=10)
+    tx = dynamic.sparsify(optax.sgd(0.5), rule, lambda path, leaf: True)
+    params, target = {"w": jnp.array([9.0, 0.1])}, jnp.array([0.5, 3.0])
+    state, kept = tx.init(params), []
+    for _ in range(10):
+        grads = {"w": params["w"] - target}
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        kept.append(state.mask["w"].tolist())
+    one, both, other = [True, False], [True, True], [False, True]
+    assert kept[:4] == [one, one, one, both]
+    assert kept[4:] == [both, both, *[other] * 4]
+    assert float(params["w"][0]) == 0
+
+
+def test_replicates_draw_masks_of_their_own():
+    model, tx = plain_mlp((3, 8, 6, 3)), optax.sgd(0.1)
+
+    def start(key):
+        params, _ = model.init(jax.random.key(0))
+        return dynamic.sparsify(tx, rules.static(0.3), prunable, key).init(params)
+
+    found = jax.vmap(start)(jax.random.split(jax.random.key(0), 3)).mask
+    each = sum(round(0.3 * n) for n in (24, 48, 18))
+    assert jax.vmap(masks.count)(found).tolist() == [each] * 3
+    assert len({np.asarray(found["w1"][i]).tobytes() for i in range(3)}) == 3
+
+
+def test_what_cannot_be_is_refused():
+    params = {"w": jnp.ones((2, 2))}
+    tx = dynamic.sparsify(optax.sgd(0.1), rules.static(0.5), prunable)
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="a rule needs params"):
+        tx.update(params, state)
+    with pytest.raises(ValueError, match="one sparsified optimizer is needed; there"):
+        dynamic.state_of(optax.sgd(0.1).init(params))
+    with pytest.raises(ValueError, match="updates run from begin_step to end_step"):
+        rules.rigl(0.5, begin_step=10, end_step=5)
+    with pytest.raises(ValueError, match="a warmup of 0 < 9 < 5"):
+        rules.ac_dc(0.5, phase=2, warmup=9, steps=5)

@@ -1,0 +1,211 @@
+"""Every criterion × scope × structure: one count, one tie rule, one density."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lth import allocation, build, checks, masks, ranking, structure, tasks, train
+from lth.config import ConfigError, Data, Experiment, Model, Optimizer, Prune
+from lth.config import Prune as PruneConfig
+
+E = Experiment(
+    data=Data(name="digits", validation=100),
+    model=Model(name="conv2", width=1 / 16),
+    optimizer=Optimizer(name="adam"),
+    batch_size=10,
+)
+STRUCTURES = ("weight", "block:2x3", "filter", "channel", "2:4")
+SCOPES = ("global", "layer", "erk")
+
+
+@functools.cache
+def task():
+    return tasks.load(E, None)
+
+
+@functools.cache
+def trained():
+    """Two replicates: their initial params, their states after a few steps."""
+    t = task()
+    tx = build.networks.optimizer(E.optimizer, 100, 20)
+    keys = jax.random.split(jax.random.key(3), 2)
+    start = jax.vmap(lambda k: train.init_state(t.model.init, tx, k))(keys)
+    step = train.make_train(t.loss, t.sample, tx)
+    block, _ = next(t.blocks(keys[0], 0, 5))
+    nothing = masks.nothing(start.params)
+    run = jax.jit(jax.vmap(step, (0, None, None, 0, None)), static_argnums=4)
+    state, _ = run(start, nothing, block, keys, 5)
+    return start.params, state, keys, block
+
+
+def mask_of(params):
+    one = jax.tree.map(lambda w: w[0], params)
+    return masks.ones(one)
+
+
+@functools.cache
+def scores(criterion):
+    """Of both replicates, all of whose weights are kept."""
+    e = replace(E, prune=Prune(criterion=criterion, batches=2))
+    initial, state, keys, block = trained()
+    ones = mask_of(initial)
+    both = jax.tree.map(lambda m: jnp.stack([m, m]), ones)
+    function = ranking.make_scores(e, task())
+    return jax.jit(jax.vmap(function, (0, 0, 0, 0, None)))(
+        initial, state, both, keys, block
+    )
+
+
+def first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def count_units(e, mask):
+    if e.prune.structure == "weight":
+        return [int(m.sum()) for m in jax.tree.leaves(mask)]
+    unit = ranking.unit_of(e)
+    found = []
+    for leaf in jax.tree.leaves(mask):
+        tile = unit.tile(leaf.shape)
+        tiles = structure._tiles(leaf, tile)
+        found.append(int(jnp.sum(jnp.any(tiles, -1))))
+    return found
+
+
+@functools.cache
+def keeper(text, scope, criterion_kind):
+    """The experiment, what keeps, and the same compiled, for one and for both."""
+    e = replace(E, prune=Prune(structure=text, scope=scope, criterion=criterion_kind))
+    ones, keep = mask_of(trained()[0]), ranking.make_keep(e)
+    density = densities(e, ones, 0.5)
+
+    def half(scores):
+        return keep(scores, ones, density)
+
+    return e, keep, jax.jit(half), jax.jit(jax.vmap(half))
+
+
+def densities(e, ones, density):
+    if e.prune.scope == "erk" and e.prune.structure == "weight":
+        return allocation.erdos_renyi(ones, density, kernel=True)
+    return density
+
+
+@pytest.mark.parametrize("criterion", ranking.CRITERIA)
+def test_every_criterion_scope_and_structure(criterion):
+    found = scores(criterion)
+    for leaf in jax.tree.leaves(found):
+        assert np.isfinite(leaf).all() or criterion.endswith("sign")
+    ones = mask_of(trained()[0])
+    kind = criterion if criterion in ranking.OF_INPUTS else "magnitude"
+    for text in STRUCTURES:
+        for scope in SCOPES if text != "2:4" else ["global"]:
+            if scope == "erk" and text != "weight":
+                continue
+            e, keep, alone, together = keeper(text, scope, kind)
+            half = keep(first(found), ones, densities(e, ones, 0.5))
+            less = keep(first(found), half, densities(e, ones, 0.2))
+            check_counts(e, ones, half, 0.5)
+            if text != "2:4":
+                check_counts(e, ones, less, 0.2)
+            assert nested(less, half)
+            assert int(masks.count(less)) >= 1
+            assert equal(alone(first(found)), half)
+            assert equal(first(together(found)), half)
+
+
+def check_counts(e, ones, mask, density):
+    if e.prune.structure == "2:4":
+        structure.check_n_of_m(mask, 2, 4)
+        return
+    total, kept = ranking.competitors(e, ones), count_units(e, mask)
+    if e.prune.scope == "global":
+        assert sum(kept) == max(1, round(density * sum(total)))
+    elif e.prune.scope == "layer":
+        assert kept == [max(1, round(density * n)) for n in total]
+    else:
+        assert sum(kept) == round(density * sum(total))
+    if e.prune.structure != "weight":
+        structure.check(mask, ranking.unit_of(e))
+
+
+def nested(inner, outer):
+    pairs = zip(jax.tree.leaves(inner), jax.tree.leaves(outer), strict=True)
+    return all(not (a & ~b).any() for a, b in pairs)
+
+
+def equal(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all((x == y).all() for x, y in pairs)
+
+
+@pytest.mark.parametrize("text", STRUCTURES)
+def test_equal_scores_keep_the_lower_index(text):
+    ones = mask_of(trained()[0])
+    flat = jax.tree.map(lambda m: jnp.ones(m.shape), ones)
+    e, keep, *_ = keeper(text, "layer" if text != "2:4" else "global", "magnitude")
+    kept = keep(flat, ones, 0.5)
+    for leaf in jax.tree.leaves(kept):
+        if text == "2:4":
+            assert leaf[..., :2, :].all()
+            assert not leaf[..., 2:4, :].any()
+            continue
+        tiles = structure._tiles(leaf, ranking.unit_of(e).tile(leaf.shape))
+        order = jnp.any(tiles, -1).ravel().astype(int)
+        assert (np.diff(order) <= 0).all()
+
+
+@pytest.mark.parametrize("text", STRUCTURES)
+def test_nan_is_refused(text):
+    ones = mask_of(trained()[0])
+    bad = jax.tree.map(lambda m: jnp.ones(m.shape).at[..., 0, 0].set(jnp.nan), ones)
+    _, keep, *_ = keeper(text, "global", "magnitude")
+    with pytest.raises(ValueError, match="NaN among"):
+        keep(bad, ones, 0.5)
+
+
+def test_the_dead_score_nothing_and_are_not_chosen():
+    initial, state, keys, block = trained()
+    ones = mask_of(initial)
+    half = masks.keep_top(masks.apply(first(state).params, ones), ones, 0.3)
+    for criterion in ("snip", "grasp", "synflow", "weight_gradient", "wanda", "lamp"):
+        e = replace(E, prune=Prune(criterion=criterion))
+        found = ranking.make_scores(e, task())(
+            first(initial), first(state), half, keys[0], block
+        )
+        dead = jax.tree.map(lambda s, m: None if m is None else s[~m], found, half)
+        assert not any(np.asarray(x).any() for x in jax.tree.leaves(dead)), criterion
+
+
+def test_scores_of_one_batch_and_of_more_differ():
+    one = replace(E, prune=Prune(criterion="snip", batches=1))
+    initial, state, keys, block = trained()
+    args = first(initial), first(state), mask_of(initial), keys[0], block
+    a = ranking.make_scores(one, task())(*args)
+    more = replace(E, prune=Prune(criterion="snip", batches=4))
+    b = ranking.make_scores(more, task())(*args)
+    assert not equal(a, b)
+
+
+def test_synflow_sees_no_data():
+    initial, state, keys, block = trained()
+    e = replace(E, prune=PruneConfig(criterion="synflow"))
+    function = ranking.make_scores(e, task())
+    other = jax.tree.map(lambda x: x[::-1], block)
+    a = function(first(initial), first(state), mask_of(initial), keys[0], block)
+    b = function(first(initial), first(state), mask_of(initial), keys[1], other)
+    assert equal(a, b)
+
+
+def test_criteria_of_inputs_need_inputs():
+    e = replace(E, prune=Prune(criterion="wanda", include="bias"))
+    checks.check(e)
+    initial, state, keys, block = trained()
+    params = first(initial)
+    mask = masks.ones(params, lambda path, leaf: True)
+    with pytest.raises(ConfigError, match="bias.* has none: --prune.exclude"):
+        ranking.make_scores(e, task())(params, first(state), mask, keys[0], block)
