@@ -343,12 +343,14 @@ def test_models_tell_what_meets_each_kernel():
     model = models.standardized(models.from_linen(module, (4,)), 1.0, 2.0)
     params, stats = model.init(jax.random.key(0))
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
-    seen = jax.jit(model.inputs)(params, stats, x)
+    seen, left = jax.jit(model.seen)(params, stats, x)
     first = (x - 1) / 2
     np.testing.assert_allclose(seen["hidden_0"]["kernel"], first)
     hidden = np.maximum(first @ params["hidden_0"]["kernel"], 0)
     np.testing.assert_allclose(seen["output"]["kernel"], hidden, rtol=1e-5)
     assert seen["output"]["bias"] is None
+    logits, _ = model.apply(params, stats, x, False, None)
+    np.testing.assert_allclose(left["output"]["kernel"], logits, rtol=1e-6)
 
 
 def least_squares(samples=200, features=20, outputs=3):
@@ -437,3 +439,62 @@ def test_surgery_on_a_network():
     conv = {"c": np.ones((3, 3, 2, 2), np.float32)}
     with pytest.raises(ValueError, match="c is .* leave it out"):
         criteria.obs.prune(conv, conv, masks.ones(conv, lambda *_: True), 0.5)
+
+
+def test_taylor_by_hand():
+    # Two inputs, one output, loss = mean of y c(x): t(x) = x_i w_i c, by example.
+    params = {"w": jnp.array([[2.0], [1.0]]), "b": jnp.zeros(1)}
+
+    def loss(params, batch):
+        x, c = batch
+        return jnp.mean((x @ params["w"] + params["b"][None])[:, 0] * c)
+
+    x = jnp.array([[[1.0, 3.0], [1.0, -1.0]]])  # one batch of two examples
+    c = jnp.array([[1.0, -1.0]])
+    gates = np.array([[2.0, 3.0], [-2.0, 1.0]])  # [example, input]
+    found = criteria.taylor(loss, params, (x, c))
+    np.testing.assert_allclose(found["w"].ravel(), np.abs(gates).mean(0))
+    assert not np.any(found["b"])
+    found = criteria.taylor_batch(loss, params, (x, c))
+    np.testing.assert_allclose(found["w"].ravel(), np.abs(gates.mean(0)))
+    found = criteria.taylor_squared(loss, params, (x, c))
+    np.testing.assert_allclose(found["w"].ravel(), gates.mean(0) ** 2)
+    normal = criteria.taylor_normalised({"w": jnp.array([[3.0, 3.0], [4.0, 4.0]])})
+    np.testing.assert_allclose(normal["w"], [[0.6, 0.6], [0.8, 0.8]])
+
+
+def test_taylor_of_a_convolution_is_the_gradient_at_a_gate():
+    rng = np.random.default_rng(5)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 4)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(3, 6, 6, 2)), jnp.float32)
+
+    def gated(gate, kernel, x):
+        x = x * gate.reshape(1, 1, 1, -1)
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.mean(jnp.tanh(y))
+
+    def loss(params, batch):
+        return gated(jnp.ones(2), params["k"], batch)
+
+    gates = [jax.grad(gated)(jnp.ones(2), kernel, x[i : i + 1]) for i in range(3)]
+    found = criteria.taylor(loss, {"k": kernel}, x[None])["k"]
+    expected = np.abs(np.stack(gates)).mean(0)
+    np.testing.assert_allclose(found[0, 0, :, 0], expected, rtol=1e-5)
+    assert (found == found[:1, :1, :, :1]).all()
+
+
+def test_the_oracle_by_hand():
+    params = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.ones(2)}
+    mask = {"w": jnp.array([[True, True], [False, True]]), "b": None}
+    params = masks.apply(params, mask)
+
+    def loss(params):
+        return jnp.sum(params["w"] ** 3) + jnp.sum(params["b"])
+
+    found = criteria.oracle.without_each_weight(loss, params, mask)
+    np.testing.assert_allclose(found["w"], [[-1, 8], [0, -27]], rtol=1e-6)
+    assert not np.any(found["b"])
+    found = criteria.oracle.without_each_input(loss, params, mask)
+    np.testing.assert_allclose(found["w"], [[7, 7], [0, -27]], rtol=1e-6)

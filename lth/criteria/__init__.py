@@ -4,10 +4,11 @@ A criterion is a function of what it looks at and of nothing else: the weights
 (`weights`), a loss on batches (`gradients`), what flows into each kernel
 (`activations`), or how the weights moved (`history`). `masks.keep_top` makes a mask of
 the scores, with the same count, the same ties and the same meaning of density for all.
-Optimal brain surgery, which moves the weights that stay as well, is in `obs`.
+Optimal brain surgery, which moves the weights that stay as well, is in `obs`; what all
+of them estimate, the loss without a weight or a unit, in `oracle`.
 """
 
-from lth.criteria import obs
+from lth.criteria import history, obs, oracle
 from lth.criteria.activations import (
     activation_magnitude,
     mean_activation,
@@ -26,6 +27,8 @@ from lth.criteria.gradients import (
     synflow,
     weight_gradient,
 )
+from lth.criteria.taylor import normalised as taylor_normalised
+from lth.criteria.taylor import taylor, taylor_batch, taylor_squared
 from lth.criteria.weights import (
     inverted,
     lamp,
@@ -41,6 +44,7 @@ __all__ = [
     "empirical_fisher",
     "gradient_magnitude",
     "grasp",
+    "history",
     "hutchinson",
     "inverted",
     "lamp",
@@ -51,10 +55,15 @@ __all__ = [
     "normalised_magnitude",
     "obd",
     "obs",
+    "oracle",
     "random",
     "snip",
     "standardised_magnitude",
     "synflow",
+    "taylor",
+    "taylor_batch",
+    "taylor_normalised",
+    "taylor_squared",
     "wanda",
     "weight_gradient",
 ]

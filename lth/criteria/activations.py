@@ -2,7 +2,7 @@
 
 `inputs` is a tree like the params: for a kernel [..., in, out] its inputs [..., in],
 examples and positions in front, and `None` for the other leaves, which score 0.
-`models.Model.inputs` gives it. What enters a layer has passed the nonlinearity before
+`models.Model.seen` gives it. What enters a layer has passed the nonlinearity before
 it, which is where activations are to be measured.
 """
 

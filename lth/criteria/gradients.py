@@ -99,10 +99,21 @@ def empirical_fisher(loss: Loss, params: Params, batches: Any) -> Params:
     only called so (Kunstner et al. 2019, arXiv:1905.12558).
     """
 
+    def squared(gradient):
+        return jax.tree.map(jnp.square, gradient)
+
+    return mean_over_examples(loss, params, batches, squared)
+
+
+def mean_over_examples(
+    loss: Loss, params: Params, batches: Any, function: Callable[[Params], Any]
+) -> Any:
+    """The mean over all examples of a function of each one's gradient."""
+
     def batch_mean(batch):
         def one(example):
             alone = jax.tree.map(lambda x: x[None], example)
-            return jax.tree.map(jnp.square, jax.grad(loss)(params, alone))
+            return function(jax.grad(loss)(params, alone))
 
         return jax.tree.map(lambda g: jnp.mean(g, 0), jax.vmap(one)(batch))
 

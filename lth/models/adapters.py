@@ -18,14 +18,14 @@ class Model(NamedTuple):
     `init(key) -> (params, stats)` draws the weights. `apply(params, stats, inputs,
     train, key) -> (outputs, stats)` runs it on a batch; `train` is a Python bool, `key`
     feeds dropout and is unused when `train` is false, and the returned stats replace
-    the given ones after a training step. `inputs(params, stats, inputs)`, where a model
-    has it, gives what each kernel multiplies in evaluation: a tree like params with
-    arrays [batch, …, in], and `None` for the leaves that multiply nothing.
+    the given ones after a training step. `seen(params, stats, inputs)`, where a model has
+    it, gives what enters and what leaves each kernel in evaluation: two trees like
+    params with arrays [batch, …, in] and [batch, …, out], and `None` for other leaves.
     """
 
     init: Callable[[jax.Array], tuple[Any, Stats]]
     apply: Callable[[Any, Stats, jax.Array, bool, jax.Array | None], tuple[Any, Stats]]
-    inputs: Callable[[Any, Stats, jax.Array], Any] | None = None
+    seen: Callable[[Any, Stats, jax.Array], tuple[Any, Any]] | None = None
 
 
 def from_linen(
@@ -59,18 +59,21 @@ def from_linen(
         found = {}
 
         def record(call, args, kwargs, context):
-            module = context.module
+            module, outputs = context.module, call(*args, **kwargs)
             if isinstance(module, KERNELS) and context.method_name == "__call__":
-                found[*module.path, "kernel"] = args[0]
-            return call(*args, **kwargs)
+                found[*module.path, "kernel"] = args[0], outputs
+            return outputs
 
         with nn.intercept_methods(record):
             apply(params, stats, inputs, False, None)
 
-        def leaf(path, _):
-            return found.get(tuple(key.key for key in path))
+        def side(which):
+            def leaf(path, _):
+                return found.get(tuple(key.key for key in path), (None, None))[which]
 
-        return jax.tree_util.tree_map_with_path(leaf, params)
+            return jax.tree_util.tree_map_with_path(leaf, params)
+
+        return side(0), side(1)
 
     return Model(init, apply, seen)
 
@@ -142,7 +145,7 @@ def standardized(
         return model.apply(params, stats, scaled(inputs), train, key)
 
     def seen(params, stats, inputs):
-        assert model.inputs is not None
-        return model.inputs(params, stats, scaled(inputs))
+        assert model.seen is not None
+        return model.seen(params, stats, scaled(inputs))
 
-    return Model(model.init, apply, seen if model.inputs else None)
+    return Model(model.init, apply, seen if model.seen else None)
