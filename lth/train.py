@@ -163,6 +163,28 @@ def masked_slots(
     return optax.tree_map_params(tx, slot, opt_state, mask)
 
 
+def reestimate(
+    apply: Callable,
+    sample: Callable,
+    state: TrainState,
+    data: Any,
+    key: jax.Array,
+    n: int,
+) -> TrainState:
+    """`state` with its batch-norm averages taken anew, over `n` batches.
+
+    Forward passes in training mode and nothing else: averages made before weights were
+    pruned, rewound or averaged do not fit them (NNCF's batch-norm adaptation). They are
+    running averages, so `n` is to be several times what they remember.
+    """
+
+    def one(stats, step):
+        batch = sample(key, step, data)
+        return apply(state.params, stats, batch.image, True, key)[1], None
+
+    return state._replace(stats=jax.lax.scan(one, state.stats, jnp.arange(n))[0])
+
+
 def make_evaluate(measure: Callable, chunk: int = 1000):
     """`evaluate(params, stats, data) -> metrics`: means over all of `data`, chunk-wise.
 

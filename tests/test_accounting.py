@@ -34,7 +34,7 @@ def test_the_table_of_a_small_network():
     assert pruned.remaining == 4100
     assert pruned.compression == pytest.approx(4.978, abs=5e-4)
     # 22 of 108 is what 80 % comes to there, and no tolerance of 1e-6 holds.
-    assert 1 - 22 / 108 == pytest.approx(0.7963, abs=1e-4)
+    assert pytest.approx(0.7963, abs=1e-4) == 1 - 22 / 108
 
 
 def counted(name, shape=(32, 32, 3), classes=10):
@@ -53,7 +53,7 @@ def test_multiply_accumulates_by_hand():
     _, conv = counted("conv2")
     expected = 32 * 32 * 9 * (3 * 64 + 64 * 64) + 4096 * 4 * 256 + 256 * 256 + 2560
     assert sum(conv.dense.values()) == expected
-    params, resnet = counted("resnet20")
+    _, resnet = counted("resnet20")
     # Published: 40.8 M for ResNet-20, here with projection shortcuts.
     stage = [32 * 32 * 9 * 16 * 16, 16 * 16 * 9 * 32 * 32, 8 * 8 * 9 * 64 * 64]
     total = 32 * 32 * 27 * 16 + 6 * stage[0] + 5 * stage[1] + 5 * stage[2]

@@ -256,3 +256,14 @@ def test_magnitude_does_not_see_signs():
     )
     with pytest.raises(ValueError, match=r"in \(0, 1\]; got 1.2"):
         schedules.geometric(1.2, 3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 108, 20_280])
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.8, 0.9, 0.99])
+@pytest.mark.parametrize("equal", [False, True])
+def test_the_count_that_tfmot_rounds_to(n, sparsity, equal):
+    w = np.ones(n, np.float32) if equal else np.random.default_rng(n).normal(size=n)
+    w = {"w": np.round(w.astype(np.float32), 1)}  # with ties
+    ones = masks.ones(w, lambda path, leaf: True)
+    kept = masks.keep_top(jax.tree.map(np.abs, w), ones, 1 - sparsity, "layer")["w"]
+    assert int(kept.sum()) == max(round(n * (1 - sparsity)), 1)

@@ -211,3 +211,24 @@ def test_fit_measures_at_its_stops(adam):
     np.testing.assert_array_equal(metrics["step"], [12])
     whole, _ = adam.train(adam.early, adam.mask, 12)
     assert_same(later, whole)
+
+
+def test_batch_norm_averages_are_taken_anew():
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = x.reshape(len(x), -1)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.5)(x)
+
+    model = models.from_linen(Normed(), (3,))
+    rng = np.random.default_rng(0)
+    images = rng.normal(3.0, 2.0, (64, 3)).astype(np.float32)
+    dataset = data.Dataset(jnp.asarray(images), jnp.zeros(64, jnp.int32))
+    sample = data.make_sample(64, 64)  # every batch is the whole
+    state = train.init_state(model.init, optax.sgd(0.1), jax.random.key(0))
+    key = jax.random.key(1)
+    found = train.reestimate(model.apply, sample, state, dataset, key, 30)
+    (averages,) = found.stats["batch_stats"].values()
+    np.testing.assert_allclose(averages["mean"], images.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(averages["var"], images.var(0), rtol=1e-4)
+    assert_same(found._replace(stats=state.stats), state)

@@ -57,7 +57,8 @@ def _without(loss, params, mask, gone: Callable, axis: int | None = None) -> Sco
 
         def change(index, i=i, leaf=leaf):
             new = jnp.where(gone(index, leaf), 0, leaf)
-            return loss(structure.unflatten([*leaves[:i], new, *leaves[i + 1 :]])) - base
+            changed = [*leaves[:i], new, *leaves[i + 1 :]]
+            return loss(structure.unflatten(changed)) - base
 
         count = leaf.size if axis is None else leaf.shape[axis]
         chunk = min(CHUNK, count)

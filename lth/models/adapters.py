@@ -18,8 +18,8 @@ class Model(NamedTuple):
     `init(key) -> (params, stats)` draws the weights. `apply(params, stats, inputs,
     train, key) -> (outputs, stats)` runs it on a batch; `train` is a Python bool, `key`
     feeds dropout and is unused when `train` is false, and the returned stats replace
-    the given ones after a training step. `seen(params, stats, inputs)`, where a model has
-    it, gives what enters and what leaves each kernel in evaluation: two trees like
+    the given ones after a training step. `seen(params, stats, inputs)`, where a model
+    has it, gives what enters and what leaves each kernel in evaluation: two trees like
     params with arrays [batch, …, in] and [batch, …, out], and `None` for other leaves.
     """
 
