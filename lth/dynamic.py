@@ -7,8 +7,9 @@ So `train.make_train` needs no change, and neither does anybody else's loop: gra
 go in at the masked params, all of them, and updates come out that leave exactly 0 where
 the mask prunes. Start from `masked(params, opt_state)`.
 
-Steps are counted in updates of the optimizer: an update of the mask at step t follows
-the t-th, and one at step 0 is part of `init`. The rules are in `rules`.
+Steps are counted in those of the optimizer, from 1. Where the mask is to change at step
+t, it is chosen by the weights before the t-th step and by that step's gradients, and
+the step is taken under it. A change at step 0 is part of `init`. Rules are in `rules`.
 """
 
 from collections.abc import Callable
@@ -49,7 +50,6 @@ class SparseState(NamedTuple):
 
     inner: Any
     mask: Mask
-    settled: Mask  # whose slots are valid: kept before and after the last update
     step: jax.Array
     key: jax.Array  # uint32, the data of a PRNG key
     log: Log
@@ -76,28 +76,24 @@ def sparsify(
         grads: Any = updates
         if params is None:
             raise ValueError("a rule needs params: tx.update(grads, state, params)")
-        # Slots are masked where they are read: writing them stays in place.
-        inner = train.masked_slots(tx, state.inner, state.settled)
-        found = masks.apply(grads, state.mask)
-        updates, inner = tx.update(found, inner, params)
-        step = state.step + 1
+        step, mask, log = state.step + 1, state.mask, state.log
         now = rule.when(step)
-        if rule.skips:
-            updates = jax.tree.map(lambda u: jnp.where(now, 0, u), updates)
 
         def change(args):
-            params, updates, grads, mask, log = args
-            moved = masks.apply(optax.apply_updates(params, updates), mask)
-            new = rule.update(step, moved, mask, grads, _folded(state.key, step))
-            return new, _logged(log, step, moved, mask, new)
+            params, grads, mask, log = args
+            new = rule.update(step, params, mask, grads, _folded(state.key, step))
+            return new, _logged(log, step, params, mask, new)
 
-        mask, log = state.mask, state.log
         if rule.updates:
-            args = (params, updates, grads, mask, log)
-            mask, log = jax.lax.cond(now, change, lambda args: args[3:], args)
+            args = (params, grads, mask, log)
+            mask, log = jax.lax.cond(now, change, lambda args: args[2:], args)
         settled = jax.tree.map(jnp.logical_and, mask, state.mask)
-        updates = _leaving_zero(updates, params, settled)
-        return updates, SparseState(inner, mask, settled, step, state.key, log)
+        inner = train.masked_slots(tx, state.inner, settled)
+        moves, inner = tx.update(masks.apply(grads, settled), inner, params)
+        if rule.skips:
+            moves = jax.tree.map(lambda u: jnp.where(now, jnp.zeros_like(u), u), moves)
+        moves = _leaving_zero(moves, params, settled)
+        return moves, SparseState(inner, mask, step, state.key, log)
 
     return optax.GradientTransformation(init, update)
 
@@ -105,7 +101,7 @@ def sparsify(
 def _begin(tx, rule, prunable, params, seed) -> SparseState:
     if not jax.tree.leaves(params):  # Optax asks for the shape of the state
         log = Log(jnp.int32(0), *(params,) * 4)
-        return SparseState(tx.init(params), params, params, jnp.int32(0), seed, log)
+        return SparseState(tx.init(params), params, jnp.int32(0), seed, log)
     ones = masks.ones(params, prunable)
     mask = rule.start(params, ones, _folded(seed, 0))
     mask = jax.tree.map(jnp.logical_and, mask, ones)
@@ -113,7 +109,7 @@ def _begin(tx, rule, prunable, params, seed) -> SparseState:
     sizes = jax.tree.map(lambda m: jnp.zeros(rule.updates, jnp.float32), ones)
     never = jnp.full(rule.updates, -1, jnp.int32)
     log = Log(never, counts, counts, counts, sizes)
-    return SparseState(tx.init(params), mask, mask, jnp.int32(0), seed, log)
+    return SparseState(tx.init(params), mask, jnp.int32(0), seed, log)
 
 
 def _folded(seed: jax.Array, step: Any) -> jax.Array:

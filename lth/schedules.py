@@ -60,8 +60,8 @@ class Schedule(NamedTuple):
 
     Masks change at the updates: `begin_step`, each `frequency` steps after it, and
     `end_step`, which always is one, so that the final density is always reached. Steps
-    are those of `TrainState.step`: an update at step t comes after t optimizer steps, 0
-    before the first, and a run of n steps can still have one at n.
+    are those of `TrainState.step`: after t steps of the optimizer the density is the one
+    in force at t, so a run of n steps can still have an update at n.
 
     `density(step)` is the curve at any step from begin to end: a float for a Python
     step and float32 for a traced one, from a table of 4 bytes a step made in float64.
