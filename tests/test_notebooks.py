@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from lth import manifest
+from lth import manifest, masks
 from lth.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -28,16 +29,26 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
     assert len(images) >= 3
 
 
-def python_blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def block(part):
+    """The one Python block of the README that has this part."""
+    text = (ROOT / "README.md").read_text()
+    (found,) = (b for b in re.findall(r"```python\n(.*?)```", text, re.S) if part in b)
+    return compile(found, "README.md", "exec")
 
 
 def test_the_quickstart_of_the_readme_finds_tickets(capsys):
     found: dict = {}
-    exec(compile(python_blocks()[0], "README.md", "exec"), found)
+    exec(block("lottery.imp"), found)
     assert found["ticket"].level == 12
     assert found["ticket"].metrics["test_accuracy"][-1] > 0.9
     assert len(capsys.readouterr().out.splitlines()) == 12
+
+
+def test_the_rules_of_the_readme_start_from_masked_params():
+    found: dict = {"params": {"kernel": np.ones((10, 10), np.float32)}}
+    exec(block("dynamic.sparsify"), found)
+    assert found["params"]["kernel"].shape == (10, 10)
+    assert float(masks.density(found["opt_state"].mask)) == 1  # it prunes in training
 
 
 def test_the_run_that_the_readme_names_is_the_one_it_would_make():
