@@ -129,22 +129,22 @@ def synflow(task, state, mask) -> None:
 
 def ruled(task, params, mask, learned, flags: Flags) -> None:
     tx, n = optax.adam(1.2e-3), flags.measured
-    late = {"begin_step": NEVER, "end_step": NEVER + 1000, "frequency": 100}
-    now = {"begin_step": 1, "end_step": NEVER, "frequency": 1}
-    ramp = {"initial_sparsity": 0.0, "final_sparsity": 0.9}
+    late: Any = {"begin_step": NEVER, "end_step": NEVER + 1000, "frequency": 100}
+    now: Any = {"begin_step": 1, "end_step": 20_000, "frequency": 1}
+    ramp: Any = {"initial_sparsity": 0.0, "final_sparsity": 0.9}
     several = {
         "static": (rules.static(0.1), None),
         "gradual": (
             rules.gradual(schedules.polynomial(**ramp, **late)),
-            rules.gradual(schedules.polynomial(**ramp, **{**now, "end_step": 20_000})),
+            rules.gradual(schedules.polynomial(**ramp, **now)),
         ),
         "rigl": (
             rules.rigl(0.1, **late),
-            rules.rigl(0.1, **{**now, "end_step": 20_000}),
+            rules.rigl(0.1, **now),
         ),
         "set": (
             rules.sparse_evolution(0.1, **late),
-            rules.sparse_evolution(0.1, **{**now, "end_step": 20_000}),
+            rules.sparse_evolution(0.1, **now),
         ),
         "ac_dc": (rules.ac_dc(0.1, phase=1000, warmup=NEVER, steps=2 * NEVER), None),
     }

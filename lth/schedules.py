@@ -60,7 +60,7 @@ class Schedule(NamedTuple):
 
     Masks change at the updates: `begin_step`, each `frequency` steps after it, and
     `end_step`, which always is one, so that the final density is always reached. Steps
-    are those of `TrainState.step`: after t steps of the optimizer the density is the one
+    are those of `TrainState.step`: after t steps of the optimizer the density is that
     in force at t, so a run of n steps can still have an update at n.
 
     `density(step)` is the curve at any step from begin to end: a float for a Python

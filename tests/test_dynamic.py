@@ -16,7 +16,6 @@ from lth import (
     rules,
     schedules,
     structure,
-    train,
 )
 from tests.conftest import assert_same, make_problem, plain_mlp
 

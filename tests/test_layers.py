@@ -11,7 +11,7 @@ LAYERS = [
     {"masks", "presets", "notation", "devices"},
     {"manifest", "checks"},
     {"models", "data", "allocation", "schedules", "results", "criteria"},
-    {"structure", "actions", "accounting"},
+    {"structure", "actions", "accounting", "search", "packing"},
     {"train", "plot"},
     {"rewind", "networks", "dynamic", "reparametrise"},
     {"lottery", "tasks", "rules"},

@@ -31,7 +31,7 @@ def make_data(seed: int) -> data.Dataset:
 
 @pytest.fixture(scope="module")
 def narrow():
-    """VGG-11 with a sixteenth of the channels: 36 072 prunable weights in 9 layers."""
+    """VGG-11 with a sixteenth of the channels: 36 428 prunable weights in 9 layers."""
     network = models.from_linen(models.VGG(depth=11, width=1 / 16), SHAPE)
     model = models.standardized(network, 128, 64)
     loss, measure = train.classification(model.apply)

@@ -13,6 +13,8 @@ from lth import masks, schedules
 
 PATH = Path(lth.__file__).parents[1] / "experiments" / "overfitting_regression.py"
 spec = importlib.util.spec_from_file_location("overfitting_regression", PATH)
+assert spec
+assert spec.loader
 study = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(study)
 
