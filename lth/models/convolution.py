@@ -106,7 +106,8 @@ def _inputs_gradient(x, kernel, grad, strides, pads):
         )
     zero = jnp.zeros((), grad.dtype)
     grad = lax.pad(grad, zero, [(0, 0, 0), *around, (0, 0, 0)])
-    return _library(grad, turned, (1, 1), ((0, 0), (0, 0)))
+    # Not the library's: second derivatives go through here once more.
+    return _convolve(grad, turned, (1, 1), ((0, 0), (0, 0)))
 
 
 def _kernel_gradient(x, kernel, grad, strides, pads):
