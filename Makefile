@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all the set-up on a machine that has only Python >= 3.11.
 PYTHON ?= python3
 VENV := .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 PINS := $(wildcard constraints/py$(VERSION).txt)
@@ -11,7 +12,7 @@ demo: $(VENV)/base
 	$(BIN)/lth run digits --controls reinit,shuffle
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # What CI runs beside the tests.
 check: $(VENV)/dev

@@ -139,8 +139,8 @@ def ruled(task, params, mask, learned, flags: Flags) -> None:
     several = {
         "static": (rules.static(0.1), None),
         "gradual": (
-            rules.gradual(schedules.polynomial(**ramp, **late)),
-            rules.gradual(schedules.polynomial(**ramp, **now)),
+            rules.gradual(schedules.polynomial(**ramp, **late), 2 * NEVER),
+            rules.gradual(schedules.polynomial(**ramp, **now), NEVER),
         ),
         "rigl": (
             rules.rigl(0.1, **late),

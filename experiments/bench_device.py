@@ -79,8 +79,8 @@ def timed(preset: str, shape: tuple[int, ...], replicates: int, flags: Flags):
         state, _ = step(state, mask, learned, keys, np.int32(steps))
         jax.block_until_ready(state)
         taken = time.perf_counter() - began
-    first = jax.tree.map(lambda x: x[0], (state.params, state.stats))
-    work = accounting.work(network, *first, shape, one)
+    params, stats = jax.tree.map(lambda x: x[0], (state.params, state.stats))
+    work = accounting.work(network, params, stats, shape, one)
     operations = 6 * sum(work.dense.values()) * e.batch_size
     return steps / taken, operations
 

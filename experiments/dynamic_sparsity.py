@@ -162,9 +162,9 @@ def top_kast(s: Setting, density: float, key: jax.Array) -> Method:
     model, final, penalty = reparametrise.top_kast(s.model, density, backward)
     plain = train.classification(model.apply)[0]
 
-    def loss(params, *rest):
-        value, found = plain(params, *rest)
-        return value + DECAY * penalty(params), found
+    def loss(params, stats, *rest):
+        value, found = plain(params, stats, *rest)
+        return value + DECAY * penalty(params, stats), found
 
     return Method(model, loss, s.tx, lambda state: final(state.params, state.stats))
 
@@ -178,7 +178,7 @@ def _times(s: Setting) -> dict[str, Any]:
 
 def _gradual(density: float, s: Setting) -> dynamic.Rule:
     end = s.steps * 3 // 4
-    return rules.gradual(schedules.cubic(1 - density, s.steps // 10, end, 50))
+    return rules.gradual(schedules.cubic(1 - density, s.steps // 10, end, 50), s.steps)
 
 
 def _ac_dc(density: float, s: Setting) -> dynamic.Rule:

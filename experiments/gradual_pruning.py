@@ -270,7 +270,7 @@ def trials(study: Study, flags: Flags) -> Iterator[tuple]:
         yield from at_density(study, density)
     for sparsity in flags.constant:
         density = round(1 - sparsity, 6)
-        rule = rules.gradual(schedules.constant(sparsity, 0, steps))
+        rule = rules.gradual(schedules.constant(sparsity, 0, steps), steps)
         ends = fit_rule(study.lab, rule, study.early.params, 0, steps)
         yield "constant, fresh", 1, density, *ends
         ends = fit_rule(study.lab, rule, late.params, steps, steps)
@@ -300,8 +300,7 @@ def at_density(study: Study, density: float) -> Iterator[tuple]:
 def gradual(density: float, steps: int) -> dynamic.Rule:
     """Zhu & Gupta's cubic over the first three quarters of a training."""
     schedule = schedules.cubic(1 - density, 0, steps * 3 // 4, UPDATE_EVERY)
-    schedules.check(schedule, steps)
-    return rules.gradual(schedule)
+    return rules.gradual(schedule, steps)
 
 
 def iterative(study: Study, densities: tuple[float, ...]) -> Iterator[tuple]:

@@ -183,7 +183,9 @@ def make_model(problem: Problem) -> models.Model:
 def make_trial(problem: Problem, schedule: Schedule) -> Callable:
     """`trial(key, (learned, held out))`: one training and what it ended with."""
     keep = partial(masks.keep_top, scope="layer")  # as in tfmot
-    tx = dynamic.sparsify(optax.adam(1e-3), rules.gradual(schedule, keep=keep))
+    tx = dynamic.sparsify(
+        optax.adam(1e-3), rules.gradual(schedule, problem.steps, keep=keep)
+    )
     model = make_model(problem)
     loss, measure = training.regression(model.apply, 0.0, 1.0)  # targets as they are
     test = training.make_evaluate(measure)

@@ -88,6 +88,8 @@ def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
     Raises ConfigError for a level that would keep as many weights as the one before it.
     """
     sizes = ranking.competitors(e, mask)
+    if e.prune.scope == "output":
+        sizes = [leaf.shape[-2] for leaf in jax.tree.leaves(mask)]
     if e.prune.scope == "global":
         sizes = [sum(sizes)]
     before = sum(sizes)

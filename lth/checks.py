@@ -3,7 +3,13 @@
 from typing import Any
 
 from lth.config import CONTROLS, SEEDS, ConfigError, Experiment
-from lth.notation import parse_densities, parse_rates, parse_structure, split_list
+from lth.notation import (
+    parse_densities,
+    parse_rates,
+    parse_steps,
+    parse_structure,
+    split_list,
+)
 
 MOVED = (  # criteria that compare weights before and after a training
     "large_final",
@@ -19,6 +25,7 @@ MOVED = (  # criteria that compare weights before and after a training
     "magnitude_increase_same_sign",
     "magnitude_increase_diff_sign",
 )
+SIGNED = tuple(name for name in MOVED if name.endswith("_sign"))
 IN_ONE_PIECE = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}
 
@@ -71,6 +78,29 @@ def _check_prune(e: Experiment) -> None:
             kind.name == "n_of_m" and (listed or p.scope != "global"),
             f"--prune.structure {p.structure} is a density in every group: it goes "
             "without --prune.densities and --prune.scope",
+        ),
+        (
+            p.scope in ("er", "erk", "output") and p.structure != "weight",
+            f"--prune.scope {p.scope} counts weights, and --prune.structure "
+            f"{p.structure} units: choose scope global or layer, or structure weight",
+        ),
+        (
+            kind.name in ("filter", "channel", "block") and p.criterion in SIGNED,
+            f"--prune.criterion {p.criterion} excludes single weights, and "
+            f"--prune.structure {p.structure} prunes them together",
+        ),
+        (
+            kind.name in ("filter", "block")
+            and p.criterion in ("mean_activation", "nonzero_share"),
+            f"--prune.criterion {p.criterion} scores what a layer reads, alike for all "
+            "its outputs: --prune.structure channel fits it",
+        ),
+        (
+            p.criterion == "adam_second_moment"
+            and p.at == "early"
+            and parse_steps(e.rewind.to, 1, "--rewind.to") == 0,
+            "--prune.criterion adam_second_moment reads what Adam has seen, and at "
+            "--rewind.to 0 it has seen nothing",
         ),
         (p.rounds > 1 and p.at == "late", "--prune.rounds is of --prune.at early"),
         (

@@ -178,9 +178,10 @@ class Prune:
     """Batches of training examples that a criterion looks at, if it asks for any."""
     precision: Literal["float32", "float64"] = "float32"
     """Of synflow: deep networks overflow float32."""
-    scope: Literal["global", "layer", "er", "erk"] = "global"
+    scope: Literal["global", "layer", "er", "erk", "output"] = "global"
     """All prunable weights compete with each other; or those of each layer, with one
-    density for all, or Erdős-Rényi's, of dense (er) or also of convolution kernels."""
+    density for all, or Erdős-Rényi's, of dense (er) or also of convolution kernels; or
+    those of each output, as in Wanda."""
     dense: str = ""
     """With scope er and erk: regular expression of layers that stay dense."""
     structure: str = "weight"

@@ -60,19 +60,21 @@ def sparsify(
     rule: Rule,
     prunable: Callable[[str, jax.Array], bool] = masks.is_kernel,
     key: jax.Array | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """`tx` under a mask that follows `rule`.
 
-    `prunable` is that of `masks.ones`; `key` is for rules that draw at random, and
-    `start` sets another. What is pruned has gradient, update and slots of 0, whatever
-    `tx` is; what is grown starts at 0 with slots of 0.
+    `prunable` is that of `masks.ones`; `key` is for rules that draw at random: give
+    each replicate its own. Outermost in a chain, or what comes after would change the
+    moves that bring weights to 0. What is pruned has gradient, update and slots of 0,
+    whatever `tx` is; what is grown starts at 0 with slots of 0.
     """
     seed = jax.random.key_data(jax.random.key(0) if key is None else key)
+    tx = optax.with_extra_args_support(tx)
 
     def init(params):
         return _begin(tx, rule, prunable, params, seed)
 
-    def update(updates, state, params=None):
+    def update(updates, state, params=None, **extra):
         grads: Any = updates
         if params is None:
             raise ValueError("a rule needs params: tx.update(grads, state, params)")
@@ -80,22 +82,22 @@ def sparsify(
         now = rule.when(step)
 
         def change(args):
-            params, grads, mask, log = args
-            new = rule.update(step, params, mask, grads, _folded(state.key, step))
+            params, grads, key, step, mask, log = args
+            new = rule.update(step, params, mask, grads, _folded(key, step))
             return new, _logged(log, step, params, mask, new)
 
         if rule.updates:
-            args = (params, grads, mask, log)
-            mask, log = jax.lax.cond(now, change, lambda args: args[2:], args)
+            args = (params, grads, state.key, step, mask, log)
+            mask, log = _if_any(now, change, lambda args: args[4:], args)
         settled = jax.tree.map(jnp.logical_and, mask, state.mask)
         inner = train.masked_slots(tx, state.inner, settled)
-        moves, inner = tx.update(masks.apply(grads, settled), inner, params)
+        moves, inner = tx.update(masks.apply(grads, settled), inner, params, **extra)
         if rule.skips:
             moves = jax.tree.map(lambda u: jnp.where(now, jnp.zeros_like(u), u), moves)
         moves = _leaving_zero(moves, params, settled)
         return moves, SparseState(inner, mask, step, state.key, log)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _begin(tx, rule, prunable, params, seed) -> SparseState:
@@ -109,7 +111,42 @@ def _begin(tx, rule, prunable, params, seed) -> SparseState:
     sizes = jax.tree.map(lambda m: jnp.zeros(rule.updates, jnp.float32), ones)
     never = jnp.full(rule.updates, -1, jnp.int32)
     log = Log(never, counts, counts, counts, sizes)
+    if rule.updates and rule.when(0):
+        log = _logged(log, jnp.int32(0), params, ones, mask)
     return SparseState(tx.init(params), mask, jnp.int32(0), seed, log)
+
+
+def _if_any(now: jax.Array, change: Callable, same: Callable, args: Any) -> Any:
+    """`jax.lax.cond`, which stays one under `vmap`.
+
+    There it would become a choice between both results, and the change would be worked
+    out at every step; here it is worked out where any replicate asks for it, and as
+    they go in step, all do or none.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def either(now, args):
+        return jax.lax.cond(now, change, same, args)
+
+    @either.def_vmap
+    def mapped(size, batched, now, args):
+        axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
+
+        def choose(now, args):
+            pairs = change(args), same(args)
+            return jax.tree.map(lambda a, b: jnp.where(now, a, b), *pairs)
+
+        def all_of(function):
+            return jax.vmap(function, axes, axis_size=size)(now, args)
+
+        found = jax.lax.cond(
+            jnp.any(now),
+            lambda: all_of(choose),
+            lambda: all_of(lambda now, args: same(args)),
+        )
+        return found, jax.tree.map(lambda _: True, found)
+
+    return either(now, args)
 
 
 def _folded(seed: jax.Array, step: Any) -> jax.Array:

@@ -141,7 +141,8 @@ def _make_flow(e: Experiment, task: tasks.Task) -> Callable[[Params, Any], Score
     def flow(params, stats):
         params, stats = jax.tree.map(lambda x: x.astype(dtype), (params, stats))
         inputs = jnp.ones((1, *task.examples.shape), dtype)
-        return criteria.synflow(network.apply, params, stats, inputs)
+        with jax.default_matmul_precision("highest"):  # GPUs may round to fewer bits
+            return criteria.synflow(network.apply, params, stats, inputs)
 
     return flow
 
@@ -169,6 +170,8 @@ def _check_inputs(found: Any, mask: Mask, criterion: str) -> None:
 
 def make_keep(e: Experiment) -> Callable[[Scores, Mask, Any], Mask]:
     """`keep(scores, mask, density)` for the structure and scope of `e.prune`."""
+    if e.prune.scope == "output":
+        return structure.keep_within
     scope = "global" if e.prune.scope == "global" else "layer"
     kind = notation.parse_structure(e.prune.structure)
     if kind.name == "n_of_m":
@@ -190,8 +193,9 @@ def unit_of(e: Experiment) -> structure.Unit:
     if kind.name == "block":
         return structure.block(kind.sizes)
     if kind.name in ("filter", "channel"):
-        # Scores of activations are of a whole channel already: their mean is theirs.
-        pool = "mean" if e.prune.criterion in OF_INPUTS else "l1"
+        # The sum, which for sizes of weights is Li et al.'s L1, respects signs. Scores
+        # of activations are of a whole channel already: their mean is theirs.
+        pool = "mean" if e.prune.criterion in OF_INPUTS else "sum"
         along = structure.outputs if kind.name == "filter" else structure.inputs
         return along(pool)
     return structure.weight()

@@ -71,15 +71,21 @@ def top_kast(
     scope: str = "global",
     every: int = 1,
     prunable: Callable[[str, jax.Array], bool] = masks.is_kernel,
-) -> tuple[Model, Final, Callable[[Params], jax.Array]]:
+) -> tuple[Model, Final, Callable[[Params, Any], jax.Array]]:
     """Top-KAST (Jayakumar et al. 2020, arXiv:2106.03517): sparse both ways.
 
     The forward pass uses the highest fraction `density` of the weights (A); gradients
     reach the highest fraction `backward` (B, larger). Also gives the penalty to add to
-    the loss times the weight decay, |A|² / 2 + |B without A|² / (2 density) (eq. 3),
-    which brings down weights outside A so that others may enter. Both
-    densities are numbers, or trees of them.
+    the loss times the weight decay, |A|² / 2 + |B without A|² / (2 density), which
+    brings down weights outside A so that others may enter: `penalty(params, stats)`.
+    Both densities are numbers, or trees of them. The paper stops weights outside B;
+    here the moments of an optimizer that has them may still move such a weight.
     """
+    if jax.tree.structure(density) != jax.tree.structure(backward):
+        raise ValueError(
+            "Top-KAST's densities are two numbers or two trees of one structure; got "
+            f"{density} and {backward}"
+        )
     pairs = zip(jax.tree.leaves(density), jax.tree.leaves(backward), strict=True)
     for few, more in pairs:
         if not 0 < few <= more <= 1:
@@ -103,8 +109,9 @@ def top_kast(
         reached = _where(keep >= 1, w)
         return reached + jax.lax.stop_gradient(_where(keep == 2, w) - reached)
 
-    def penalty(params):
-        chosen = jax.lax.stop_gradient(choose(params, None))
+    def penalty(params, stats):
+        chosen = stats.mask if every > 1 else choose(params, None)
+        chosen = jax.lax.stop_gradient(chosen)
         each = jax.tree.leaves(density)
         each = each if len(each) > 1 else each * len(jax.tree.leaves(chosen))
         each = jax.tree.unflatten(jax.tree.structure(chosen), each)
@@ -129,9 +136,9 @@ def soft_threshold(
 ) -> tuple[Model, Final]:
     """STR (Kusupati et al. 2020, arXiv:2002.03231): sign(w) relu(|w| - sigmoid(s)).
 
-    Every prunable leaf learns a threshold s with its weights (eq. 4 to 6), from `start`
-    on. Density is no argument but a result: weight decay on s, which the optimizer
-    brings as it decays all params, lowers it.
+    Every prunable leaf learns a threshold s with its weights, from `start` on. Density
+    is no argument but a result: weight decay on s, which the optimizer brings as it
+    decays all params, lowers it.
     """
 
     def init(key):
@@ -185,7 +192,7 @@ def _refreshing(
         if not train:
             mask = choose(params, jax.random.key(0))
         elif every == 1:
-            mask = choose(params, key)
+            mask = choose(params, jax.random.fold_in(key, 1))
         else:
             mask = jax.lax.cond(
                 stats.step % every == 0,

@@ -14,16 +14,19 @@ Drop = Callable[[jax.Array], jax.Array]  # step -> the fraction of weights dropp
 
 def gradual(
     schedule: schedules.Schedule | schedules.ByPath,
+    steps: int,
     scores: Callable[[Params], masks.Scores] = criteria.magnitude,
     keep: Callable[..., Mask] = masks.keep_top,
 ) -> Rule:
-    """Pruning while training, along a schedule of densities.
+    """Pruning while training for `steps`, along a schedule of densities.
 
     Gradual magnitude pruning (Zhu & Gupta 2017, arXiv:1710.01878) and what tfmot does,
-    except that counts are exact, the final density is always reached and what is pruned
-    stays so. `keep(scores, mask, density)` can be `structure.keep_top` of a unit, or
-    have another scope.
+    except that counts are exact, all layers compete unless `keep` says otherwise, the
+    final density is always reached and what is pruned stays so. `keep(scores, mask,
+    density)` can be `structure.keep_top` of a unit, or have another scope. Raises
+    ValueError for a schedule that `steps` cannot finish.
     """
+    schedules.check(schedule, steps)
 
     def pruned(step, params, mask, grads, key):
         return keep(scores(params), mask, schedules.in_force(schedule, step))
@@ -48,11 +51,13 @@ def static(density: Density, scope: str = "layer") -> Rule:
 
 def constant_drop(fraction: float = 0.3) -> Drop:
     """The same fraction of the weights dropped at every update."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"a fraction in [0, 1] is dropped; got {fraction}")
     return lambda step: jnp.float32(fraction)
 
 
 def cosine_drop(fraction: float = 0.3, *, begin_step: int = 0, end_step: int) -> Drop:
-    """RigL's: half a cosine from `fraction` to 0 over the updates (eq. 1).
+    """RigL's: half a cosine from `fraction` to 0 over the updates.
 
     The authors' code counts from step 0, whatever the first update; this from it.
     """
@@ -88,11 +93,12 @@ def rigl(
     """RigL (Evci et al. 2020, arXiv:1911.11134): drop small weights, grow by gradient.
 
     From a random mask of `density` in each layer (a tree: `allocation.erdos_renyi`),
-    every `frequency` steps from `begin_step` to `end_step` each layer drops the
-    `drop(step)` smallest of its weights (RigL's cosine from 0.3) and grows as many
+    every `frequency` steps from `begin_step` on, before `end_step`, each layer drops
+    the `drop(step)` smallest of its weights (RigL's cosine from 0.3) and grows as many
     where the loss's gradient is largest. Weights do not move at those steps, as in the
-    paper. Just-dropped weights may be grown again, as the paper has it, and then keep
-    their value; with `regrow=False` they may not.
+    paper, but the optimizer's moments take in the gradient. Just-dropped weights may be
+    grown again, as the paper has it, and then keep their value; with `regrow=False`
+    they may not.
     """
     drop = drop or cosine_drop(begin_step=begin_step, end_step=end_step)
 
@@ -128,10 +134,10 @@ def sparse_evolution(
 
 def _drop_and_grow(density, times, drop, grow, regrow) -> Rule:
     begin, end, every = times
-    if not 0 <= begin <= end or every < 1:
+    if not 1 <= begin < end or every < 1:
         raise ValueError(
-            "updates run from begin_step to end_step, 0 <= begin_step <= end_step, "
-            f"every frequency >= 1 steps; got {begin}, {end}, {every}"
+            "updates run from begin_step to before end_step, 1 <= begin_step < "
+            f"end_step, every frequency >= 1 steps; got {begin}, {end}, {every}"
         )
 
     def update(step, params, mask, grads, key):
@@ -151,10 +157,10 @@ def _drop_and_grow(density, times, drop, grow, regrow) -> Rule:
         return jax.tree.map(leaf, params, mask, scores)
 
     def when(step):
-        return (step >= begin) & (step <= end) & ((step - begin) % every == 0)
+        return (step >= begin) & (step < end) & ((step - begin) % every == 0)
 
     start = static(density).start
-    return Rule(start, update, when, (end - begin) // every + 1)
+    return Rule(start, update, when, -(-(end - begin) // every))
 
 
 def ac_dc(density: float, *, phase: int, warmup: int, steps: int) -> Rule:

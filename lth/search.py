@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lth import masks
+from lth import masks, select
 from lth.masks import Mask
 
 Fitness = Callable[[Mask], jax.Array]
@@ -27,21 +27,29 @@ class Found(NamedTuple):
 
 
 def swapped(mask: Mask, key: jax.Array, count: int) -> Mask:
-    """The mask with `count` kept weights exchanged for as many pruned ones."""
-    kept, grown = jax.random.split(key)
-    total = masks.size(mask)
-    scores = _uniform(mask, kept)
-    # How many are kept may be traced: drop the top of the kept, grow those of the rest.
-    gone = masks.keep_top(scores, mask, count / total)
-    free = jax.tree.map(jnp.logical_not, mask)
-    new = masks.keep_top(_uniform(mask, grown), free, count / total)
-    return jax.tree.map(lambda m, g, n: (m & ~g) | n, mask, gone, new)
+    """The mask with `count` kept weights exchanged for as many pruned ones.
+
+    With fewer if there are fewer of either.
+    """
+    if count < 1:
+        raise ValueError(f"1 or more weights are exchanged; got {count}")
+    alive, structure = jax.tree.flatten(mask)
+    kept = masks.count(mask)
+    most = jnp.minimum(count, jnp.minimum(kept, masks.size(mask) - kept))
+    free = [~m for m in alive]
+    from_kept, from_free = (
+        select.top(jax.tree.leaves(_uniform(mask, k)), places, most)[0]
+        for k, places in zip(jax.random.split(key), (alive, free), strict=True)
+    )
+    pairs = zip(alive, from_kept, from_free, strict=True)
+    return structure.unflatten([(m & ~gone) | new for m, gone, new in pairs])
 
 
 def random_search(
     fitness: Fitness, mask: Mask, density: float, key: jax.Array, evaluations: int
 ) -> Found:
     """The fittest of so many random masks of one density."""
+    _check(evaluations)
 
     def draw(key):
         return masks.keep_top(_uniform(mask, key), mask, density)
@@ -64,6 +72,7 @@ def hill_climb(
     fitness: Fitness, mask: Mask, key: jax.Array, evaluations: int, swaps: int = 1
 ) -> Found:
     """From `mask`, exchange `swaps` weights at a time and keep what is no worse."""
+    _check(evaluations)
 
     def one(carry, key):
         best, highest = carry
@@ -110,6 +119,11 @@ def particle_filter(
     carry = (start, first, jnp.float32(-jnp.inf))
     (_, best, highest), curve = jax.lax.scan(one, carry, jax.random.split(key, rounds))
     return Found(best, highest, curve)
+
+
+def _check(evaluations: int) -> None:
+    if evaluations < 1:
+        raise ValueError(f"a search takes 1 or more evaluations; got {evaluations}")
 
 
 def _better(best: Mask, highest: jax.Array, new: Mask, value: jax.Array):

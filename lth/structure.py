@@ -26,8 +26,9 @@ class Unit(NamedTuple):
 
     `tile(shape)` is the size of a unit along each axis of a leaf of that shape.
     `reduce(scores, alive, size)` makes unit scores [...] of weights [..., in the unit]:
-    a dead weight has score 0, and `size`, broadcast to [...], is the number of weights,
-    dead or alive, without what lies past the edge of the leaf.
+    a dead weight has score 0, the lowest where scores are sizes, and `size`, broadcast
+    to [...], is the number of weights, dead or alive, without what lies past the edge
+    of the leaf.
     """
 
     tile: Callable[[Shape], Shape]
@@ -35,6 +36,7 @@ class Unit(NamedTuple):
 
 
 REDUCE = {
+    "sum": lambda scores, alive, size: jnp.sum(scores, -1),
     "l1": lambda scores, alive, size: jnp.sum(jnp.abs(scores), -1),
     "l2": lambda scores, alive, size: jnp.sqrt(jnp.sum(jnp.square(scores), -1)),
     "mean": lambda scores, alive, size: jnp.sum(scores, -1) / size,

@@ -98,3 +98,10 @@ def assert_same(a, b) -> None:
         x, y = np.asarray(x), np.asarray(y)
         assert x.dtype == y.dtype
         assert x.tobytes() == y.tobytes()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drop a module's compiled programs after it: a process may map only so many."""
+    yield
+    jax.clear_caches()

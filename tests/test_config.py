@@ -146,6 +146,19 @@ REFUSED = [
     ({"prune": {"rates": "a=.1", "scope": "erk"}}, "scope erk they have none"),
     ({"prune": {"dense": "output"}}, "--prune.dense is of --prune.scope er and erk"),
     ({"prune": {"structure": "2:4", "scope": "layer"}}, "2:4 is a density in every"),
+    ({"prune": {"scope": "erk", "structure": "filter"}}, "erk counts weights, and"),
+    (
+        {"prune": {"structure": "filter", "criterion": "large_final_same_sign"}},
+        "excludes single weights, and --prune.structure filter prunes them together",
+    ),
+    (
+        {"prune": {"structure": "filter", "criterion": "mean_activation"}},
+        "scores what a layer reads, .* --prune.structure channel fits it",
+    ),
+    (
+        {"prune": {"at": "early", "criterion": "adam_second_moment"}},
+        "at --rewind.to 0 it has seen nothing",
+    ),
     ({"prune": {"rounds": 3}}, "--prune.rounds is of --prune.at early"),
     ({"prune": {"rounds": 0}}, "--prune.rounds is at least 1; got 0"),
     ({"prune": {"batches": 0}}, "--prune.batches is at least 1; got 0"),

@@ -498,3 +498,23 @@ def test_the_oracle_by_hand():
     assert not np.any(found["b"])
     found = criteria.oracle.without_each_input(loss, params, mask)
     np.testing.assert_allclose(found["w"], [[7, 7], [0, -27]], rtol=1e-6)
+
+
+def test_surgery_where_inputs_are_never_used():
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(50, 6)).astype(np.float32)
+    x[:, 2] = 0
+    w = rng.normal(size=(6, 4)).astype(np.float32)
+    ones = jnp.ones(w.shape, bool)
+    new, alive = criteria.obs.delete(w, criteria.obs.hessian(x), ones, 1)
+    assert not alive[2].any()  # what reads nothing goes first
+    assert int(alive.sum()) == 20
+    np.testing.assert_allclose(new[alive[:, 0], 0], w[alive[:, 0], 0], rtol=1e-4)
+    new, keep = criteria.obs.sparse_gpt(w, criteria.obs.hessian(x), 0.5)
+    assert int(keep.sum()) == 12
+    assert np.isfinite(new).all()
+    params, seen = {"kernel": w}, {"kernel": np.zeros_like(x)}
+    new, kept = criteria.obs.prune(params, seen, masks.ones(params), 0.5)
+    assert int(masks.count(kept)) == 12
+    with pytest.raises(ValueError, match="of 6 inputs 0 to 5 are deleted; got 6"):
+        criteria.obs.delete(w, criteria.obs.hessian(x), ones, 6)

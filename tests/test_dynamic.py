@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from lth import (
@@ -27,9 +28,12 @@ def prunable(path, leaf):
 
 
 RULES = {
-    "gradual": lambda: rules.gradual(schedules.polynomial(0.2, 0.8, 5, 33, 3, 4)),
+    "gradual": lambda: rules.gradual(
+        schedules.polynomial(0.2, 0.8, 5, 33, 3, 4), STEPS
+    ),
     "gradual blocks": lambda: rules.gradual(
         schedules.polynomial(0.0, 0.7, 5, 30, 3, 5),
+        STEPS,
         keep=lambda s, m, d: structure.keep_top(s, m, d, unit=structure.block((1, 2))),
     ),
     "static": lambda: rules.static(0.3),
@@ -161,7 +165,7 @@ def test_the_record_is_what_happened(trained):
 
 def test_gradual_pruning_has_the_exact_density_after_every_update():
     schedule = schedules.polynomial(0.2, 0.8, 5, 33, 3, 4)
-    _, states = steps_of(rules.gradual(schedule))
+    _, states = steps_of(rules.gradual(schedule, STEPS))
     total = 3 * 8 + 8 * 6 + 6 * 3
     for step, state in enumerate(states):
         wanted = schedules.in_force(schedule, step)
@@ -173,7 +177,7 @@ def test_gradual_pruning_has_the_exact_density_after_every_update():
 
 def test_gradual_pruning_against_numpy():
     schedule = schedules.polynomial(0.0, 0.5, 2, 6, 3, 2)
-    tx = dynamic.sparsify(optax.sgd(0.1), rules.gradual(schedule), lambda p, w: True)
+    tx = dynamic.sparsify(optax.sgd(0.1), rules.gradual(schedule, 8), lambda p, w: True)
     target = np.array([0.9, -0.5, 0.2, 0.05, -1.0, 0.3], np.float32)
     params = {"w": jnp.array([0.1, 0.4, -0.3, 0.2, 0.05, -0.6])}
     w, keep = np.array(params["w"], np.float64), np.ones(6, bool)
@@ -199,7 +203,7 @@ def test_a_schedule_by_path_prunes_each_layer_in_its_time():
         schedules.constant(0.5, 10, 20, 5),
         {"w0": schedules.polynomial(0.0, 0.75, 0, 8, 1, 4)},
     )
-    _, states = steps_of(rules.gradual(schedule), count=25)
+    _, states = steps_of(rules.gradual(schedule, 25), count=25)
     counts = [[int(m.sum()) for m in kernel_masks(s).values()] for s in states]
     assert counts[0] == [24, 48, 18]
     assert counts[4] == [round(24 * 0.625), 48, 18]
@@ -332,7 +336,58 @@ def test_what_cannot_be_is_refused():
         tx.update(params, state)
     with pytest.raises(ValueError, match="one sparsified optimizer is needed; there"):
         dynamic.state_of(optax.sgd(0.1).init(params))
-    with pytest.raises(ValueError, match="updates run from begin_step to end_step"):
+    with pytest.raises(
+        ValueError, match="updates run from begin_step to before end_step"
+    ):
         rules.rigl(0.5, begin_step=10, end_step=5)
     with pytest.raises(ValueError, match="a warmup of 0 < 9 < 5"):
         rules.ac_dc(0.5, phase=2, warmup=9, steps=5)
+
+
+def test_a_schedule_that_cannot_finish_is_refused():
+    with pytest.raises(ValueError, match="sparsity 28.9%"):
+        rules.gradual(schedules.polynomial(0.0, 0.75, 1000, 5000), 1600)
+
+
+def test_an_update_at_step_0_is_recorded():
+    schedule = schedules.constant(0.5, 0, 20, 10)
+    params = {"w": jnp.arange(8.0).reshape(2, 4)}
+    tx = dynamic.sparsify(optax.sgd(0.1), rules.gradual(schedule, 20), prunable)
+    (row,) = dynamic.records(tx.init(params))
+    assert (row["step"], row["kept"], row["pruned"]) == (0, 4, 4)
+    assert row["threshold"] == 4
+
+
+def test_replicates_choose_together_and_each_as_it_would_alone():
+    # Under vmap a plain condition becomes a choice: both sides at every step.
+    tx = dynamic.sparsify(
+        optax.sgd(0.1), rules.rigl(0.5, begin_step=2, end_step=9, frequency=3), prunable
+    )
+    params = {"w": jax.random.normal(jax.random.key(0), (3, 4, 5))}
+    grads = {"w": jax.random.normal(jax.random.key(1), (3, 4, 5))}
+    states = jax.vmap(tx.init)(params)
+    together, alone = jax.vmap(tx.update), []
+    text = str(jax.make_jaxpr(together)(grads, states, params))
+    assert " cond[" in text
+    for _ in range(4):
+        updates, states = together(grads, states, params)
+        params = optax.apply_updates(params, updates)
+    for i in range(3):
+        p = {"w": jax.random.normal(jax.random.key(0), (3, 4, 5))[i]}
+        g = {"w": grads["w"][i]}
+        state = tx.init(p)
+        for _ in range(4):
+            updates, state = tx.update(g, state, p)
+            p = optax.apply_updates(p, updates)
+        alone.append((p, state.mask))
+    for i, (p, mask) in enumerate(alone):
+        np.testing.assert_allclose(params["w"][i], p["w"], rtol=1e-6)
+        assert (states.mask["w"][i] == mask["w"]).all()
+
+
+def test_optimizers_that_ask_for_more_get_it():
+    inner = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1))
+    tx = dynamic.sparsify(inner, rules.static(0.5), prunable)
+    params = {"w": jnp.ones((2, 2))}
+    updates, _ = tx.update(params, tx.init(params), params, value=jnp.float32(1))
+    assert updates["w"].shape == (2, 2)

@@ -13,7 +13,7 @@ LAYERS = [
     {"models", "data", "allocation", "schedules", "results", "criteria"},
     {"structure", "actions", "accounting", "search", "packing"},
     {"train", "plot"},
-    {"rewind", "networks", "dynamic", "reparametrise"},
+    {"rewind", "networks", "dynamic", "reparametrise", "supermask"},
     {"lottery", "tasks", "rules"},
     {"ranking"},
     {"store", "build"},

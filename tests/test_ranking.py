@@ -209,3 +209,39 @@ def test_criteria_of_inputs_need_inputs():
     mask = masks.ones(params, lambda path, leaf: True)
     with pytest.raises(ConfigError, match="bias.* has none: --prune.exclude"):
         ranking.make_scores(e, task())(params, first(state), mask, keys[0], block)
+
+
+@pytest.mark.parametrize("text", ["filter", "channel", "block:2x3"])
+@pytest.mark.parametrize("criterion", ["small_final", "small_init", "grasp", "hessian"])
+def test_units_respect_the_signs_of_scores(text, criterion):
+    # What a criterion ranks last is kept by its opposite: no unit is in both halves.
+    found, ones = first(scores(criterion)), mask_of(trained()[0])
+    e = replace(E, prune=Prune(structure=text, scope="layer", criterion=criterion))
+    keep = ranking.make_keep(e)
+    one = keep(found, ones, 0.4)
+    other = keep(jax.tree.map(jnp.negative, found), ones, 0.4)
+    for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        alone = text == "channel" and a.shape[-2] == 1  # the one channel of grey images
+        assert alone or not (a & b).any()
+
+
+def test_the_filters_that_magnitude_keeps_are_those_small_final_prunes():
+    ones = mask_of(trained()[0])
+    kept = [
+        ranking.make_keep(
+            replace(E, prune=Prune(structure="filter", scope="layer", criterion=name))
+        )(first(scores(name)), ones, 0.5)
+        for name in ("magnitude", "small_final")
+    ]
+    even = [m.shape[-1] % 2 == 0 for m in jax.tree.leaves(ones)]
+    for a, b, halves in zip(*map(jax.tree.leaves, kept), even, strict=True):
+        assert not halves or not (a & b).any()
+
+
+def test_wanda_compares_the_weights_of_an_output():
+    e = replace(E, prune=Prune(criterion="wanda", scope="output"))
+    checks.check(e)
+    ones = mask_of(trained()[0])
+    kept = ranking.make_keep(e)(first(scores("wanda")), ones, 0.5)
+    for leaf in jax.tree.leaves(kept):
+        assert (leaf.sum(-2) == max(1, round(0.5 * leaf.shape[-2]))).all()

@@ -80,13 +80,28 @@ def test_top_kast_forward_backward_and_penalty():
     value, grads = seen_and_gradient(model, params, stats)
     assert value == 4
     np.testing.assert_array_equal(grads["w"].ravel(), [1, 2, 3, 0])
-    assert float(penalty(params)) == pytest.approx(4**2 / 2 + (9 + 4) / (2 * 0.25))
-    pull = jax.grad(penalty)(params)["w"].ravel()
+    assert float(penalty(params, stats)) == pytest.approx(
+        4**2 / 2 + (9 + 4) / (2 * 0.25)
+    )
+    pull = jax.grad(penalty)(params, stats)["w"].ravel()
     np.testing.assert_allclose(pull, [4, -12, 8, 0])
     _, mask = final(params, stats)
     np.testing.assert_array_equal(mask["w"].ravel(), [1, 0, 0, 0])
+    with pytest.raises(ValueError, match="two numbers or two trees of one structure"):
+        reparametrise.top_kast(linear(), 0.5, {"w": 0.6})
     with pytest.raises(ValueError, match="0 < density <= backward <= 1; got 0.5 and"):
         reparametrise.top_kast(linear(), 0.5, 0.25)
+
+
+def test_the_penalty_is_of_the_masks_in_force():
+    model, _, penalty = reparametrise.top_kast(
+        linear(), 0.25, 0.5, every=10, prunable=two_d
+    )
+    params, stats = model.init(jax.random.key(0))
+    _, stats = model.apply(params, stats, INPUTS, True, jax.random.key(0))
+    other = {**params, "w": params["w"][::-1]}  # the choice now would be another
+    pull = jax.grad(penalty)(other, stats)["w"].ravel()
+    np.testing.assert_allclose(pull, [1 * 1, 2 / 0.25, 0, 0])
 
 
 def test_soft_thresholds_shrink_and_learn():

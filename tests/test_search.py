@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lth import masks, search
 from tests.test_claims import Trained
@@ -71,3 +72,16 @@ def test_the_filter_on_digits_finds_better_masks_than_random_ones():
     run = jax.jit(lambda p, k: search.particle_filter(accuracy, p, k, swaps=20))
     found = run(particles, keys[32])
     assert found.fitness > first.mean() + 2 * first.std()
+
+
+def test_where_little_is_free_fewer_are_exchanged():
+    dense = ONES
+    found = search.hill_climb(fitness, dense, jax.random.key(0), 20)
+    assert int(masks.count(found.mask)) == 40
+    nearly = {**ONES, "b": ONES["b"].at[3].set(False)}
+    new = search.swapped(nearly, jax.random.key(0), 3)
+    assert int(masks.count(new)) == 39
+    with pytest.raises(ValueError, match="1 or more weights are exchanged; got 0"):
+        search.hill_climb(fitness, dense, jax.random.key(0), 20, swaps=0)
+    with pytest.raises(ValueError, match="1 or more evaluations; got 0"):
+        search.random_search(fitness, dense, 0.5, jax.random.key(0), 0)

@@ -281,8 +281,8 @@ def test_bad_arguments_are_refused():
         structure.keep_within(flat, alive, 0.5, 0)
     with pytest.raises(ValueError, match="1 <= n <= m; got 0 of None"):
         structure.check_n_of_m(alive, 0, None)
-    with pytest.raises(ValueError, match="by l1, l2, mean, max; got 'sum'"):
-        structure.outputs("sum")
+    with pytest.raises(ValueError, match="by sum, l1, l2, mean, max; got 'median'"):
+        structure.outputs("median")
     with pytest.raises(ValueError, match=r"at least 1; got \(2, 0\)"):
         structure.block((2, 0))
     with pytest.raises(ValueError, match=r"in \(0, 1\]; got 1.5"):

@@ -41,7 +41,7 @@ def weight_gradient(loss: Loss, params: Params, batches: Any) -> Scores:
 def snip(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
     """|w ∂L/∂w| over its sum: connection sensitivity.
 
-    Lee et al. (2019, arXiv:1810.02340, eq. 5): |∂L/∂m| at m = 1, normalised over the
+    Lee et al. (2019, arXiv:1810.02340): |∂L/∂m| at m = 1, normalised over the
     weights that `mask` keeps.
     Meant for initialisation. The authors' code draws a network of its own to score;
     this scores the one that is trained.
@@ -55,7 +55,7 @@ def grasp(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
 
     H is the Hessian and g the gradient, both of the mean loss over all batches and in
     the weights that `mask` keeps. The paper prunes the highest -w (Hg), whose removal
-    lowers the flow least or raises it (eq. 8), so the highest w (Hg) is kept. Its code
+    lowers the flow least or raises it, so the highest w (Hg) is kept. Its code
     divides logits by a temperature of 200: do so in `loss`.
     """
     gradient = _within(mean_gradient(loss, params, batches), mask)
@@ -85,7 +85,7 @@ def synflow(apply: Callable, params: Params, stats: Any, inputs: Any) -> Scores:
 def obd(params: Params, diagonal: Params) -> Scores:
     """h w² / 2: the change of the loss at a minimum, to second order, weights apart.
 
-    Optimal brain damage (LeCun et al. 1989, eq. 5) with any `diagonal` of the Hessian:
+    Optimal brain damage (LeCun et al. 1989) with any `diagonal` of the Hessian:
     `empirical_fisher`, `hutchinson` or `adam_second_moment`.
     """
     return jax.tree.map(lambda w, h: h * jnp.square(w) / 2, params, diagonal)

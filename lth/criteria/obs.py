@@ -23,13 +23,13 @@ def hessian(inputs: jax.Array, damp: float = 0.0) -> jax.Array:
     is 0.01.
     """
     x = jnp.reshape(inputs, (-1, inputs.shape[-1]))
-    product = x.T @ x
+    product = jnp.matmul(x.T, x, precision="highest")
     more = damp * jnp.mean(jnp.diagonal(product))
     return product + more * jnp.eye(len(product), dtype=product.dtype)
 
 
 def saliency(kernel: jax.Array, inverse: jax.Array) -> jax.Array:
-    """w² / 2[H⁻¹]_qq for each weight of the kernel: eq. 5 of Hassibi & Stork."""
+    """w² / 2[H⁻¹]_qq for each weight of the kernel (Hassibi & Stork 1993)."""
     return jnp.square(kernel) / (2 * jnp.diagonal(inverse)[:, None])
 
 
@@ -42,8 +42,14 @@ def delete(
     After each deletion the weights that stay move by -(w_q / [H⁻¹]_qq) H⁻¹ e_q and the
     inverse loses its row and column q, so the next is chosen and made up for exactly.
     Returns the kernel and what of `alive` stays. The cost is `count` * in² for each
-    output; `sparse_gpt` is for wide layers.
+    output; `sparse_gpt` is for wide layers. Weights of inputs that are always 0 go
+    first. Raises ValueError for a `count` that leaves nothing.
     """
+    if not 0 <= count < len(kernel):
+        raise ValueError(
+            f"of {len(kernel)} inputs 0 to {len(kernel) - 1} are deleted; got {count}"
+        )
+    kernel, hessian = _without_constant_zeros(kernel, hessian)
     inverse = jnp.linalg.inv(hessian)
 
     def output(args):
@@ -63,6 +69,13 @@ def delete(
 
     w, alive = jax.lax.map(output, (kernel.T, alive.T))
     return w.T, alive.T
+
+
+def _without_constant_zeros(kernel: jax.Array, hessian: jax.Array):
+    """Kernel and Hessian where inputs that are always 0 weigh nothing, and invert."""
+    idle = jnp.diagonal(hessian) == 0
+    hessian = hessian + jnp.diag(idle.astype(hessian.dtype))
+    return jnp.where(idle[:, None], 0, kernel), hessian
 
 
 def _without_dead(w: jax.Array, alive: jax.Array, inverse: jax.Array) -> Any:
@@ -86,7 +99,7 @@ def _without_dead(w: jax.Array, alive: jax.Array, inverse: jax.Array) -> Any:
 def sparse_gpt(
     kernel: jax.Array, hessian: jax.Array, density: float, block: int = 128
 ) -> tuple[jax.Array, jax.Array]:
-    """SparseGPT (Frantar & Alistarh 2023, arXiv:2301.00774, algorithm 1).
+    """SparseGPT (Frantar & Alistarh 2023, arXiv:2301.00774).
 
     Inputs are gone through in order. Those of a block choose their weights together
     over all outputs by w² / [H⁻¹]_qq, H of the inputs from q on; each deletion is made
@@ -94,6 +107,7 @@ def sparse_gpt(
     and its mask, which keeps exactly `round(density * size)` weights.
     """
     size, outputs = kernel.shape
+    kernel, hessian = _without_constant_zeros(kernel, hessian)
     # Row q, from q on, of the upper factor: a column of the inverse of the rest of H.
     upper = jnp.linalg.cholesky(jnp.linalg.inv(hessian), upper=True)
     parts, total = [], 0
@@ -144,7 +158,13 @@ def prune(
             raise ValueError(
                 f"{masks.name(path)} is pruned already; `delete` goes on from a mask"
             )
-        return sparse_gpt(w, hessian(x, damp), density)
+        new, kept = sparse_gpt(w, hessian(x, damp), density)
+        if not (jnp.all(jnp.isfinite(new)) and jnp.any(kept)):
+            raise ValueError(
+                f"the inputs of {masks.name(path)} depend on each other so far that no "
+                f"inverse was found with damp {damp}; raise it"
+            )
+        return new, kept
 
     pairs = jax.tree_util.tree_map_with_path(leaf, params, inputs, mask)
     is_pair = lambda x: isinstance(x, tuple)  # noqa: E731

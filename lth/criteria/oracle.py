@@ -23,7 +23,7 @@ def without_each_weight(
     """L without the weight less L, for each that `mask` keeps; 0 for the others.
 
     Signed: negative where the loss falls. What pruning as optimisation minimises is its
-    absolute value (Molchanov et al. 2017, arXiv:1611.06440, eq. 1), under which a gain
+    absolute value (Molchanov et al. 2017, arXiv:1611.06440), under which a gain
     counts as a change like any other. `loss(params)` is over all data that is to count.
     """
     return _without(loss, params, mask, lambda index, leaf: index == _indices(leaf))

@@ -22,10 +22,10 @@ from lth.masks import Params, Scores
 
 
 def taylor(loss: Loss, params: Params, batches: Any) -> Scores:
-    """The mean over examples of |t| (Molchanov et al. 2017, arXiv:1611.06440, eq. 8).
+    """The mean over examples of |t| (Molchanov et al. 2017, arXiv:1611.06440).
 
     The paper divides by the positions of a map, which are the same within a layer, and
-    by the layer's l2 norm (eq. 9): `normalised` does, and the positions then cancel.
+    by the layer's l2 norm: `normalised` does, and the positions then cancel.
     """
 
     def of_example(gradient):
@@ -45,7 +45,7 @@ def taylor_batch(loss: Loss, params: Params, batches: Any) -> Scores:
 
 
 def taylor_squared(loss: Loss, params: Params, batches: Any) -> Scores:
-    """(mean of t)², the gate form of Molchanov et al. (2019, arXiv:1906.10771, eq. 8).
+    """(mean of t)², the gate form of Molchanov et al. (2019, arXiv:1906.10771).
 
     It ranks as `taylor_batch` does within a layer, and otherwise across layers.
     """
@@ -69,7 +69,7 @@ def normalised(scores: Scores) -> Scores:
 
 
 def _gates(params: Params, gradient: Params) -> Any:
-    """The gradient at the gate of each input: [in] for a kernel, [] for a vector."""
+    """The gradient at the gate of each input: [in] for a kernel; 0 for a vector."""
     return _by_input(lambda w, g: jnp.sum(w * g, _others(w)), params, gradient)
 
 

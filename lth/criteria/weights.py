@@ -45,7 +45,7 @@ def standardised_magnitude(params: Params) -> Scores:
 def lamp(params: Params) -> Scores:
     """w² over the sum of squares of the weights in its leaf that are no smaller.
 
-    Layer-adaptive magnitude (Lee et al. 2021, arXiv:2010.07611, eq. 4), for a global
+    Layer-adaptive magnitude (Lee et al. 2021, arXiv:2010.07611), for a global
     scope: the share of the leaf's remaining energy that a weight would take with it.
     The largest weight of every leaf scores 1, so no layer is ever emptied. Of equal
     weights the lower index ranks higher.
