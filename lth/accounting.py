@@ -48,9 +48,14 @@ def size(params: Params, mask: Mask) -> Size:
 
 
 def work(
-    model: Model, params: Params, stats: Any, shape: tuple[int, ...], mask: Mask
+    model: Model,
+    params: Params,
+    stats: Any,
+    shape: tuple[int, ...],
+    mask: Mask,
+    dtype: Any = np.float32,
 ) -> Work:
-    """The multiply-accumulates of kernels for one example of `shape`.
+    """The multiply-accumulates of kernels for one example of `shape` and `dtype`.
 
     A kernel weight is used once at each position of the outputs, kh kw in out H W in
     all for a convolution. Norms, biases, attention's own products and what happens at
@@ -60,7 +65,7 @@ def work(
     """
     if model.seen is None:
         raise ValueError("the model has no `seen`: its positions are not known")
-    example = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    example = jax.ShapeDtypeStruct((1, *shape), dtype)
     _, outputs = jax.eval_shape(model.seen, params, stats, example)
     dense, kept = {}, {}
 

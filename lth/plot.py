@@ -142,19 +142,37 @@ def spread(table: pd.DataFrame, levels: int = 6) -> list[int]:
     return [int(known[round(i)]) for i in picks]
 
 
+def kept(mask: masks.Mask, path: str, ax: Axes) -> Axes:
+    """The places that a mask keeps in one leaf, black; rows are inputs.
+
+    Axes before the last two of a leaf are laid out under each other. A frame for each
+    level shows how the mask thins.
+    """
+    leaf = _leaf(mask, path)
+    ax.imshow(
+        leaf.reshape(-1, leaf.shape[-1]), cmap="gray_r", vmin=0, vmax=1, aspect="auto"
+    )
+    ax.set(xlabel="output", ylabel="input", title=f"{leaf.mean():.1%} kept")
+    return ax
+
+
 def inputs(mask: masks.Mask, path: str, shape: tuple[int, int], ax: Axes) -> Axes:
     """How many weights each input pixel keeps: the picture of what a ticket looks at.
 
     `path` is that of the mask's leaf [pixels, units]; pixels fill `shape` row by row.
     The colour scale begins at 0 weights.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(mask)
-    found = {masks.name(p): leaf for p, leaf in leaves}
-    if path not in found:
-        raise ValueError(f"the mask has no leaf {path!r}; it has {', '.join(found)}")
-    kept: Any = np.asarray(found[path]).sum(axis=1).reshape(shape)
-    image = ax.imshow(kept, cmap="magma", vmin=0)
+    count = _leaf(mask, path).sum(axis=1).reshape(shape)
+    image = ax.imshow(count, cmap="magma", vmin=0)
     ax.set(xticks=[], yticks=[])
     assert ax.figure is not None
     ax.figure.colorbar(image, ax=ax, shrink=0.8, label="weights kept")
     return ax
+
+
+def _leaf(mask: masks.Mask, path: str) -> Any:
+    leaves = jax.tree_util.tree_leaves_with_path(mask)
+    found = {masks.name(p): leaf for p, leaf in leaves}
+    if path not in found:
+        raise ValueError(f"the mask has no leaf {path!r}; it has {', '.join(found)}")
+    return np.asarray(found[path])

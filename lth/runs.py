@@ -9,7 +9,17 @@ import jax
 import numpy as np
 import pandas as pd
 
-from lth import build, config, manifest, masks, networks, results, store, train
+from lth import (
+    accounting,
+    build,
+    config,
+    manifest,
+    masks,
+    networks,
+    results,
+    store,
+    train,
+)
 from lth.config import Experiment
 from lth.lottery import Ticket
 
@@ -97,6 +107,32 @@ class Run:
             found = jax.vmap(masks.densities)(self.ticket(level).mask)
             result[level] = {p: float(np.mean(d)) for p, d in found.items()}
         return result
+
+    def savings(self) -> dict[int, dict[str, float]]:
+        """What each level's tickets save, mean over replicates.
+
+        `weights` left of the whole network, `compression`, all over those left, and
+        `speedup`, dense over kept multiply-accumulates, were zeros free to skip.
+        """
+        model = networks.network(self.config.model, self.examples)
+        params, stats = jax.eval_shape(model.init, jax.random.key(0))
+        ones = build.prunable(self.config, params)
+        dtype = np.int32 if self.config.model.name == "transformer" else np.float32
+        dense = accounting.work(
+            model, params, stats, self.examples.shape, ones, dtype
+        ).dense
+        sizes = dict(zip(masks.paths(ones), jax.tree.leaves(ones), strict=True))
+        total = accounting.size(params, ones).total
+        found = {}
+        for level, kept in self.densities().items():
+            gone = sum((1 - kept[path]) * leaf.size for path, leaf in sizes.items())
+            macs = sum(count * kept.get(path, 1) for path, count in dense.items())
+            found[level] = {
+                "weights": total - gone,
+                "compression": total / (total - gone),
+                "speedup": sum(dense.values()) / macs,
+            }
+        return found
 
     @cached_property
     def _like(self) -> Any:

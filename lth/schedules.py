@@ -107,6 +107,7 @@ def polynomial(
     """final + (initial - final) * (1 - p)**power at the part p of the way.
 
     tfmot's PolynomialDecay. With begin == end it is one update, to the final sparsity.
+    SparseML's cubic, linear and inverse cubic are the powers 3, 1 and 1/3.
     """
     _check_sparsity(initial_sparsity, final_sparsity)
     if not power > 0:

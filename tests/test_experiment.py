@@ -90,6 +90,11 @@ def test_a_run_stores_what_it_promises(unbroken):
     density = run.table.loc[run.table["level"] == 2, "density"].unique()
     kept = round(0.64 * 64 * 12) + round(0.81 * 12 * 10)
     assert list(density) == [kept / (64 * 12 + 120)]
+    saved = run.savings()
+    assert saved[0] == {"weights": 910, "compression": 1, "speedup": 1}
+    assert saved[2]["weights"] == pytest.approx(kept + 22)
+    assert saved[2]["compression"] == pytest.approx(910 / (kept + 22))
+    assert saved[2]["speedup"] == pytest.approx((64 * 12 + 120) / kept)
 
 
 def test_the_dense_ticket_is_one_unbroken_training(unbroken, tmp_path):

@@ -204,3 +204,12 @@ def test_bad_schedules_are_refused():
         schedules.cubic(0.5, 0, 1.5, 1)
     with pytest.raises(ValueError, match="power is above 0; got 0"):
         schedules.polynomial(0.0, 0.5, 0, 10, power=0)
+
+
+@pytest.mark.parametrize(
+    ("power", "middle"), [(3, 0.7875), (1, 0.45), (1 / 3, 0.9 * (1 - 0.5 ** (1 / 3)))]
+)
+def test_powers_of_other_libraries(power, middle):
+    schedule = schedules.polynomial(0.0, 0.9, 0, 100, power, 50)
+    assert 1 - schedules.in_force(schedule, 50) == pytest.approx(middle, abs=1e-9)
+    assert 1 - schedules.in_force(schedule, 100) == pytest.approx(0.9)

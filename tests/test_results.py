@@ -1,0 +1,72 @@
+"""The committed tables say what the studies and the README claim of them."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+import lth
+
+RESULTS = Path(lth.__file__).parents[1] / "experiments" / "results"
+
+
+def table(name):
+    return pd.read_csv(RESULTS / f"{name}.csv")
+
+
+def test_validation_loss_has_its_minimum_near_95_percent_sparsity():
+    found = table("overfitting_regression")
+    ramp = found[found["trial"] == "ramp"].set_index("sparsity")
+    best = ramp["validation"].idxmin()
+    assert 0.8 <= best < 0.99
+    assert ramp["validation"][best] <= 0.7 * ramp["validation"][0]
+    assert spearmanr(ramp.index, ramp["train"])[0] >= 0.9
+    assert ramp["validation"][0] / ramp["train"][0] >= 10
+    assert (found["ensemble"] < found["median"]).all()
+    at = found.set_index("trial")["validation"]
+    assert at["fast"] > at["slow"]
+
+
+def test_pruning_hardly_hurts_up_to_80_percent():
+    found = table("gradual_pruning")
+    dense = found[found["trial"] == "dense"]["accuracy"].item()
+    assert dense >= 0.975
+    constant = found[found["trial"].str.startswith("constant")]
+    assert len(constant) == 4
+    assert (constant["accuracy"] > dense - 0.01).all()
+
+
+def test_sparse_and_large_beats_dense_and_small():
+    found = table("gradual_pruning").pivot_table(
+        index="density", columns="trial", values="accuracy"
+    )
+    both = found.dropna(subset=["during", "small and dense"])
+    assert len(both) >= 4
+    assert (both["during"] > both["small and dense"]).all()
+
+
+def test_synflow_keeps_every_layer_where_others_lose_one():
+    found = table("criteria_at_init").groupby(["criterion", "density"])["empty"].mean()
+    assert (found["synflow"] == 0).all()
+    assert found["magnitude"][0.001] >= 1
+    assert found["snip, batch statistics"][0.001] >= 1
+
+
+def test_gradients_grow_better_weights_than_chance_and_both_than_nothing():
+    found = table("dynamic_sparsity").pivot_table(
+        index="density", columns="method", values="accuracy"
+    )
+    for density in (0.1, 0.05):
+        row = found.loc[density]
+        assert row["RigL"] > row["SET"] > row["static"]
+    assert (found["gradual"] > found["RigL"])[:3].all()
+
+
+@pytest.mark.parametrize("rewound", ["reshuffled, signs kept", "signed constant"])
+def test_signs_are_what_matters_of_an_initial_weight(rewound):
+    found = table("zhou_criteria")
+    gain = found.set_index(["name", "level"])["gain"]
+    worst = gain[rewound].min()
+    assert worst > -0.01
+    assert gain["reshuffled"].min() < worst - 0.01
