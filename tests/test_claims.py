@@ -18,6 +18,7 @@ from lth import (
     models,
     packing,
     structure,
+    supermask,
     train,
 )
 
@@ -199,3 +200,20 @@ def check_shared_values(params, mask, splits, test, dense):
         for name, leaves in params.items()
     }
     assert test(rounded, {}, splits.test)["accuracy"] > dense - 0.003
+
+
+def test_l0_gates_zero_most_of_a_network_at_little_loss():
+    # Two seeds gave 88.8 % of zeros at 97.8 and 98.3 %.
+    dense = Trained((300, 100), seeds=1)
+    learned = supermask.hard_concrete(dense.model, start=0.9)
+    loss, measure = train.classification(learned.model.apply)
+    tx = optax.adam(optax.cosine_decay_schedule(1e-2, 2500))
+    sample = data.make_sample(60, len(dense.splits.train.label))
+    charged = supermask.charged(loss, learned, 20.0)
+    step = jax.jit(train.make_train(charged, sample, tx))
+    state = train.init_state(learned.model.init, tx, jax.random.key(0))
+    nothing, key = masks.nothing(state.params), jax.random.key(9)
+    state, _ = step(state, nothing, dense.splits.train, key, 2500)
+    assert masks.density(learned.choose(state.params, state.stats, key)) <= 0.2
+    found = measure(state.params, state.stats, dense.splits.test)["accuracy"]
+    assert np.mean(found) >= dense.accuracy(dense.params[0]) - 0.02
