@@ -1,8 +1,8 @@
 """What can be seen to be wrong with an experiment before any data is read."""
 
-from typing import Any
+from typing import Any, get_args
 
-from lth.config import CONTROLS, SEEDS, ConfigError, Experiment
+from lth.config import CONTROLS, SEEDS, ConfigError, Experiment, Moved
 from lth.notation import (
     parse_densities,
     parse_rates,
@@ -11,20 +11,7 @@ from lth.notation import (
     split_list,
 )
 
-MOVED = (  # criteria that compare weights before and after a training
-    "large_final",
-    "small_final",
-    "large_init",
-    "small_init",
-    "magnitude_increase",
-    "movement",
-    "large_init_large_final",
-    "small_init_small_final",
-    "large_final_same_sign",
-    "large_final_diff_sign",
-    "magnitude_increase_same_sign",
-    "magnitude_increase_diff_sign",
-)
+MOVED: tuple[str, ...] = get_args(Moved)
 SIGNED = tuple(name for name in MOVED if name.endswith("_sign"))
 IN_ONE_PIECE = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}

@@ -132,6 +132,23 @@ class Optimizer:
     """After the warmup, fall along half a cosine to 0 at the end of training."""
 
 
+# Criteria that compare the weights before and after a training (`criteria.history`).
+Moved = Literal[
+    "large_final",
+    "small_final",
+    "large_init",
+    "small_init",
+    "magnitude_increase",
+    "movement",
+    "large_init_large_final",
+    "small_init_small_final",
+    "large_final_same_sign",
+    "large_final_diff_sign",
+    "magnitude_increase_same_sign",
+    "magnitude_increase_diff_sign",
+]
+
+
 @dataclass(frozen=True)
 class Prune:
     """Which weights go at each level."""
@@ -154,18 +171,7 @@ class Prune:
         "activation_magnitude",
         "mean_activation",
         "nonzero_share",
-        "large_final",
-        "small_final",
-        "large_init",
-        "small_init",
-        "magnitude_increase",
-        "movement",
-        "large_init_large_final",
-        "small_init_small_final",
-        "large_final_same_sign",
-        "large_final_diff_sign",
-        "magnitude_increase_same_sign",
-        "magnitude_increase_diff_sign",
+        Moved,
     ] = "magnitude"
     """What ranks weights; lth.criteria says what each is. Those from large_final on
     compare the weights before and after a training."""

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,6 @@ import pytest
 
 from lth import allocation, build, checks, masks, ranking, structure, tasks, train
 from lth.config import ConfigError, Data, Experiment, Model, Optimizer, Prune
-from lth.config import Prune as PruneConfig
 
 E = Experiment(
     data=Data(name="digits", validation=100),
@@ -58,6 +58,10 @@ def scores(criterion):
     return jax.jit(jax.vmap(function, (0, 0, 0, 0, None)))(
         initial, state, both, keys, block
     )
+
+
+def test_every_name_has_its_criterion():
+    assert set(get_type_hints(Prune)["criterion"].__args__) == set(ranking.CRITERIA)
 
 
 def first(tree):
@@ -193,7 +197,7 @@ def test_scores_of_one_batch_and_of_more_differ():
 
 def test_synflow_sees_no_data():
     initial, state, keys, block = trained()
-    e = replace(E, prune=PruneConfig(criterion="synflow"))
+    e = replace(E, prune=Prune(criterion="synflow"))
     function = ranking.make_scores(e, task())
     other = jax.tree.map(lambda x: x[::-1], block)
     a = function(first(initial), first(state), mask_of(initial), keys[0], block)
