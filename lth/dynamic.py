@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lth import masks, train
+from lth import branch, masks, train
 from lth.masks import Mask, Params
 
 
@@ -88,7 +88,7 @@ def sparsify(
 
         if rule.updates:
             args = (params, grads, state.key, step, mask, log)
-            mask, log = _if_any(now, change, lambda args: args[4:], args)
+            mask, log = branch.if_any(now, change, lambda args: args[4:], args)
         settled = jax.tree.map(jnp.logical_and, mask, state.mask)
         inner = train.masked_slots(tx, state.inner, settled)
         moves, inner = tx.update(masks.apply(grads, settled), inner, params, **extra)
@@ -114,39 +114,6 @@ def _begin(tx, rule, prunable, params, seed) -> SparseState:
     if rule.updates and rule.when(0):
         log = _logged(log, jnp.int32(0), params, ones, mask)
     return SparseState(tx.init(params), mask, jnp.int32(0), seed, log)
-
-
-def _if_any(now: jax.Array, change: Callable, same: Callable, args: Any) -> Any:
-    """`jax.lax.cond`, which stays one under `vmap`.
-
-    There it would become a choice between both results, and the change would be worked
-    out at every step; here it is worked out where any replicate asks for it, and as
-    they go in step, all do or none.
-    """
-
-    @jax.custom_batching.custom_vmap
-    def either(now, args):
-        return jax.lax.cond(now, change, same, args)
-
-    @either.def_vmap
-    def mapped(size, batched, now, args):
-        axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
-
-        def choose(now, args):
-            pairs = change(args), same(args)
-            return jax.tree.map(lambda a, b: jnp.where(now, a, b), *pairs)
-
-        def all_of(function):
-            return jax.vmap(function, axes, axis_size=size)(now, args)
-
-        found = jax.lax.cond(
-            jnp.any(now),
-            lambda: all_of(choose),
-            lambda: all_of(lambda now, args: same(args)),
-        )
-        return found, jax.tree.map(lambda _: True, found)
-
-    return either(now, args)
 
 
 def _folded(seed: jax.Array, step: Any) -> jax.Array:

@@ -2,6 +2,7 @@
 found where they were planted."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from lth import data, masks, schedules, supermask, train
 from lth.models import Model
+from lth.supermask.frozen import drawn
 from tests.conftest import assert_same, make_problem, plain_mlp
 
 X = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)
@@ -53,8 +55,8 @@ def test_the_gradient_of_bernoulli_logits():
     params, stats = learned.model.init(jax.random.key(0))
     params = {"w": jnp.array([[0.3], [-1.0], [2.0], [0.0]]), "b": None}
     value, grads = value_and_gradient(learned, params, stats)
-    drawn = column(supermask._drawn(params, jax.random.key(5)))
-    assert value == pytest.approx(float(X.ravel() @ (W.ravel() * drawn)))
+    there = column(drawn(params, jax.random.key(5)))
+    assert value == pytest.approx(float(X.ravel() @ (W.ravel() * there)))
     p = 1 / (1 + np.exp(-column(params)))
     expected = UPSTREAM * W.ravel() * p * (1 - p)  # the same where the mask is 0
     np.testing.assert_allclose(column(grads), expected, rtol=1e-6)
@@ -62,7 +64,7 @@ def test_the_gradient_of_bernoulli_logits():
 
 def test_masks_are_drawn_with_the_logits_probability():
     logits = {"w": jnp.full((100, 100), 0.8)}
-    share = np.mean(supermask._drawn(logits, jax.random.key(0))["w"])
+    share = np.mean(drawn(logits, jax.random.key(0))["w"])
     assert share == pytest.approx(1 / (1 + np.exp(-0.8)), abs=0.02)
     assert supermask.rounded({"w": jnp.array([-0.1, 0.1])})["w"].tolist() == [0, 1]
 
@@ -185,6 +187,7 @@ METHODS = {
     "edge_popup every 5": lambda m: supermask.edge_popup(
         m, 0.4, every=5, rank=jnp.abs, scope="global", scale=True, prunable=two_d
     ),
+    "multi_prize": lambda m: supermask.multi_prize(m, 0.5, every=2, prunable=two_d),
     "hard_concrete": lambda m: supermask.hard_concrete(m, prunable=two_d),
     "continuous": lambda m: supermask.continuous(m, steps=60, prunable=two_d),
     "movement": lambda m: supermask.movement(
@@ -244,7 +247,7 @@ def test_a_planted_supermask_is_found():
         return inputs @ params["w"], stats
 
     model = Model(init, apply)
-    frozen = init(jax.random.fold_in(jax.random.key(0), 0))[0]["w"]
+    frozen = init(jax.random.key(0))[0]["w"]
     planted = jax.random.permutation(jax.random.key(3), 48).reshape(16, 3) < 24
     x = jax.random.normal(jax.random.key(1), (512, 16))
     target = x @ (frozen * planted)
@@ -309,6 +312,60 @@ def test_charged_losses_add_the_penalty():
     extra = 2 * float(learned.penalty(params, stats))
     assert float(metrics["penalty"]) == pytest.approx(extra)
     assert float(value) == pytest.approx(float(plain) + extra)
+
+
+def test_binary_weights_have_the_kept_ones_mean_magnitude():
+    learned = supermask.multi_prize(linear(), 0.5, prunable=two_d)
+    _, stats = learned.model.init(jax.random.key(0))
+    params = {"w": jnp.array([[0.5], [-0.9], [0.1], [0.2]]), "b": None}
+    mask = learned.choose(params, stats, None)
+    used = learned.weights(params, stats, mask)
+    np.testing.assert_array_equal(column(used), [3.5, -3.5, 0, 0])
+    value, grads = value_and_gradient(learned, params, stats)
+    assert value == pytest.approx(3.5 * (1 - 2))
+    expected = UPSTREAM * 3.5 * np.sign(W.ravel()) * np.sign(column(params))
+    np.testing.assert_allclose(column(grads), expected, rtol=1e-6)
+
+
+def test_a_mask_kept_between_choices_is_chosen_as_seldom_for_replicates():
+    learned = supermask.edge_popup(linear(), 0.25, every=3, prunable=two_d)
+    params, stats = jax.vmap(learned.model.init)(jax.random.split(jax.random.key(0), 2))
+
+    def one(params, stats):
+        return learned.model.apply(params, stats, X, True, jax.random.key(0))
+
+    text = str(
+        jax.make_jaxpr(jax.vmap(jax.grad(lambda p, s: one(p, s)[0][0, 0])))(
+            params, stats
+        )
+    )
+    assert "cond[" in text
+    _, after = jax.vmap(one)(params, stats._replace(step=jnp.array([0, 0])))
+    _, later = jax.vmap(one)(jax.tree.map(jnp.negative, params), after)
+    assert_same(later.mask, after.mask)
+
+
+def test_a_penalty_that_leaves_no_weight_ends_the_training_there():
+    learned = supermask.hard_concrete(plain_mlp((3, 5, 3)), prunable=two_d)
+    loss, _ = train.classification(learned.model.apply)
+    tx, sample = optax.sgd(1.0), data.make_sample(8, 16)
+    batch = data.Dataset(jnp.ones((16, 3)), jnp.zeros(16, jnp.int32))
+    step = train.make_train(supermask.charged(loss, learned, 100.0), sample, tx)
+    state = train.init_state(learned.model.init, tx, jax.random.key(0))
+    nothing = masks.nothing(state.params)
+    _, sums = jax.jit(step)(state, nothing, batch, jax.random.key(1), 200)
+    assert 0 < int(sums["diverged"]) < 200
+
+
+def test_rounding_warns_of_layers_it_empties():
+    params = {"a": jnp.array([0.1, -0.1]), "b": jnp.array([-0.1, -0.1])}
+    with pytest.warns(UserWarning, match="keeps nothing of b"):
+        mask = supermask.rounded(params)
+    assert mask["a"].tolist() == [True, False]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.jit(supermask.rounded)(params)
+        supermask.rounded({"a": params["a"]})
 
 
 @pytest.mark.parametrize(

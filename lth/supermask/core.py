@@ -1,0 +1,103 @@
+"""What all learned masks share."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lth import masks
+from lth.masks import Mask, Params
+from lth.models import Model
+
+Prunable = Callable[[str, jax.Array], bool]
+
+
+def nothing(params: Any, stats: Any) -> jax.Array:
+    return jnp.float32(0)
+
+
+class Supermask(NamedTuple):
+    """A model that learns its mask."""
+
+    model: Model
+    choose: Callable[[Any, Any, jax.Array], Mask]  # (params, stats, key) -> mask
+    weights: Callable[[Any, Any, Mask], Params]  # (params, stats, mask) -> params
+    # params, stats -> what the loss is to be charged with, as a share of all weights
+    penalty: Callable[[Any, Any], jax.Array] = nothing
+
+
+def sampled(
+    supermask: Supermask, measure: Callable, samples: int = 10
+) -> Callable[..., dict[str, jax.Array]]:
+    """`measure` averaged over masks drawn from a supermask, an example at a time.
+
+    `measure(params, stats, batch)` is of the model inside, as `train.classification`
+    of its `apply` gives it; so is the result, for `train.make_evaluate`.
+    """
+
+    def measured(params, stats, batch):
+        def one(key):
+            mask = supermask.choose(params, stats, key)
+            return measure(supermask.weights(params, stats, mask), stats.inner, batch)
+
+        found = jax.lax.map(one, jax.random.split(jax.random.key(0), samples))
+        return jax.tree.map(lambda x: jnp.mean(x, 0), found)
+
+    return measured
+
+
+def charged(loss: Callable, supermask: Supermask, weight: float) -> Callable:
+    """A loss of a supermask's model with `weight` times its penalty added.
+
+    It is NaN once no weight is left, which ends the training as a loss does that is not
+    finite: nothing would bring weights back, and nothing would be learned.
+    """
+
+    def total(params, stats, batch, key):
+        value, (stats_after, metrics) = loss(params, stats, batch, key)
+        extra = weight * supermask.penalty(params, stats)
+        left = masks.count(supermask.choose(params, stats, key))
+        value = jnp.where(left > 0, value + extra, jnp.nan)
+        return value, (stats_after, {**metrics, "penalty": extra})
+
+    return total
+
+
+def warn_of_empty_layers(mask: Mask) -> None:
+    """A UserWarning that names the layers of which a mask keeps nothing, if any."""
+    empty = [path for path, kept in masks.densities(mask).items() if not kept]
+    if empty:
+        warnings.warn(f"this mask keeps nothing of {', '.join(empty)}", stacklevel=3)
+
+
+def through(mask: jax.Array, score: jax.Array) -> jax.Array:
+    """0 or 1 as the mask says, with the gradient of the score."""
+    # In this order the value is exact: the difference is 0.
+    return mask.astype(score.dtype) + (score - jax.lax.stop_gradient(score))
+
+
+def with_keys(function: Callable, tree: Any, key: jax.Array) -> Any:
+    """`function(leaf, key)` of each leaf, each with a key of its own."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    found = [function(leaf, k) for leaf, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, found)
+
+
+def scaled(weights: Params, gates: Any, rescale: bool = False) -> Params:
+    """Weights times their gates; with `rescale`, times size / sum of the gates too."""
+
+    def leaf(w, gate):
+        if gate is None:
+            return w
+        factor = gate.size / jnp.maximum(jnp.sum(gate), 1) if rescale else 1
+        return w * gate * factor
+
+    return jax.tree.map(leaf, weights, gates)
+
+
+def probability(value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"a probability in (0, 1) is needed; got {value}")

@@ -1,0 +1,181 @@
+"""Masks learned for weights that are never trained."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from lth import branch, masks
+from lth.masks import Mask, Params
+from lth.models import Model
+from lth.supermask.core import (
+    Prunable,
+    Supermask,
+    scaled,
+    through,
+    warn_of_empty_layers,
+    with_keys,
+)
+
+
+class Frozen(NamedTuple):
+    """Stats of a model whose weights are not trained."""
+
+    weights: Params
+    inner: Any  # the stats of the model itself
+    mask: Mask  # as it was last chosen
+    step: jax.Array
+
+
+def bernoulli(
+    model: Model,
+    *,
+    start: float = 0.0,
+    rescale: bool = False,
+    prunable: Prunable = masks.is_kernel,
+) -> Supermask:
+    """Zhou et al. (2019, arXiv:1905.01067): each weight is there with probability σ(v).
+
+    A mask is drawn at every step, in evaluation too (with one key there: draw several
+    with `choose` and take the mean); the gradient is that of σ(v). With `rescale` a
+    layer's weights are multiplied by size / kept of the mask that was drawn, and the
+    gradient flows through the divisor. `rounded(params)` is the mask of v > 0.
+    """
+
+    def init(key):
+        weights, inner = model.init(key)
+        ones = masks.ones(weights, prunable)
+        logits = jax.tree.map(lambda m: jnp.full(m.shape, start, jnp.float32), ones)
+        return logits, Frozen(weights, inner, ones, jnp.int32(0))
+
+    def choose(params, stats, key):
+        return drawn(params, key)
+
+    def apply(params, stats, inputs, train, key):
+        mask = drawn(params, key if train else jax.random.key(0))
+        soft = jax.tree.map(lambda m, v: through(m, jax.nn.sigmoid(v)), mask, params)
+        outputs, inner = model.apply(
+            scaled(stats.weights, soft, rescale), stats.inner, inputs, train, key
+        )
+        return outputs, stats._replace(inner=inner)
+
+    def weights(params, stats, mask):
+        full = jax.tree.map(lambda m: m.astype(jnp.float32), mask)
+        return scaled(stats.weights, full, rescale)
+
+    return Supermask(Model(init, apply), choose, weights)
+
+
+def rounded(params: Any) -> Mask:
+    """The mask of the weights more likely than not to be there: logits above 0.
+
+    Warns of layers that it leaves empty (not under `jit`).
+    """
+    mask = jax.tree.map(lambda v: v > 0, params)
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(mask)):
+        warn_of_empty_layers(mask)
+    return mask
+
+
+def edge_popup(
+    model: Model,
+    keep: float,
+    *,
+    rank: Callable[[jax.Array], jax.Array] = lambda s: s,
+    scope: str = "layer",
+    every: int = 1,
+    scale: bool = False,
+    weigh: Callable[[jax.Array, jax.Array], jax.Array] = lambda w, mask: w,
+    prunable: Prunable = masks.is_kernel,
+) -> Supermask:
+    """Ramanujan et al. (2020, arXiv:1911.13299): the weights of highest score.
+
+    `keep` is the fraction kept, everywhere. Scores start uniform within ±1/√fan_in and
+    `rank` is what they are ranked by: s in the paper, `jnp.abs` in its code. With
+    `scale`, frozen kernels are divided by √keep, which restores the variance of the
+    activations (the code divides by √(1 - keep), the same at one half alone).
+    `weigh(weights, mask)` is what a kernel is used as before it is masked.
+
+    The highest are found exactly, every `every` steps of training; in between the mask
+    stands still while scores move. Evaluation and `choose` take those of that moment.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is the fraction of weights kept, in (0, 1]; got {keep}")
+    if every < 1:
+        raise ValueError(f"a mask is chosen every 1 or more steps; got {every}")
+
+    def top(params):
+        scores = jax.tree.map(rank, params)
+        ones = jax.tree.map(lambda s: jnp.ones(s.shape, bool), params)
+        return masks.keep_top(scores, ones, keep, scope)
+
+    def init(key):
+        weights, inner = model.init(key)
+        ones = masks.ones(weights, prunable)
+        if scale:
+            weights = jax.tree.map(
+                lambda w, m: w if m is None else w / math.sqrt(keep), weights, ones
+            )
+        scores = _uniform_scores(ones, jax.random.fold_in(key, 1))
+        return scores, Frozen(weights, inner, top(scores), jnp.int32(0))
+
+    def chosen(params, stats):
+        fixed = jax.lax.stop_gradient(params)
+        if every == 1:
+            return top(fixed)
+        again = stats.step % every == 0
+        return branch.if_any(
+            again, lambda args: top(args[0]), lambda args: args[1], (fixed, stats.mask)
+        )
+
+    def apply(params, stats, inputs, train, key):
+        mask = chosen(params, stats) if train else top(params)
+        soft = jax.tree.map(lambda m, s: through(m, rank(s)), mask, params)
+        seen = scaled(_weighed(stats.weights, mask), soft)
+        outputs, inner = model.apply(seen, stats.inner, inputs, train, key)
+        step = stats.step + 1 if train else stats.step
+        return outputs, Frozen(stats.weights, inner, mask, step)
+
+    def _weighed(params, mask):
+        return jax.tree.map(lambda w, m: w if m is None else weigh(w, m), params, mask)
+
+    def weights(params, stats, mask):
+        return masks.apply(_weighed(stats.weights, mask), mask)
+
+    return Supermask(
+        Model(init, apply), lambda params, stats, key: top(params), weights
+    )
+
+
+def binarised(weights: jax.Array, mask: jax.Array) -> jax.Array:
+    """Signs times the mean magnitude of the kept: a layer's weights in one bit each."""
+    kept = jnp.sum(jnp.abs(weights) * mask) / jnp.maximum(jnp.sum(mask), 1)
+    return jnp.sign(weights) * kept
+
+
+def multi_prize(model: Model, keep: float, **options: Any) -> Supermask:
+    """Diffenderfer & Kailkhura (2021, arXiv:2103.09377): binary weights, never trained.
+
+    Edge-popup on `binarised` weights, ranked by |s|; `options` are those of
+    `edge_popup`. The gradient of a score is that of the loss for the weight in use
+    times that weight, its scale included, which Adam does not see and SGD does.
+    """
+    return edge_popup(model, keep, **{"rank": jnp.abs, "weigh": binarised, **options})
+
+
+def drawn(logits: Any, key: jax.Array) -> Mask:
+    def draw(v, key):
+        return jax.random.bernoulli(key, jax.nn.sigmoid(v))
+
+    return with_keys(draw, logits, key)
+
+
+def _uniform_scores(ones: Mask, key: jax.Array) -> Any:
+    def draw(m, key):
+        bound = 1 / math.sqrt(math.prod(m.shape[:-1]))
+        return jax.random.uniform(key, m.shape, minval=-bound, maxval=bound)
+
+    return with_keys(draw, ones, key)

@@ -1,0 +1,190 @@
+"""Masks learned beside the weights they gate."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lth import masks, schedules
+from lth.masks import Params
+from lth.models import Model
+from lth.supermask.core import (
+    Prunable,
+    Supermask,
+    nothing,
+    probability,
+    scaled,
+    through,
+    with_keys,
+)
+
+# Louizos et al. (2018): the temperature, and the ends of the stretched interval.
+BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
+
+
+class Gated(NamedTuple):
+    """Params of a model whose weights are trained beside their gates."""
+
+    weights: Params
+    gates: Any  # a number for each prunable weight, None for other leaves
+
+
+class Counted(NamedTuple):
+    """Stats of a model that counts its steps."""
+
+    inner: Any
+    step: jax.Array
+
+
+def hard_concrete(
+    model: Model, *, start: float = 0.5, prunable: Prunable = masks.is_kernel
+) -> Supermask:
+    """Louizos et al. (2018, arXiv:1712.01312): gates drawn from a hard concrete.
+
+    A gate is clip(1.2 σ((log u - log(1 - u) + a) / β) - 0.1, 0, 1), exactly 0 and
+    exactly 1 with some probability each; weights are trained too. `penalty` is the
+    expected share of gates that are not 0. Evaluation has no noise.
+    `start` is the probability, of σ, that gates begin with.
+    """
+    probability(start)
+
+    def noisy(a, key):
+        u = jax.random.uniform(key, a.shape, minval=1e-6, maxval=1 - 1e-6)
+        return _stretched(jax.nn.sigmoid((jnp.log(u) - jnp.log1p(-u) + a) / BETA))
+
+    def gates(params, stats, train, key):
+        if not train:
+            return jax.tree.map(lambda a: _stretched(jax.nn.sigmoid(a)), params.gates)
+        return with_keys(noisy, params.gates, key)
+
+    def penalty(params, stats):
+        return mean(jax.tree.map(alive_probability, params.gates))
+
+    logit = math.log(start / (1 - start))
+    return _gated(model, logit, prunable, gates, penalty)
+
+
+def alive_probability(a: jax.Array) -> jax.Array:
+    """P(gate is not 0) of a hard concrete: σ(a - β log(0.1 / 1.1))."""
+    return jax.nn.sigmoid(a - BETA * math.log(-LOW / HIGH))
+
+
+def continuous(
+    model: Model,
+    *,
+    steps: int,
+    final: float = 200.0,
+    start: float = 0.0,
+    prunable: Prunable = masks.is_kernel,
+) -> Supermask:
+    """Continuous sparsification (Savarese et al. 2020, arXiv:1912.04427): σ(β s).
+
+    The temperature β grows by equal factors from 1 to `final` over `steps`, so that the
+    gates end all but hard; evaluation has those of s > 0. `penalty` is the mean of
+    σ(β s), which stands for the number of weights.
+    """
+
+    def beta(stats):
+        return final ** jnp.clip(stats.step / steps, 0, 1)
+
+    def gates(params, stats, train, key):
+        if not train:
+            return jax.tree.map(lambda s: (s > 0) * jnp.float32(1), params.gates)
+        return jax.tree.map(lambda s: jax.nn.sigmoid(beta(stats) * s), params.gates)
+
+    def penalty(params, stats):
+        return mean(
+            jax.tree.map(lambda s: jax.nn.sigmoid(beta(stats) * s), params.gates)
+        )
+
+    return _gated(model, start, prunable, gates, penalty)
+
+
+def movement(
+    model: Model,
+    schedule: schedules.Schedule,
+    *,
+    scope: str = "layer",
+    prunable: Prunable = masks.is_kernel,
+) -> Supermask:
+    """Movement pruning, hard (Sanh et al. 2020, arXiv:2005.07683): the highest scores.
+
+    As many weights count as the schedule has in force at the step, in each layer. The
+    gradient of a score is that of the loss for the weight in use times the weight, for
+    pruned weights too, so scores rise where weights move away from 0; a pruned weight
+    itself stands still, and may return.
+    """
+
+    def gates(params, stats, train, key):
+        # In evaluation the step is that of the training that came before.
+        density = schedules.in_force(schedule, stats.step)
+        ones = jax.tree.map(lambda s: jnp.ones(s.shape, bool), params.gates)
+        mask = masks.keep_top(params.gates, ones, density, scope)
+        return jax.tree.map(through, mask, params.gates)
+
+    return _gated(model, 0.0, prunable, gates)
+
+
+def movement_soft(
+    model: Model, threshold: float, *, prunable: Prunable = masks.is_kernel
+) -> Supermask:
+    """Movement pruning, soft: the weights with σ(score) above a threshold.
+
+    How many there are is a result: `penalty`, the mean of σ(score), lowers it.
+    """
+    probability(threshold)
+
+    def gates(params, stats, train, key):
+        mask = jax.tree.map(lambda s: jax.nn.sigmoid(s) > threshold, params.gates)
+        return jax.tree.map(through, mask, params.gates)
+
+    def penalty(params, stats):
+        return mean(jax.tree.map(jax.nn.sigmoid, params.gates))
+
+    # Just above it: with all scores equal at it, none would be there.
+    start = math.log(threshold / (1 - threshold)) + 1e-3
+    return _gated(model, start, prunable, gates, penalty)
+
+
+def _gated(
+    model: Model,
+    start: float,
+    prunable: Prunable,
+    gates: Callable[..., Any],
+    penalty: Callable[[Any, Any], jax.Array] = nothing,
+) -> Supermask:
+    """The model with weights times `gates(params, stats, train, key)`."""
+
+    def init(key):
+        weights, inner = model.init(key)
+        ones = masks.ones(weights, prunable)
+        values = jax.tree.map(lambda m: jnp.full(m.shape, start, jnp.float32), ones)
+        return Gated(weights, values), Counted(inner, jnp.int32(0))
+
+    def apply(params, stats, inputs, train, key):
+        drawn, rest = jax.random.split(key) if train else (None, None)
+        seen = scaled(params.weights, gates(params, stats, train, drawn))
+        outputs, inner = model.apply(seen, stats.inner, inputs, train, rest)
+        return outputs, Counted(inner, stats.step + 1 if train else stats.step)
+
+    def choose(params, stats, key):
+        return jax.tree.map(lambda g: g > 0, gates(params, stats, False, None))
+
+    def weights(params, stats, mask):
+        found = masks.apply(params.weights, mask)
+        return scaled(found, gates(params, stats, False, None))
+
+    return Supermask(Model(init, apply), choose, weights, penalty)
+
+
+def _stretched(s: jax.Array) -> jax.Array:
+    return jnp.clip(s * (HIGH - LOW) + LOW, 0, 1)
+
+
+def mean(tree: Any) -> jax.Array:
+    leaves = jax.tree.leaves(tree)
+    return sum((jnp.sum(x) for x in leaves), jnp.float32(0)) / sum(
+        x.size for x in leaves
+    )
