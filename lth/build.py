@@ -15,6 +15,7 @@ from lth import (
     allocation,
     checks,
     devices,
+    learners,
     masks,
     memory,
     networks,
@@ -29,7 +30,17 @@ from lth.config import ConfigError, Experiment
 from lth.train import TrainState
 
 # What a replicate's randomness is for; each folds into the replicate's key.
-INIT, TRAIN, PRUNE, REINIT, SHUFFLE = range(5)
+INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN = range(6)
+
+
+class Learner(NamedTuple):
+    """How the masks of an experiment are learned; all lead with the replicate."""
+
+    init: Callable[[jax.Array], TrainState]  # keys [r] -> states that hold scores
+    train: Callable[[TrainState, masks.Mask, int], Any]
+    measures: dict[str, Callable[[TrainState], Any]]
+    # (states, keys [r]) -> masks, params and stats of the ordinary network
+    found: Callable[[TrainState, jax.Array], tuple[masks.Mask, Any, Any]]
 
 
 class Parts(NamedTuple):
@@ -51,6 +62,7 @@ class Parts(NamedTuple):
     stops: list[int]  # where to measure
     checkpoints: dict[str, int]  # name -> step of the dense training
     replicates: list[int]
+    learner: Learner | None  # of what learns its masks
 
 
 def keys(replicates: list[int], stream: int, level: int = 0) -> jax.Array:
@@ -181,6 +193,34 @@ def build(
         stops=stops,
         checkpoints=checkpoints,
         replicates=replicates,
+        learner=_learner(e, task, plan, mask, epoch, steps),
+    )
+
+
+def _learner(e: Experiment, task, plan, mask, epoch: int, steps: int) -> Learner | None:
+    if e.learn.method == "none":
+        return None
+    learned = learners.learner(e, task.model, mask, steps)
+    tx = learners.optimizer(e, epoch, steps)
+    replicates = [e.first_replicate + i for i in range(e.replicates)]
+    step, measures = _programs(
+        learners.learned_task(e, task, learned), tx, plan, keys(replicates, LEARN)
+    )
+
+    def found(state, key):
+        mask = learned.choose(state.params, state.stats, key)
+        weights = learned.weights(state.params, state.stats, mask)
+        return mask, weights, state.stats.inner
+
+    def density(state):
+        mask, _, _ = found(state, jax.random.key(0))
+        return {"density": masks.density(mask)}
+
+    return Learner(
+        init=jax.jit(jax.vmap(partial(train.init_state, learned.model.init, tx))),
+        train=step,
+        measures={**measures, "mask": jax.jit(jax.vmap(density))},
+        found=jax.jit(jax.vmap(found)),
     )
 
 

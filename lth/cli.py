@@ -21,11 +21,13 @@ import tyro
 import lth
 from lth import terminal
 from lth.config import ConfigError, Experiment
-from lth.presets import PRESETS
+from lth.presets import PRESETS, SUPERMASKS, Preset
 
 USAGE = """usage: lth COMMAND …
 
   lth run PRESET [flags]   find tickets, or continue where a run stopped
+  lth supermask PRESET METHOD [flags]
+                           learn a mask in place of the weights, or beside them
   lth list                 presets, and the runs in runs/
   lth show RUN             a run's results as a table
   lth report RUN …         one HTML file of figures from one or several runs
@@ -37,7 +39,7 @@ directory cannot be read or written, 130 or 143 interrupted."""
 
 @dataclass(frozen=True)
 class RunFlags:
-    """Flags of `lth run`."""
+    """Flags of `lth run` and `lth supermask`."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     runs: Path = Path("runs")
@@ -99,6 +101,7 @@ def command(args: list[str]) -> int:
     """Run a command line; the exit code."""
     commands: dict[str, Callable[[list[str]], int]] = {
         "run": run,
+        "supermask": supermask,
         "list": show_list,
         "show": show,
         "report": report,
@@ -162,12 +165,34 @@ def run(args: list[str]) -> int:
     name = args[0]
     if name not in PRESETS:
         return _refuse(f"unknown preset {name!r}; there are {', '.join(PRESETS)}", 2)
-    preset = PRESETS[name]
+    return _run(name, PRESETS[name], args[1:], f"lth run {name}")
+
+
+def supermask(args: list[str]) -> int:
+    """lth supermask PRESET METHOD [flags]"""
+    if len(args) < 2 or args[1].startswith("-"):
+        terminal.output.print(
+            "usage: lth supermask PRESET METHOD [flags]\n", markup=False
+        )
+        _list_supermasks()
+        return 0 if {"-h", "--help"} & set(args) else 2
+    name, method, *rest = args
+    if name not in SUPERMASKS:
+        return _refuse(f"unknown preset {name!r}; there are {', '.join(SUPERMASKS)}", 2)
+    methods = SUPERMASKS[name]
+    if method not in methods:
+        return _refuse(f"unknown method {method!r}; there are {', '.join(methods)}", 2)
+    prog = f"lth supermask {name} {method}"
+    return _run(f"{name}-{method}", methods[method], rest, prog)
+
+
+def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
+    """Run an experiment from the flags after its name, and say what it found."""
     flags = tyro.cli(
         RunFlags,
-        args=args[1:],
+        args=args,
         default=RunFlags(preset.experiment),
-        prog=f"lth run {name}",
+        prog=prog,
         description=f"{preset.title}. Differs from its source: {preset.differs}.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
@@ -196,10 +221,21 @@ def run(args: list[str]) -> int:
             f"time    {spent - compiling:.1f} s, and {compiling:.1f} s of compiling",
             markup=False,
         )
+    for level, replicate, path in found.empty_layers():
+        terminal.errors.print(
+            f"lth: the mask of replicate {replicate} keeps nothing of {path} at level "
+            f"{level}"
+        )
+    learn = flags.experiment.learn
+    charged = (
+        f", or --learn.penalty {learn.penalty:g} of {learn.method} left no weight"
+        if learn.penalty
+        else ""
+    )
     for (variant, replicate), (level, step) in outcome.failed.items():
         _refuse(
             f"replicate {replicate} of {variant} stopped: its loss or its weights were "
-            f"not finite at level {level}, step {step}",
+            f"not finite{charged} at level {level}, step {step}",
             3,
         )
     return 3 if outcome.failed else 0
@@ -209,6 +245,8 @@ def show_list(args: list[str]) -> int:
     """lth list"""
     flags = tyro.cli(ListFlags, args=args, prog="lth list")
     _list_presets()
+    terminal.output.print("masks that are learned: lth supermask PRESET METHOD")
+    _list_supermasks()
     found = sorted(flags.runs.glob("*/config.json"))
     terminal.output.print(f"runs in {flags.runs}{os.sep}", markup=False)
     for path in found:
@@ -224,6 +262,12 @@ def _list_presets() -> None:
     width = max(map(len, PRESETS))
     for name, preset in PRESETS.items():
         terminal.output.print(f"  {name:{width}}  {preset.title}", markup=False)
+
+
+def _list_supermasks() -> None:
+    terminal.output.print(f"presets  {', '.join(SUPERMASKS)}", markup=False)
+    methods = next(iter(SUPERMASKS.values()))
+    terminal.output.print(f"methods  {', '.join(methods)}", markup=False)
 
 
 def show(args: list[str]) -> int:

@@ -206,6 +206,47 @@ class Prune:
 
 
 @dataclass(frozen=True)
+class Learn:
+    """A mask that is learned, in place of the dense training."""
+
+    method: Literal[
+        "none",
+        "bernoulli",
+        "edge_popup",
+        "multi_prize",
+        "hard_concrete",
+        "continuous",
+        "movement",
+        "movement_soft",
+    ] = "none"
+    """Of untrained weights: masks drawn (bernoulli), the highest scores (edge_popup),
+    these of binary weights (multi_prize). Beside weights that are trained too: gates
+    drawn (hard_concrete) or hardening (continuous), the highest scores (movement) or
+    all above a threshold (movement_soft). lth.supermask says what each is."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    """Of scores. Weights that are trained beside them have --optimizer."""
+    keep: float = 0.5
+    """Fraction of weights kept: of edge_popup, multi_prize, and of movement at the
+    end."""
+    scope: Literal["layer", "global"] = "layer"
+    """What competes with what where `keep` is given."""
+    rank: Literal["score", "magnitude"] = "score"
+    """Of edge_popup and multi_prize: the highest scores, or the highest magnitudes of
+    scores."""
+    every: int = 1
+    """Of edge_popup and multi_prize: choose the highest scores every so many steps."""
+    rescale: bool = False
+    """Of bernoulli: weights times size / kept of each drawn mask; of edge_popup: over
+    the root of `keep`."""
+    start: float = 0.5
+    """Of bernoulli and hard_concrete: the probability gates begin with. Of
+    movement_soft: the threshold, of the sigmoid of a score."""
+    penalty: float = 0.0
+    """Of hard_concrete, continuous and movement_soft: added to the loss times the
+    expected share of weights that stay."""
+
+
+@dataclass(frozen=True)
 class Rewind:
     """What is retrained after pruning."""
 
@@ -235,6 +276,7 @@ class Experiment:
     optimizer: Optimizer = field(default_factory=Optimizer)
     prune: Prune = field(default_factory=Prune)
     rewind: Rewind = field(default_factory=Rewind)
+    learn: Learn = field(default_factory=Learn)
     batch_size: int = 60
     """Examples in a batch."""
     steps: str = "50000it"
@@ -250,12 +292,13 @@ class Experiment:
     controls: str = ""
     """Trained beside each ticket: reinit (its mask, fresh initialisation), shuffle (its
     mask shuffled within layers, its starting weights), with prune.at early also invert
-    (the weights that the criterion ranks lowest); such as reinit,shuffle."""
+    (the weights that the criterion ranks lowest), with a learned mask also train (its
+    weights, no longer frozen); such as reinit,shuffle."""
     checkpoint_at: str = ""
     """Steps of the dense training to store besides the rewind point: 0,100,500,1ep."""
 
 
 # Fields that add to a run without changing what it already holds.
 EXTENDING = ("levels", "controls", "checkpoint_at")
-CONTROLS = ("reinit", "shuffle", "invert")
+CONTROLS = ("reinit", "shuffle", "invert", "train")
 SEEDS = range(2**31)

@@ -143,7 +143,11 @@ def _complete(e: Experiment, parts: Parts, path: Path, watch: Callable) -> None:
             held = store.load(path, before, like)
         if held is not None and (held.metrics["failed"][:, 0] >= 0).all():
             return
-        if held is None:
+        if held is None and parts.learner:
+            new, scores = levels.learned(parts, parts.learner, report)
+            if not store.has(path, "learned"):  # it is not, unless a process ended here
+                _first(store.save_tree, path, "learned", {"state": scores})
+        elif held is None:
             new = levels.dense(parts, report)
         elif variant == results.TICKET:
             new = levels.next_ticket(e, parts, early, held, report)
@@ -156,10 +160,12 @@ def _complete(e: Experiment, parts: Parts, path: Path, watch: Callable) -> None:
 
 def _missing(e: Experiment, parts: Parts, path: Path) -> list[tuple[str, int]]:
     """The (variant, level) pairs to train, in the order to train them."""
-    variants = [results.TICKET, *notation.split_list(e.controls)]
+    controls = notation.split_list(e.controls)
     wanted = [(results.TICKET, 0)]
+    if parts.learner:  # level 0 is a ticket too
+        wanted += [(v, 0) for v in controls]
     levels = range(1, len(parts.densities) + 1)
-    wanted += [(v, level) for level in levels for v in variants]
+    wanted += [(v, level) for level in levels for v in (results.TICKET, *controls)]
     stored = store.stored(path)
     done = devices.agree([pair in stored for pair in wanted])
     return [pair for pair, there in zip(wanted, done, strict=True) if not there]

@@ -27,6 +27,29 @@ def dense(parts: Parts, report: Reporter) -> Ticket:
     return _judged(Ticket(0, parts.mask, state, metrics), None)
 
 
+def learned(
+    parts: Parts, learner: build.Learner, report: Reporter
+) -> tuple[Ticket, train.TrainState]:
+    """Level 0 of an experiment that learns its masks, and what was trained: scores.
+
+    The ticket is the ordinary network under the learned mask, as its weights count.
+    """
+    start = learner.init(build.keys(parts.replicates, build.INIT))
+    scores, metrics = train.fit(
+        start,
+        masks.nothing(start.params),
+        train=learner.train,
+        measures=learner.measures,
+        stops=parts.stops,
+        watch=report,
+    )
+    keys = build.keys(parts.replicates, build.LEARN)
+    mask, params, stats = learner.found(scores, keys)
+    moments = jax.vmap(parts.tx.init)(params)
+    state = train.TrainState(scores.step, params, stats, moments)
+    return _judged(Ticket(0, mask, state, metrics), None), scores
+
+
 def next_ticket(e, parts, early, ticket, report) -> Ticket:
     """The next level: a round of iterative pruning, or a mask of the early weights."""
     level = ticket.level + 1
@@ -48,10 +71,13 @@ def next_ticket(e, parts, early, ticket, report) -> Ticket:
 
 
 def control(e, variant, parts, early, ticket, report) -> Ticket:
-    """A ticket's control: fresh weights, or its mask shuffled or reversed."""
+    """A ticket's control: fresh weights, its mask shuffled or reversed, or training."""
     mask, start = ticket.mask, _reinit(parts, ticket.level)
     if variant != "reinit":
         start = _make_rewind(e, parts, 0)
+    if variant == "train":
+        late = ticket.state
+        early = early._replace(params=late.params, stats=late.stats)
     if variant == "shuffle":
         keys = build.keys(parts.replicates, build.SHUFFLE, ticket.level)
         mask = jax.vmap(masks.shuffle)(mask, keys)

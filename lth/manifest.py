@@ -30,11 +30,11 @@ def _canonical(experiment: Experiment) -> dict[str, Any]:
     for name in ("steps", "eval_every"):
         fields[name] = _spelling(fields[name])
     fields["rewind"]["to"] = _spelling(fields["rewind"]["to"])
-    optimizer = fields["optimizer"]
-    optimizer["warmup"] = _spelling(optimizer["warmup"])
-    optimizer["milestones"] = [
-        _spelling(m) for m in split_list(optimizer["milestones"])
-    ]
+    for optimizer in (fields["optimizer"], fields["learn"]["optimizer"]):
+        optimizer["warmup"] = _spelling(optimizer["warmup"])
+        optimizer["milestones"] = [
+            _spelling(m) for m in split_list(optimizer["milestones"])
+        ]
     prune = fields["prune"]
     prune["densities"] = parse_densities(prune["densities"])
     prune["rates"] = sorted(parse_rates(prune["rates"]).items())

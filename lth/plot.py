@@ -23,6 +23,7 @@ NAMES = {
     "reinit": "fresh initialisation",
     "shuffle": "mask shuffled in layers",
     "invert": "lowest scores kept",
+    "train": "its weights trained",
 }
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lth import criteria, masks, networks, notation, structure, tasks, train
-from lth.checks import MOVED
+from lth.checks.pruning import MOVED
 from lth.config import ConfigError, Experiment
 from lth.criteria import history
 from lth.masks import Mask, Params, Scores

@@ -60,7 +60,7 @@ def write(runs: list[Run], path: Path) -> Path:
 
 
 def _what(run: Run) -> str:
-    preset = presets.PRESETS.get(run.preset)
+    preset = presets.named(run.preset)
     title = preset.title if preset else run.preset
     n = run.config.replicates
     return (
@@ -180,7 +180,7 @@ def _around(mean: float, half: float, digits: int = 2) -> str:
 def _details(run: Run) -> str:
     fields = json.dumps(dataclasses.asdict(run.config), indent=1)
     sessions = (run.path / "environment.json").read_text()
-    preset = presets.PRESETS.get(run.preset)
+    preset = presets.named(run.preset)
     note = (
         f"<p>Differs from its source: {html.escape(preset.differs)}.</p>"
         if preset

@@ -13,6 +13,7 @@ from lth import (
     accounting,
     build,
     config,
+    learners,
     manifest,
     masks,
     networks,
@@ -100,6 +101,23 @@ class Run:
         """The ticket of a level, or one of its controls (`reinit`, `shuffle`)."""
         return store.load(self.path, level, (self._mask_like, self._like), variant)
 
+    @property
+    def learned(self) -> train.TrainState:
+        """The scores that a mask was learned by, with the weights they belong to."""
+        return store.load_tree(self.path, "learned", {"state": self._scores_like})[
+            "state"
+        ]
+
+    def empty_layers(self) -> list[tuple[int, int, str]]:
+        """(level, replicate, path) of every layer of which a ticket keeps nothing."""
+        found = []
+        for level in self.levels:
+            kept = jax.vmap(masks.densities)(self.ticket(level).mask)
+            for path, by_replicate in kept.items():
+                gone = np.flatnonzero(np.asarray(by_replicate) == 0)
+                found += [(level, self.replicates[i], path) for i in gone]
+        return found
+
     def densities(self) -> dict[int, dict[str, float]]:
         """The density of each layer at each level, mean over replicates."""
         result = {}
@@ -142,6 +160,21 @@ class Run:
         init = jax.vmap(partial(train.init_state, model.init, tx))
         keys = jax.eval_shape(partial(build.keys, self.replicates, build.INIT))
         return jax.eval_shape(init, keys)
+
+    @cached_property
+    def _scores_like(self) -> Any:
+        """The shapes of the stored scores."""
+        model = networks.network(self.config.model, self.examples)
+        tx = learners.optimizer(self.config, 1, 1)
+
+        def init(key):
+            params, _ = model.init(key)
+            mask = build.prunable(self.config, params)
+            learned = learners.learner(self.config, model, mask, 1)
+            return train.init_state(learned.model.init, tx, key)
+
+        keys = jax.eval_shape(partial(build.keys, self.replicates, build.INIT))
+        return jax.eval_shape(jax.vmap(init), keys)
 
     @cached_property
     def _mask_like(self) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class Task(NamedTuple):
     model: models.Model  # takes inputs as the data holds them
     loss: train.Loss
     measure: Callable
+    objective: Callable  # apply of such a model -> loss, measure
     sample: Callable  # (key, step, data) -> batch
     # Of steps [start, stop): what `sample` takes, with how many of the steps.
     blocks: Callable[[jax.Array, int, int], Iterator[tuple[Any, int]]]
@@ -61,7 +62,8 @@ def _held(e: Experiment, data_dir: str | Path | None, place: Callable) -> Task:
     classes = len(e.data.classes) or data.classes(source, splits)
     examples = Examples(source.shape, classes)
     model = _wired(e, source, splits.train, networks.network(e.model, examples))
-    loss, measure = _objective(source, splits.train, model)
+    objective = _objective(source, splits.train)
+    loss, measure = objective(model.apply)
     sample = data.make_sample(e.batch_size, count, _augmentation(e, source.shape))
 
     @cache
@@ -78,6 +80,7 @@ def _held(e: Experiment, data_dir: str | Path | None, place: Callable) -> Task:
         model=model,
         loss=loss,
         measure=measure,
+        objective=objective,
         sample=sample,
         blocks=blocks,
         parts={n: lambda n=n: iter([held(n)]) for n in ("validation", "test")},
@@ -119,6 +122,7 @@ def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Ta
         model=model,
         loss=loss,
         measure=cropped,
+        objective=train.classification,
         sample=folder.make_slice(
             e.batch_size, _augmentation(e, (stored, stored, 3), e.data.size)
         ),
@@ -201,11 +205,12 @@ def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.reshape(1, 1, 1, -1), np.sqrt(variance).reshape(1, 1, 1, -1)
 
 
-def _objective(source, learned: data.Dataset, model: models.Model):
+def _objective(source, learned: data.Dataset) -> Callable:
     if source.task != "regression":
-        return train.classification(model.apply)
+        return train.classification
     label: Any = learned.label
-    return train.regression(model.apply, float(label.mean()), float(label.std()))
+    mean, deviation = float(label.mean()), float(label.std())
+    return partial(train.regression, mean=mean, deviation=deviation)
 
 
 def _augmentation(

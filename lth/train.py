@@ -155,12 +155,15 @@ def masked_slots(
 ) -> Any:
     """An optimizer's state with exactly 0 in the slots of every pruned weight."""
 
+    def absent(value):  # `optax.masked` and `optax.partition` leave leaves out
+        return isinstance(value, optax.MaskedNode)
+
     def slot(value, keep):
-        if keep is None or jnp.shape(value) != keep.shape:
+        if absent(value) or keep is None or jnp.shape(value) != keep.shape:
             return value  # not prunable, or no slot per weight (factored moments)
         return jnp.where(keep, value, jnp.zeros_like(value))
 
-    return optax.tree_map_params(tx, slot, opt_state, mask)
+    return optax.tree_map_params(tx, slot, opt_state, mask, is_leaf=absent)
 
 
 def reestimate(

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from lth import checks, config, data, manifest, models, networks, notation, presets
+from lth import (
+    checks,
+    config,
+    data,
+    learners,
+    manifest,
+    models,
+    networks,
+    notation,
+    presets,
+)
 from lth.config import ConfigError, Experiment
 
 STEPS = [
@@ -104,9 +114,12 @@ def test_a_run_remembers_the_most_that_was_asked_of_it():
     assert whole.checkpoint_at == "5it"
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
+LEARNED = [f"{p}-{m}" for p, methods in presets.SUPERMASKS.items() for m in methods]
+
+
+@pytest.mark.parametrize("name", [*presets.PRESETS, *LEARNED])
 def test_presets_are_sound_and_survive_json(name):
-    experiment = presets.PRESETS[name].experiment
+    experiment = presets.named(name).experiment
     checks.check(experiment)
     stored = json.loads(json.dumps(manifest.as_dict(experiment)))
     assert manifest.from_dict(stored) == experiment
@@ -125,6 +138,8 @@ def test_choices_name_what_exists():
     assert config.Model.__annotations__["initialiser"].__args__ == tuple(
         models.INITIALISERS
     )
+    methods = ("none", *learners.LEARNERS)
+    assert config.Learn.__annotations__["method"].__args__ == methods
 
 
 REFUSED = [
@@ -136,7 +151,10 @@ REFUSED = [
     ({"prune": {"rates": "output"}}, "PATTERN=RATE"),
     ({"prune": {"rates": "output=1.5"}}, r"rates in \[0, 1\); got 'output=1.5'"),
     ({"prune": {"rates": "a=.1", "scope": "global"}}, "choose --prune.scope layer"),
-    ({"controls": "reinit,shufle"}, "list of reinit, shuffle, invert, each once; got"),
+    (
+        {"controls": "reinit,shufle"},
+        "reinit, shuffle, invert, train, each once",
+    ),
     ({"prune": {"structure": "block:0x2"}}, "block:HxW, .*; got 'block:0x2'"),
     ({"prune": {"structure": "4:2"}}, "N:M with N < M, .*; got '4:2'"),
     ({"prune": {"densities": "0.2,0.5"}}, "falling list of fractions .*'0.2,0.5'"),
@@ -200,6 +218,32 @@ REFUSED = [
     ({"data": {"name": "images"}}, "--replicates 1 and its own --first-replicate"),
     ({"optimizer": {"nesterov": True, "name": "sgd"}}, "momentum above 0"),
     ({"optimizer": {"cosine": True, "milestones": "5it"}}, "two schedules"),
+    ({"controls": "train"}, "--controls train .* goes with --learn.method"),
+    ({"learn": {"keep": 0.3}}, "--learn.keep is of --learn.method edge_popup, multi"),
+    ({"learn": {"keep": 0.0}}, r"--learn.keep is in \(0, 1\]; got 0.0"),
+    ({"learn": {"every": 0}}, "--learn.every is at least 1; got 0"),
+    ({"learn": {"start": 1.0}}, r"--learn.start is in \(0, 1\); got 1.0"),
+    ({"learn": {"penalty": -1.0}}, "--learn.penalty is at least 0; got -1.0"),
+    (
+        {"learn": {"method": "bernoulli", "penalty": 0.1}},
+        "--learn.penalty is of --learn.method hard_concrete, continuous, movement_soft;"
+        " got bernoulli",
+    ),
+    (
+        {"learn": {"optimizer": config.Optimizer(learning_rate=0.0)}},
+        "--learn.optimizer.learning-rate is above 0; got 0.0",
+    ),
+    (
+        {"learn": {"optimizer": config.Optimizer(name="sgd")}},
+        "--learn.optimizer goes with --learn.method",
+    ),
+    ({"learn": {"method": "movement"}}, "--levels is 0: nothing is pruned after"),
+    ({"learn": {"method": "movement"}, "levels": 0}, "only --prune.include and"),
+    (
+        {"learn": {"method": "movement"}, "levels": 0, "prune": {"scope": "global"}}
+        | {"rewind": {"to": "5it"}},
+        "--rewind.to is 0 and --rewind.mode weights",
+    ),
     (
         {"optimizer": {"cosine": True}, "rewind": {"mode": "finetune"}},
         "0 after --optimizer.cosine",

@@ -15,6 +15,7 @@ LAYERS = [
     {"train", "plot"},
     {"rewind", "networks", "dynamic", "reparametrise", "supermask"},
     {"lottery", "tasks", "rules"},
+    {"learners"},
     {"ranking"},
     {"store", "build"},
     {"runs", "progress"},

@@ -2,7 +2,18 @@
 
 from lth.presets import attention, images, lenet
 from lth.presets.preset import Preset
+from lth.presets.supermasks import SUPERMASKS
 
-__all__ = ["PRESETS", "Preset"]
+__all__ = ["PRESETS", "SUPERMASKS", "Preset", "named"]
 
 PRESETS = {**lenet.PRESETS, **images.PRESETS, **attention.PRESETS}
+
+
+def named(name: str) -> Preset | None:
+    """The preset that a run goes by; a learned mask's is its preset and method."""
+    learned = {
+        f"{preset}-{method}": found
+        for preset, methods in SUPERMASKS.items()
+        for method, found in methods.items()
+    }
+    return (PRESETS | learned).get(name)

@@ -1,18 +1,11 @@
 """What can be seen to be wrong with an experiment before any data is read."""
 
-from typing import Any, get_args
+from typing import Any
 
-from lth.config import CONTROLS, SEEDS, ConfigError, Experiment, Moved
-from lth.notation import (
-    parse_densities,
-    parse_rates,
-    parse_steps,
-    parse_structure,
-    split_list,
-)
+from lth.checks import learning, pruning
+from lth.config import CONTROLS, SEEDS, ConfigError, Experiment, Optimizer
+from lth.notation import split_list
 
-MOVED: tuple[str, ...] = get_args(Moved)
-SIGNED = tuple(name for name in MOVED if name.endswith("_sign"))
 IN_ONE_PIECE = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}
 
@@ -25,104 +18,26 @@ def check(e: Experiment) -> None:
     _check_controls(e)
     _check_model(e)
     _check_data(e)
-    _check_prune(e)
-    o = e.optimizer
-    if o.name == "adam" and (o.momentum or o.nesterov):
-        raise ConfigError("--optimizer.momentum belongs to sgd; adam has its own")
-    if o.nesterov and not o.momentum:
-        raise ConfigError("--optimizer.nesterov needs --optimizer.momentum above 0")
-    if o.cosine and e.rewind.mode in ("finetune", "weights_low_rate"):
+    pruning.check(e)
+    learning.check(e)
+    _check_optimizer("--optimizer", e.optimizer)
+    _check_optimizer("--learn.optimizer", e.learn.optimizer)
+    if e.optimizer.cosine and e.rewind.mode in ("finetune", "weights_low_rate"):
         raise ConfigError(
             f"--rewind.mode {e.rewind.mode} trains at the last learning rate, which is "
             "0 after --optimizer.cosine: nothing would move"
         )
+
+
+def _check_optimizer(flag: str, o: Optimizer) -> None:
+    if o.name == "adam" and (o.momentum or o.nesterov):
+        raise ConfigError(f"{flag}.momentum belongs to sgd; adam has its own")
+    if o.nesterov and not o.momentum:
+        raise ConfigError(f"{flag}.nesterov needs {flag}.momentum above 0")
     if o.cosine and o.milestones:
         raise ConfigError(
-            "--optimizer.cosine and --optimizer.milestones are two schedules: give one"
+            f"{flag}.cosine and {flag}.milestones are two schedules: give one"
         )
-
-
-def _check_prune(e: Experiment) -> None:
-    p = e.prune
-    kind, listed = parse_structure(p.structure), parse_densities(p.densities)
-    transformer = e.model.name in ("vit", "transformer")
-    for refused, why in (
-        (
-            parse_rates(p.rates) and p.scope != "layer",
-            "--prune.rates gives layers rates of their own, but with --prune.scope "
-            f"{p.scope} they have none; choose --prune.scope layer or --prune.rates ''",
-        ),
-        (
-            parse_rates(p.rates) and listed,
-            "--prune.rates and --prune.densities both say how many weights stay: give "
-            "--prune.rates '' or --prune.densities ''",
-        ),
-        (
-            p.dense and p.scope not in ("er", "erk"),
-            "--prune.dense is of --prune.scope er and erk",
-        ),
-        (
-            kind.name == "n_of_m" and (listed or p.scope != "global"),
-            f"--prune.structure {p.structure} is a density in every group: it goes "
-            "without --prune.densities and --prune.scope",
-        ),
-        (
-            p.scope in ("er", "erk", "output") and p.structure != "weight",
-            f"--prune.scope {p.scope} counts weights, and --prune.structure "
-            f"{p.structure} units: choose scope global or layer, or structure weight",
-        ),
-        (
-            kind.name in ("filter", "channel", "block") and p.criterion in SIGNED,
-            f"--prune.criterion {p.criterion} excludes single weights, and "
-            f"--prune.structure {p.structure} prunes them together",
-        ),
-        (
-            kind.name in ("filter", "block")
-            and p.criterion in ("mean_activation", "nonzero_share"),
-            f"--prune.criterion {p.criterion} scores what a layer reads, alike for all "
-            "its outputs: --prune.structure channel fits it",
-        ),
-        (
-            p.criterion == "adam_second_moment"
-            and p.at == "early"
-            and parse_steps(e.rewind.to, 1, "--rewind.to") == 0,
-            "--prune.criterion adam_second_moment reads what Adam has seen, and at "
-            "--rewind.to 0 it has seen nothing",
-        ),
-        (p.rounds > 1 and p.at == "late", "--prune.rounds is of --prune.at early"),
-        (
-            p.at == "early" and e.rewind.mode != "weights",
-            "--prune.at early prunes weights that are not trained yet: nothing but "
-            f"--rewind.mode weights fits; got {e.rewind.mode}",
-        ),
-        (
-            p.at == "early" and p.criterion in MOVED,
-            f"--prune.criterion {p.criterion} compares weights before and after "
-            "training, and with --prune.at early there is no training yet",
-        ),
-        (
-            p.criterion in MOVED
-            and e.rewind.mode not in ("weights", "weights_low_rate"),
-            f"--prune.criterion {p.criterion} compares with the weights rewound to, so "
-            f"--rewind.mode is weights or weights_low_rate; got {e.rewind.mode}",
-        ),
-        (
-            p.criterion == "adam_second_moment" and e.optimizer.name != "adam",
-            f"--prune.criterion {p.criterion} reads Adam's state; got "
-            f"--optimizer.name {e.optimizer.name}",
-        ),
-        (
-            p.criterion == "synflow" and transformer,
-            f"--prune.criterion synflow needs a network of ReLUs; {e.model.name} "
-            "centres its activations",
-        ),
-        (
-            p.precision != "float32" and p.criterion != "synflow",
-            "--prune.precision is of --prune.criterion synflow",
-        ),
-    ):
-        if refused:
-            raise ConfigError(why)
 
 
 def _check_controls(e: Experiment) -> None:
@@ -137,6 +52,11 @@ def _check_controls(e: Experiment) -> None:
         raise ConfigError(
             "--controls invert ranks weights that are not trained yet: it goes with "
             "--prune.at early"
+        )
+    if "train" in controls and e.learn.method == "none":
+        raise ConfigError(
+            "--controls train unfreezes the weights of a learned mask: it goes with "
+            "--learn.method"
         )
     if controls and e.rewind.mode != "weights":
         raise ConfigError(
@@ -196,10 +116,9 @@ def _check_data(e: Experiment) -> None:
 
 def _limits(e: Experiment) -> list[tuple[str, Any, bool, str]]:
     """Of each flag that is a number: its value, whether it is good, what is allowed."""
-    o, d, m, infinity = e.optimizer, e.data, e.model, float("inf")
+    d, m, infinity = e.data, e.model, float("inf")
     last = e.first_replicate + e.replicates - 1
     first, seed = "--first-replicate", "--data.split-seed"
-    rate, decay = "--optimizer.learning-rate", "--optimizer.weight-decay"
     widths = all(width >= 1 for width in m.widths)
     classes = all(c >= 0 for c in d.classes)
     return [
@@ -221,8 +140,17 @@ def _limits(e: Experiment) -> list[tuple[str, Any, bool, str]]:
         ("--prune.rounds", e.prune.rounds, e.prune.rounds >= 1, "at least 1"),
         ("--prune.batches", e.prune.batches, e.prune.batches >= 1, "at least 1"),
         ("--prune.rate", e.prune.rate, 0 < e.prune.rate < 1, "in (0, 1)"),
-        (rate, o.learning_rate, 0 < o.learning_rate < infinity, "above 0"),
-        ("--optimizer.momentum", o.momentum, 0 <= o.momentum < 1, "in [0, 1)"),
-        (decay, o.weight_decay, 0 <= o.weight_decay < infinity, "at least 0"),
-        ("--optimizer.drop", o.drop, 0 < o.drop <= 1, "in (0, 1]"),
+        *_optimizer_limits("--optimizer", e.optimizer),
+        *_optimizer_limits("--learn.optimizer", e.learn.optimizer),
+    ]
+
+
+def _optimizer_limits(flag: str, o: Optimizer) -> list[tuple[str, Any, bool, str]]:
+    infinity = float("inf")
+    rate, decay = o.learning_rate, o.weight_decay
+    return [
+        (f"{flag}.learning-rate", rate, 0 < rate < infinity, "above 0"),
+        (f"{flag}.momentum", o.momentum, 0 <= o.momentum < 1, "in [0, 1)"),
+        (f"{flag}.weight-decay", decay, 0 <= decay < infinity, "at least 0"),
+        (f"{flag}.drop", o.drop, 0 < o.drop <= 1, "in (0, 1]"),
     ]

@@ -1,0 +1,65 @@
+"""What is wrong with the way an experiment learns masks."""
+
+import dataclasses
+
+from lth.config import ConfigError, Experiment, Learn, Prune
+
+HIGHEST = ("edge_popup", "multi_prize")
+# Fields of `Learn` that only some methods have.
+OF = {
+    "keep": (*HIGHEST, "movement"),
+    "scope": (*HIGHEST, "movement"),
+    "rank": HIGHEST,
+    "every": HIGHEST,
+    "rescale": ("bernoulli", "edge_popup"),
+    "start": ("bernoulli", "hard_concrete", "movement_soft"),
+    "penalty": ("hard_concrete", "continuous", "movement_soft"),
+}
+
+
+def check(e: Experiment) -> None:
+    """Refuse settings of `learn` that cannot be, or that nothing would look at."""
+    learn, none = e.learn, Learn()
+    for flag, value, good, allowed in (
+        ("keep", learn.keep, 0 < learn.keep <= 1, "in (0, 1]"),
+        ("every", learn.every, learn.every >= 1, "at least 1"),
+        ("start", learn.start, 0 < learn.start < 1, "in (0, 1)"),
+        ("penalty", learn.penalty, 0 <= learn.penalty < float("inf"), "at least 0"),
+    ):
+        if not good:
+            raise ConfigError(f"--learn.{flag} is {allowed}; got {value}")
+    for name, methods in OF.items():
+        given = getattr(learn, name) != getattr(none, name)
+        if given and learn.method not in methods:
+            raise ConfigError(
+                f"--learn.{name} is of --learn.method {', '.join(methods)}; got "
+                f"{learn.method}"
+            )
+    if learn.method == "none":
+        if learn.optimizer != none.optimizer:
+            raise ConfigError("--learn.optimizer goes with --learn.method")
+        return
+    prune = dataclasses.replace(e.prune, include="", exclude="")
+    for refused, why in (
+        (
+            e.levels > 0,
+            f"--levels is 0: nothing is pruned after a mask is learned; got {e.levels} "
+            "(in Python, lottery.imp takes its ticket as a start)",
+        ),
+        (
+            prune != Prune(),
+            "--prune is how weights are pruned, and here they are not: only "
+            "--prune.include and --prune.exclude, what a mask covers, can be given",
+        ),
+        (
+            e.rewind.to not in ("0", "0it", "0ep") or e.rewind.mode != "weights",
+            "--rewind.to is 0 and --rewind.mode weights: masks are learned for the "
+            "initial weights",
+        ),
+        (
+            e.data.name == "images",
+            "masks are learned on data that a device holds, not on images",
+        ),
+    ):
+        if refused:
+            raise ConfigError(f"with --learn.method {learn.method}, {why}")

@@ -1,0 +1,151 @@
+"""Runs that learn their masks: what is stored, what is frozen, how they end."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lth
+from lth import build, cli, experiment, learners, masks, networks, supermask, train
+from lth.config import Experiment, Learn, Model, Optimizer
+from lth.presets import SUPERMASKS
+from tests.conftest import assert_same
+from tests.test_experiment import StopError, contents, stop_after
+
+SMALL = replace(
+    SUPERMASKS["digits"]["edge_popup"].experiment,
+    model=Model(widths=(12,)),
+    steps="40it",
+    eval_every="20it",
+    replicates=2,
+    controls="train,reinit,shuffle",
+)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return experiment.run(SMALL, "small", tmp_path_factory.mktemp("runs")).path
+
+
+def test_the_scores_are_stored_and_the_weights_stayed_as_they_were(unbroken):
+    run = lth.open_run(unbroken)
+    learner = build.build(SMALL).learner
+    begun = learner.init(build.keys(run.replicates, build.INIT))
+    frozen, ticket = run.learned.stats.weights, run.ticket(0)
+    assert_same(frozen, begun.stats.weights)
+    assert_same(ticket.state.params, masks.apply(frozen, ticket.mask))
+    np.testing.assert_allclose(  # those of the run, over the root of what is kept
+        frozen["output"]["kernel"] * np.sqrt(0.5),
+        run.early.params["output"]["kernel"],
+        rtol=1e-6,
+    )
+
+
+def test_the_ticket_is_an_ordinary_one(unbroken):
+    run = lth.open_run(unbroken)
+    ticket = run.ticket(0)
+    sizes = [m.shape[1] * m.shape[2] for m in jax.tree.leaves(ticket.mask)]
+    kept = jax.vmap(masks.count)(ticket.mask)
+    assert kept.tolist() == [sum(round(n / 2) for n in sizes)] * 2
+    table = run.table
+    assert set(table["variant"]) == {"ticket", "train", "reinit", "shuffle"}
+    assert table.query("variant == 'ticket' and split == 'mask'")["value"].eq(0.5).all()
+    # Trained further from the weights it has; fresh and shuffled ones from others.
+    for variant, same in (("train", True), ("reinit", True), ("shuffle", False)):
+        control = run.ticket(0, variant)
+        assert_same(control.mask, ticket.mask) if same else None
+        assert jax.vmap(masks.count)(control.mask).tolist() == kept.tolist()
+        trained = control.state.params
+        assert_same(trained, masks.apply(trained, control.mask))
+
+
+@pytest.mark.parametrize("measurements", [1, 3])
+def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
+    with pytest.raises(StopError):
+        experiment.run(SMALL, "small", tmp_path, watch=stop_after(measurements))
+    path = experiment.run(SMALL, "small", tmp_path).path
+    assert contents(path) == contents(unbroken)
+
+
+@pytest.mark.parametrize("method", learners.LEARNERS)
+def test_every_method_trains_as_its_preset_says(method):
+    e = SUPERMASKS["digits"][method].experiment
+    learn = replace(e.learn, every=1) if e.learn.every > 1 else e.learn
+    e = replace(e, model=replace(e.model, widths=(6,)), learn=learn)
+    examples = networks.Examples((8, 8, 1), 10)
+    model = networks.network(e.model, examples)
+    params, _ = model.init(jax.random.key(0))
+    mask = build.prunable(e, params)
+    learned = learners.learner(e, model, mask, 10)
+    tx = learners.optimizer(e, 5, 10)
+    state = train.init_state(learned.model.init, tx, jax.random.key(0))
+    loss, _ = train.classification(learned.model.apply)
+
+    def value(params):
+        x, y = jnp.ones((4, 8, 8, 1)), jnp.arange(4)
+        batch = type("Batch", (), {"image": x, "label": y})
+        return loss(params, state.stats, batch, jax.random.key(1))[0]
+
+    updates, opt_state = tx.update(
+        jax.grad(value)(state.params), state.opt_state, state.params
+    )
+    gone = masks.nothing(state.params)
+    assert_same(train.masked_slots(tx, opt_state, gone), opt_state)
+    if isinstance(state.params, supermask.Gated):  # each part at its own rate
+        rates = e.optimizer.learning_rate, e.learn.optimizer.learning_rate
+        for part, rate in zip(updates, rates, strict=True):
+            sizes = [float(jnp.abs(u).max()) for u in jax.tree.leaves(part)]
+            assert max(sizes) == pytest.approx(rate, rel=1e-3)
+    found = learned.choose(state.params, state.stats, jax.random.key(0))
+    assert masks.paths(found) == masks.paths(mask)
+
+
+def test_a_penalty_that_leaves_nothing_ends_the_run_with_its_name(tmp_path, capsys):
+    args = "supermask digits hard_concrete --model.widths 6 --steps 40it --eval-every "
+    args += "20it --replicates 1 --learn.penalty 1000 --learn.optimizer.learning-rate 1"
+    assert cli.command([*args.split(), "--quiet", "--runs", str(tmp_path)]) == 3
+    error = capsys.readouterr().err
+    assert "--learn.penalty 1000 of hard_concrete left no weight at level 0, " in error
+
+
+def test_a_layer_left_empty_is_named(tmp_path, capsys):
+    args = "supermask digits edge_popup --model.widths 6 --steps 20it --eval-every 20it"
+    args += " --replicates 1 --learn.keep 0.005 --learn.scope global"
+    assert cli.command([*args.split(), "--runs", str(tmp_path)]) == 0
+    error = capsys.readouterr().err
+    assert "the mask of replicate 0 keeps nothing of hidden_0/kernel" in error
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["digit", "bernoulli"], "unknown preset 'digit'; there are digits, lenet-mn"),
+        (["digits", "bernouli"], "unknown method 'bernouli'; there are bernoulli, ed"),
+        (["digits", "bernoulli", "--learn.keep", "0.3"], "--learn.keep is of --learn"),
+        (["digits", "edge_popup", "--learn.keep", "1.3"], "--learn.keep is in (0, 1]"),
+        (["digits", "edge_popup", "--levels", "2"], "--levels is 0: nothing is pruned"),
+    ],
+)
+def test_what_was_mistyped_is_said(args, message, capsys):
+    assert cli.command(["supermask", *args]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_method_they_are_listed(capsys):
+    assert cli.command(["supermask", "digits"]) == 2
+    assert "bernoulli, edge_popup, multi_prize" in capsys.readouterr().out
+    assert cli.command(["supermask", "--help"]) == 0
+
+
+def test_weights_beside_scores_have_their_own_optimizer():
+    e = Experiment(
+        learn=Learn(method="movement", optimizer=Optimizer(name="sgd")), levels=0
+    )
+    tx = learners.optimizer(e, 5, 10)
+    weights = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    params = supermask.Gated(weights, {"w": jnp.ones(3), "b": None})
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates.weights["w"], -1.2e-3, rtol=1e-3)  # Adam's
+    np.testing.assert_allclose(updates.gates["w"], -1.2e-3, rtol=1e-6)  # rate * 1
