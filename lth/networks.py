@@ -94,7 +94,8 @@ def _schedule(o: config.Optimizer, epoch: int, steps: int) -> Any:
 
     def schedule(step):
         passed = sum(jnp.int32(step >= at) for at in drops)
-        rate = o.learning_rate * o.drop**passed * jnp.minimum(1, step / max(warmup, 1))
+        ramp = jnp.minimum(1, step / warmup) if warmup else 1
+        rate = o.learning_rate * o.drop**passed * ramp
         if not o.cosine:
             return rate
         left = max(steps - warmup, 1)

@@ -1,9 +1,12 @@
 """Presets can be built: their networks, what they prune, and their schedules fit."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lth import build, data, masks, networks, train
+from lth.config import Optimizer
 from lth.networks import Examples
 from lth.presets import PRESETS
 
@@ -52,3 +55,22 @@ def test_every_preset_has_a_fast_form_or_says_why_not():
             or name in ("digits", "regression")
             or ("it has no fast form" in preset.differs)
         ), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({"milestones": "2it,4it"}, [1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ({"warmup": "2it"}, [0, 0.5, 1, 1, 1, 1]),
+        ({"warmup": "1it", "milestones": "3it"}, [0, 1, 1, 0.1, 0.1, 0.1]),
+        ({"cosine": True}, [0.5 * (1 + np.cos(np.pi * i / 6)) for i in range(6)]),
+    ],
+)
+def test_learning_rates_by_step(settings, rates):
+    o = Optimizer(name="sgd", learning_rate=1.0, **settings)
+    tx = networks.optimizer(o, 10, 6)
+    state, found = tx.init(jnp.float32(0)), []
+    for _ in rates:
+        update, state = tx.update(jnp.float32(1), state)
+        found.append(-float(update))
+    np.testing.assert_allclose(found, rates, atol=1e-6)
