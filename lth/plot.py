@@ -27,6 +27,17 @@ NAMES = {
 }
 
 
+def name(variant: str, level: int, density: float) -> str:
+    """What a row of a summary is called.
+
+    The ticket of level 0 is the dense network, or where that has lost weights already,
+    a network under a mask that was learned.
+    """
+    if variant != results.TICKET or level:
+        return NAMES[variant]
+    return "dense network" if density == 1 else "learned mask"
+
+
 def accuracy(
     table: pd.DataFrame, ax: Axes, *, at: str = "accuracy", band: bool = True
 ) -> Axes:
@@ -53,20 +64,25 @@ def _against_density(summary, column, ax, percent=False, band=True):
     several = summary["run"].nunique() > 1
     groups = summary.groupby(["run", "variant"], sort=False)
     order = sorted(groups, key=lambda g: (g[0][0], list(NAMES).index(g[0][1])))
-    dense = {run: rows for (run, _), rows in order if (rows["level"] == 0).any()}
+    dense = summary[(summary["level"] == 0) & (summary["density"] == 1)]
     for color, ((run, variant), rows) in zip(_cycle(), order, strict=False):
         rows = rows.sort_values("density", ascending=False)
-        name = NAMES[variant]
+        last = rows.iloc[-1]  # of several levels, not the dense one
+        called = name(variant, last["level"], last["density"])
         x, y = rows["density"] * 100, rows[column] * scale
         ax.plot(
-            x, y, "o-", ms=3, color=color, label=f"{run}: {name}" if several else name
+            x,
+            y,
+            "o-",
+            ms=3,
+            color=color,
+            label=f"{run}: {called}" if several else called,
         )
         half = rows[f"{column}_ci"] * scale
         if band and half.notna().any():
             ax.fill_between(x, y - half, y + half, color=color, alpha=0.18, lw=0)
-    for rows in dense.values():
-        level = rows.loc[rows["level"] == 0, column].iloc[0] * scale
-        ax.axhline(level, color="0.5", lw=0.8, ls=":", zorder=0)
+    for level in dense[column]:
+        ax.axhline(level * scale, color="0.5", lw=0.8, ls=":", zorder=0)
     density_axis(ax)
     ax.legend(frameon=False, fontsize="small")
 
@@ -90,6 +106,12 @@ def density_axis(ax: Axes) -> None:
 def layers(densities: Mapping[int, Mapping[str, float]], ax: Axes) -> Axes:
     """The density of each layer by level, from {level: {path: density}}."""
     levels = sorted(densities)
+    if len(levels) == 1:
+        (kept,) = densities.values()
+        ax.barh(list(kept), [100 * d for d in kept.values()], color=COLORS[0])
+        ax.invert_yaxis()
+        ax.set(xlabel="density of the layer (%)", xlim=(0, 100))
+        return ax
     for color, path in zip(_cycle(), densities[levels[0]], strict=False):
         values = [100 * densities[level][path] for level in levels]
         ax.plot(levels, values, "o-", ms=3, color=color, label=path)
@@ -133,6 +155,33 @@ def curves(
     unit = "" if metric == "loss" else " (%)"
     ax.set(xlabel="step", ylabel=f"{split} {metric}{unit}")
     ax.legend(frameon=False, fontsize="x-small", title="density", ncols=2)
+    return ax
+
+
+def beside(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    split: str = "test",
+    metric: str | None = None,
+    level: int = 0,
+) -> Axes:
+    """A metric against the training step: a level's ticket and its controls."""
+    metric = metric or results.score(table)
+    rows = table[
+        (table["split"] == split)
+        & (table["metric"] == metric)
+        & (table["level"] == level)
+    ]
+    scale = 1 if metric == "loss" else 100
+    for color, variant in zip(_cycle(), rows["variant"].unique(), strict=False):
+        of_variant = rows[rows["variant"] == variant]
+        mean = of_variant.groupby("step")["value"].mean() * scale
+        called = name(variant, level, of_variant["density"].iloc[0])
+        ax.plot(mean.index, mean, lw=1.1, color=color, label=called)
+    unit = "" if metric == "loss" else " (%)"
+    ax.set(xlabel="step", ylabel=f"{split} {metric}{unit}")
+    ax.legend(frameon=False, fontsize="small")
     return ax
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -65,10 +66,15 @@ def _what(run: Run) -> str:
     n = run.config.replicates
     return (
         f"<p><b>{html.escape(run.path.name)}</b>: {html.escape(title)}. "
-        f"{n} replicate{'s' * (n > 1)}, levels 0 to {max(run.levels)}, rewinding "
-        f"{html.escape(run.config.rewind.mode)} to "
-        f"{html.escape(run.config.rewind.to)}.</p>"
+        f"{n} replicate{'s' * (n > 1)}, {html.escape(_how(run))}.</p>"
     )
+
+
+def _how(run: Run) -> str:
+    e = run.config
+    if e.learn.method != "none":
+        return f"masks learned for {e.steps}"
+    return f"levels 0 to {max(run.levels)}, rewinding {e.rewind.mode} to {e.rewind.to}"
 
 
 def _figures(runs: list[Run], table: pd.DataFrame) -> list[str]:
@@ -81,7 +87,7 @@ def _figures(runs: list[Run], table: pd.DataFrame) -> list[str]:
         _figure(
             left.figure,
             f"Test {results.score(table)} at the end of training and at the step of "
-            f"the lowest validation loss; bands are {n}, the dotted line is the dense "
+            f"the lowest validation loss; bands are {n}, a dotted line is a dense "
             "network.",
         ),
     ]
@@ -100,11 +106,13 @@ def _figures(runs: list[Run], table: pd.DataFrame) -> list[str]:
     for run in runs:
         left, right = _axes(2)
         levels = plot.spread(run.table)
-        plot.curves(run.table, left, levels=levels)
-        plot.curves(run.table, right, split="validation", metric="loss", levels=levels)
-        parts.append(
-            _figure(left.figure, f"Tickets of {run.path.name}, mean over replicates.")
-        )
+        what, draw = "Tickets", partial(plot.curves, levels=levels)
+        if run.config.learn.method != "none":
+            what, draw = "The mask, and trainings under it,", plot.beside
+        draw(run.table, left)
+        draw(run.table, right, split="validation", metric="loss")
+        caption = f"{what} of {run.path.name}, mean over replicates."
+        parts.append(_figure(left.figure, caption))
     return parts
 
 
@@ -138,7 +146,7 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
     return [
         [
             row["run"],
-            plot.NAMES[row["variant"]],
+            plot.name(row["variant"], row["level"], row["density"]),
             str(row["level"]),
             f"{100 * row['density']:.3g}",
             str(row["n"]),

@@ -31,12 +31,13 @@ class Task(NamedTuple):
     model: models.Model  # takes inputs as the data holds them
     loss: train.Loss
     measure: Callable
-    objective: Callable  # apply of such a model -> loss, measure
     sample: Callable  # (key, step, data) -> batch
     # Of steps [start, stop): what `sample` takes, with how many of the steps.
     blocks: Callable[[jax.Array, int, int], Iterator[tuple[Any, int]]]
     # The whole of each split that is measured, part after part.
     parts: dict[str, Callable[[], Iterator[data.Dataset]]]
+    # The apply of a model -> loss and measure, as those above are of this model.
+    objective: Callable = train.classification
 
 
 def load(
@@ -122,7 +123,6 @@ def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Ta
         model=model,
         loss=loss,
         measure=cropped,
-        objective=train.classification,
         sample=folder.make_slice(
             e.batch_size, _augmentation(e, (stored, stored, 3), e.data.size)
         ),

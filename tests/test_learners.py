@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 import lth
-from lth import build, cli, experiment, learners, masks, networks, supermask, train
+from lth import (
+    build,
+    cli,
+    experiment,
+    learners,
+    masks,
+    networks,
+    report,
+    supermask,
+    train,
+)
 from lth.config import Experiment, Learn, Model, Optimizer
 from lth.presets import SUPERMASKS
 from tests.conftest import assert_same
@@ -149,3 +159,11 @@ def test_weights_beside_scores_have_their_own_optimizer():
     updates, _ = tx.update(params, tx.init(params), params)
     np.testing.assert_allclose(updates.weights["w"], -1.2e-3, rtol=1e-3)  # Adam's
     np.testing.assert_allclose(updates.gates["w"], -1.2e-3, rtol=1e-6)  # rate * 1
+
+
+def test_the_report_calls_the_mask_learned(unbroken):
+    text = report.write([lth.open_run(unbroken)], unbroken / "report.html").read_text()
+    assert "learned mask" in text
+    assert "its weights trained" in text
+    assert "masks learned for 40it" in text
+    assert "winning ticket" not in text

@@ -49,7 +49,7 @@ def _sgd(rate: float, decay: float = 0.0) -> Optimizer:
 
 
 def _adam(rate: float) -> Optimizer:
-    return Optimizer(name="adam", learning_rate=rate)
+    return Optimizer(name="adam", learning_rate=rate, cosine=True)
 
 
 # Of each method: its settings, whether its weights are signed constants, its source,
@@ -76,7 +76,7 @@ _METHODS = {
         "not binary; networks, epochs and optimizer",
     ),
     "hard_concrete": (
-        Learn(method="hard_concrete", optimizer=_adam(1e-2), penalty=0.3),
+        Learn(method="hard_concrete", optimizer=_adam(1e-2), start=0.9, penalty=20.0),
         False,
         "the L0 penalty of Louizos et al. (2018), weights trained too",
         "a gate for each weight, not for each unit; networks and optimizer",
