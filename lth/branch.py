@@ -7,34 +7,18 @@ import jax
 import jax.numpy as jnp
 
 
-def if_any(now: jax.Array, change: Callable, same: Callable, args: Any) -> Any:
-    """`jax.lax.cond`, which stays one under `vmap`.
+def if_any(now: jax.Array, change: Callable, value: Any, given: Any) -> Any:
+    """`change(value, given)` where it is time, and `value` as it is elsewhere.
 
-    There it would become a choice between both results, and the change would be worked
-    out at every step; here it is worked out where any replicate asks for it, and as
-    they go in step, all do or none.
+    As a loop of one turn or none. `jax.lax.cond` becomes a choice between two results
+    under `vmap`, worked out at every step; a loop runs where any replicate asks for it.
+    It also leaves in place what it does not change, of which `cond` makes a copy.
     """
 
-    @jax.custom_batching.custom_vmap
-    def either(now, args):
-        return jax.lax.cond(now, change, same, args)
+    def turn(carry):
+        # Tied to what changes, or XLA works out whatever depends on `given` alone
+        # before the loop, which is at every step.
+        held = jax.lax.optimization_barrier((carry[1], given))
+        return jnp.zeros_like(now), change(*held)
 
-    @either.def_vmap
-    def mapped(size, batched, now, args):
-        axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
-
-        def choose(now, args):
-            pairs = change(args), same(args)
-            return jax.tree.map(lambda a, b: jnp.where(now, a, b), *pairs)
-
-        def all_of(function):
-            return jax.vmap(function, axes, axis_size=size)(now, args)
-
-        found = jax.lax.cond(
-            jnp.any(now),
-            lambda: all_of(choose),
-            lambda: all_of(lambda now, args: same(args)),
-        )
-        return found, jax.tree.map(lambda _: True, found)
-
-    return either(now, args)
+    return jax.lax.while_loop(lambda carry: carry[0], turn, (now, value))[1]

@@ -11,6 +11,7 @@ import pytest
 
 from lth import (
     allocation,
+    branch,
     dynamic,
     masks,
     models,
@@ -359,19 +360,24 @@ def test_an_update_at_step_0_is_recorded():
 
 
 def test_replicates_choose_together_and_each_as_it_would_alone():
-    # Under vmap a plain condition becomes a choice: both sides at every step.
-    tx = dynamic.sparsify(
-        optax.sgd(0.1), rules.rigl(0.5, begin_step=2, end_step=9, frequency=3), prunable
-    )
+    rule = rules.rigl(0.5, begin_step=2, end_step=9, frequency=3)
+    updates_at = []
+
+    def update(step, *args):
+        jax.debug.callback(lambda step: updates_at.append(int(step)), step)
+        return rule.update(step, *args)
+
+    tx = dynamic.sparsify(optax.sgd(0.1), rule._replace(update=update), prunable)
     params = {"w": jax.random.normal(jax.random.key(0), (3, 4, 5))}
     grads = {"w": jax.random.normal(jax.random.key(1), (3, 4, 5))}
     states = jax.vmap(tx.init)(params)
     together, alone = jax.vmap(tx.update), []
-    text = str(jax.make_jaxpr(together)(grads, states, params))
-    assert " cond[" in text
     for _ in range(4):
         updates, states = together(grads, states, params)
         params = optax.apply_updates(params, updates)
+    # Under vmap a plain condition becomes a choice: both sides at every step.
+    jax.effects_barrier()
+    assert updates_at == [2, 2, 2]
     for i in range(3):
         p = {"w": jax.random.normal(jax.random.key(0), (3, 4, 5))[i]}
         g = {"w": grads["w"][i]}
@@ -383,6 +389,14 @@ def test_replicates_choose_together_and_each_as_it_would_alone():
     for i, (p, mask) in enumerate(alone):
         np.testing.assert_allclose(params["w"][i], p["w"], rtol=1e-6)
         assert (states.mask["w"][i] == mask["w"]).all()
+
+
+def test_replicates_out_of_step_change_each_in_its_time():
+    def doubled(now, value):
+        return branch.if_any(now, jnp.add, value, value)
+
+    found = jax.vmap(doubled)(jnp.array([True, False, True]), jnp.arange(1, 4))
+    assert found.tolist() == [2, 2, 6]
 
 
 def test_optimizers_that_ask_for_more_get_it():

@@ -10,7 +10,17 @@ import numpy as np
 import optax
 import pytest
 
-from lth import data, masks, schedules, supermask, train
+from lth import (
+    criteria,
+    data,
+    lottery,
+    masks,
+    models,
+    rewind,
+    schedules,
+    supermask,
+    train,
+)
 from lth.models import Model
 from lth.supermask.frozen import drawn
 from tests.conftest import assert_same, make_problem, plain_mlp
@@ -334,12 +344,9 @@ def test_a_mask_kept_between_choices_is_chosen_as_seldom_for_replicates():
     def one(params, stats):
         return learned.model.apply(params, stats, X, True, jax.random.key(0))
 
-    text = str(
-        jax.make_jaxpr(jax.vmap(jax.grad(lambda p, s: one(p, s)[0][0, 0])))(
-            params, stats
-        )
-    )
-    assert "cond[" in text
+    gradient = jax.vmap(jax.grad(lambda p, s: one(p, s)[0][0, 0]))
+    traced = jax.make_jaxpr(gradient)(params, stats)
+    assert "while" in [part.primitive.name for part in traced.eqns]
     _, after = jax.vmap(one)(params, stats._replace(step=jnp.array([0, 0])))
     _, later = jax.vmap(one)(jax.tree.map(jnp.negative, params), after)
     assert_same(later.mask, after.mask)
@@ -393,3 +400,45 @@ def test_an_unknown_scope_is_refused():
     learned = supermask.edge_popup(linear(), 0.5, scope="local", prunable=two_d)
     with pytest.raises(ValueError, match="scope is 'global' or 'layer'; got 'local'"):
         learned.model.init(jax.random.key(0))
+
+
+def test_an_untrained_network_reads_digits_under_a_learned_mask():
+    # Five seeds gave 93.9 to 96.7 %, and 6.7 to 13.9 % without a mask.
+    splits = data.load("digits", None, 180, 0)
+    module = models.MLP(initialiser="signed_constant")
+    model = models.standardized(models.from_linen(module, (8, 8, 1)), 0, 16)
+    learned = supermask.bernoulli(model, rescale=True)
+    loss, _ = train.classification(learned.model.apply)
+    _, measure = train.classification(model.apply)
+    tx = optax.sgd(optax.cosine_decay_schedule(20.0, 800), momentum=0.9)
+    sample = data.make_sample(60, len(splits.train.label))
+    step = jax.jit(train.make_train(loss, sample, tx))
+    early = train.init_state(learned.model.init, tx, jax.random.key(0))
+    nothing = masks.nothing(early.params)
+    state, _ = step(early, nothing, splits.train, jax.random.key(1), 800)
+    found = supermask.sampled(learned, measure)(state.params, state.stats, splits.test)
+    unmasked = measure(early.stats.weights, {}, splits.test)
+    assert np.mean(found["accuracy"]) >= 0.9
+    assert np.mean(unmasked["accuracy"]) <= 0.3
+
+
+def test_iterative_pruning_may_start_from_a_learned_mask():
+    learned = supermask.edge_popup(plain_mlp((3, 16, 3)), 0.5, prunable=two_d)
+    problem = make_problem(learned.model, optax.adam(3e-2))
+    state, _ = problem.train(problem.early, masks.nothing(problem.early.params), 30)
+    mask = learned.choose(state.params, state.stats, None)
+    ordinary = make_problem(plain_mlp((3, 16, 3)), optax.adam(1e-2))
+    early = ordinary.early._replace(params=state.stats.weights)
+
+    def fit(state, mask):
+        return ordinary.train(state, mask, 20)[0], None
+
+    def prune(state, mask, density):
+        return masks.keep_top(criteria.magnitude(state.params), mask, density)
+
+    start = lottery.Ticket(0, mask, *fit(early, mask))
+    parts = {"train": fit, "prune": prune, "rewind": rewind.weights}
+    first, second = lottery.imp(early, start, [0.25, 0.125], **parts)
+    assert [int(masks.count(t.mask)) for t in (start, first, second)] == [48, 24, 12]
+    inside = jax.tree.map(lambda a, b: bool((a <= b).all()), second.mask, mask)
+    assert all(jax.tree.leaves(inside))

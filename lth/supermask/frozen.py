@@ -127,9 +127,7 @@ def edge_popup(
         if every == 1:
             return top(fixed)
         again = stats.step % every == 0
-        return branch.if_any(
-            again, lambda args: top(args[0]), lambda args: args[1], (fixed, stats.mask)
-        )
+        return branch.if_any(again, lambda mask, params: top(params), stats.mask, fixed)
 
     def apply(params, stats, inputs, train, key):
         mask = chosen(params, stats) if train else top(params)

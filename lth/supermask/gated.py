@@ -82,8 +82,9 @@ def continuous(
     """Continuous sparsification (Savarese et al. 2020, arXiv:1912.04427): σ(β s).
 
     The temperature β grows by equal factors from 1 to `final` over `steps`, so that the
-    gates end all but hard; evaluation has those of s > 0. `penalty` is the mean of
-    σ(β s), which stands for the number of weights.
+    gates end all but hard; evaluation has those of s >= 0 (they start at 0, so that
+    all are there at first). `penalty` is the mean of σ(β s), which stands for the
+    number of weights.
     """
 
     def beta(stats):
@@ -91,7 +92,7 @@ def continuous(
 
     def gates(params, stats, train, key):
         if not train:
-            return jax.tree.map(lambda s: (s > 0) * jnp.float32(1), params.gates)
+            return jax.tree.map(lambda s: (s >= 0) * jnp.float32(1), params.gates)
         return jax.tree.map(lambda s: jax.nn.sigmoid(beta(stats) * s), params.gates)
 
     def penalty(params, stats):
@@ -128,23 +129,53 @@ def movement(
 
 
 def movement_soft(
-    model: Model, threshold: float, *, prunable: Prunable = masks.is_kernel
+    model: Model,
+    threshold: float | schedules.Schedule,
+    *,
+    at_least: float = 0.0,
+    by_matrix: bool = False,
+    prunable: Prunable = masks.is_kernel,
 ) -> Supermask:
     """Movement pruning, soft: the weights with σ(score) above a threshold.
 
-    How many there are is a result: `penalty`, the mean of σ(score), lowers it.
+    How many there are is a result: `penalty`, the mean of σ(score), lowers it. Along a
+    schedule the threshold is the sparsity in force, scores start at 0 and the penalty
+    grows as threshold / final threshold; the paper's is `schedules.cubic(0.1, …)`.
+
+    The mean is over all weights or, `by_matrix`, over the means of the matrices, as in
+    the authors' code: a weight is charged more there the smaller its matrix. That code
+    keeps 0.5 % of each matrix, whatever the scores: `at_least=0.005`, exactly so many.
+    Without it a matrix may empty, and `charged` ends the training once all have.
     """
-    probability(threshold)
+    if isinstance(threshold, schedules.Schedule):
+        final, start = 1 - threshold.density(threshold.end_step), 0.0
+        probability(final)
+    else:
+        final = threshold
+        probability(final)
+        # Just above it: with all scores equal at it, none would be there.
+        start = math.log(final / (1 - final)) + 1e-3
+
+    def in_force(stats):
+        if isinstance(threshold, schedules.Schedule):
+            return 1 - schedules.in_force(threshold, stats.step)
+        return threshold
 
     def gates(params, stats, train, key):
-        mask = jax.tree.map(lambda s: jax.nn.sigmoid(s) > threshold, params.gates)
+        limit = in_force(stats)
+        mask = jax.tree.map(lambda s: jax.nn.sigmoid(s) > limit, params.gates)
+        if at_least:
+            ones = jax.tree.map(jnp.ones_like, mask)
+            top = masks.keep_top(params.gates, ones, at_least, "layer")
+            mask = jax.tree.map(jnp.logical_or, mask, top)
         return jax.tree.map(through, mask, params.gates)
 
     def penalty(params, stats):
-        return mean(jax.tree.map(jax.nn.sigmoid, params.gates))
+        sigma = jax.tree.map(jax.nn.sigmoid, params.gates)
+        if by_matrix:
+            sigma = jax.tree.map(jnp.mean, sigma)
+        return mean(sigma) * in_force(stats) / final
 
-    # Just above it: with all scores equal at it, none would be there.
-    start = math.log(threshold / (1 - threshold)) + 1e-3
     return _gated(model, start, prunable, gates, penalty)
 
 
