@@ -1,5 +1,8 @@
 """Criteria against NumPy written from their definitions, and numbers worked by hand."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -442,25 +445,74 @@ def test_surgery_on_a_network():
 
 
 def test_taylor_by_hand():
-    # Two inputs, one output, loss = mean of y c(x): t(x) = x_i w_i c, by example.
-    params = {"w": jnp.array([[2.0], [1.0]]), "b": jnp.zeros(1)}
+    # One dense layer, two inputs and two outputs at each of two positions. The loss of
+    # an example is ± (y₀ - y₁) summed over positions, so an input x is worth ± x times
+    # 2 - 1 = 1 in the first row of the kernel, 3 - 1 = 2 in the second.
+    layer = nn.Dense(2)
+    params = {"kernel": jnp.array([[2.0, 1.0], [3.0, 1.0]]), "bias": jnp.zeros(2)}
 
     def loss(params, batch):
-        x, c = batch
-        return jnp.mean((x @ params["w"] + params["b"][None])[:, 0] * c)
+        x, sign = batch
+        y = layer.apply({"params": params}, x)
+        return jnp.mean(jnp.sum(y[..., 0] - y[..., 1], 1) * sign)
 
-    x = jnp.array([[[1.0, 3.0], [1.0, -1.0]]])  # one batch of two examples
-    c = jnp.array([[1.0, -1.0]])
-    gates = np.array([[2.0, 3.0], [-2.0, 1.0]])  # [example, input]
-    found = criteria.taylor(loss, params, (x, c))
-    np.testing.assert_allclose(found["w"].ravel(), np.abs(gates).mean(0))
-    assert not np.any(found["b"])
-    found = criteria.taylor_batch(loss, params, (x, c))
-    np.testing.assert_allclose(found["w"].ravel(), np.abs(gates.mean(0)))
-    found = criteria.taylor_squared(loss, params, (x, c))
-    np.testing.assert_allclose(found["w"].ravel(), gates.mean(0) ** 2)
+    x = jnp.array([[[1.0, 5.0], [2.0, -1.0]], [[3.0, -2.0], [-1.0, 3.0]]])
+    batches = x[None], jnp.array([[1.0, -1.0]])  # one batch of two examples
+    terms = np.array([[[1.0, 10.0], [2.0, -2.0]], [[-3.0, 4.0], [1.0, -6.0]]])
+    gates = terms.sum(1)
+    assert gates.tolist() == [[3, 8], [-2, -2]]  # [example, input]
+    expected = {
+        criteria.taylor: [2.5, 5],  # (3 + 2) / 2, (8 + 2) / 2
+        criteria.taylor_abs: [3.5, 11],  # (1 + 2 + 3 + 1) / 2, (10 + 2 + 4 + 6) / 2
+        criteria.taylor_batch: [0.5, 3],  # (3 - 2) / 2, (8 - 2) / 2
+        criteria.taylor_squared: [0.25, 9],
+    }
+    for criterion, values in expected.items():
+        found = jax.jit(functools.partial(criterion, loss))(params, batches)
+        np.testing.assert_allclose(found["kernel"], np.array([values, values]).T)
+        assert not np.any(found["bias"])
+    # By weight: the mean of ± x is 0.5 and 1.5, times |2| + |-1| and |3| + |-1|.
+    found = criteria.weight_gradient(loss, params, batches)
+    np.testing.assert_allclose(found["kernel"].sum(1), [1.5, 6])
     normal = criteria.taylor_normalised({"w": jnp.array([[3.0, 3.0], [4.0, 4.0]])})
     np.testing.assert_allclose(normal["w"], [[0.6, 0.6], [0.8, 0.8]])
+
+
+def test_taylor_by_element_of_each_layer_of_a_network():
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(3, (3, 3), name="first")(x))
+            return jnp.sum(jnp.square(nn.Conv(2, (3, 3), name="last")(x)))
+
+    first, last = nn.Conv(3, (3, 3)), nn.Conv(2, (3, 3))
+    rng = np.random.default_rng(6)
+    shapes = {"first": (3, 3, 2, 3), "last": (3, 3, 3, 2)}
+    params = {
+        k: {"kernel": rng.normal(size=s).astype(np.float32), "bias": np.ones(s[-1:])}
+        for k, s in shapes.items()
+    }
+    x = rng.normal(size=(4, 5, 5, 2)).astype(np.float32)
+
+    def rest(hidden):
+        y = last.apply({"params": params["last"]}, hidden)
+        return jnp.sum(jnp.square(y)) / len(x)
+
+    def loss(params, batch):
+        return Two().apply({"params": params}, batch) / len(batch)
+
+    @jax.jit
+    def both(params):
+        hidden = nn.relu(first.apply({"params": params["first"]}, x))
+        expected = jnp.sum(jnp.abs(hidden * jax.grad(rest)(hidden)), (0, 1, 2))
+        return criteria.taylor_abs(loss, params, x[None]), expected
+
+    found, expected = both(params)
+    np.testing.assert_allclose(found["last"]["kernel"][1, 2, :, 0], expected, rtol=1e-5)
+    assert found["first"]["kernel"].any()
+    for wrong in (lambda params, batch: jnp.sum(batch), jax.jit(loss)):
+        with pytest.raises(ValueError, match="no Dense or Conv of Flax Linen, or is c"):
+            criteria.taylor_abs(wrong, params, x[None])
 
 
 def test_taylor_of_a_convolution_is_the_gradient_at_a_gate():

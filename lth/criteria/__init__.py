@@ -28,7 +28,7 @@ from lth.criteria.gradients import (
     weight_gradient,
 )
 from lth.criteria.taylor import normalised as taylor_normalised
-from lth.criteria.taylor import taylor, taylor_batch, taylor_squared
+from lth.criteria.taylor import taylor, taylor_abs, taylor_batch, taylor_squared
 from lth.criteria.weights import (
     inverted,
     lamp,
@@ -61,6 +61,7 @@ __all__ = [
     "standardised_magnitude",
     "synflow",
     "taylor",
+    "taylor_abs",
     "taylor_batch",
     "taylor_normalised",
     "taylor_squared",

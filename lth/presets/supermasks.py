@@ -62,17 +62,17 @@ _METHODS = {
         "fewer epochs, and a learning rate that falls",
     ),
     "edge_popup": (
-        Learn(method="edge_popup", optimizer=_sgd(0.5), every=10, rescale=True),
+        Learn(method="edge_popup", optimizer=_sgd(0.5), every=3, rescale=True),
         True,
         "edge-popup of Ramanujan et al. (2020), half of the weights kept",
-        "the highest scores are chosen every 10 steps, not at each; scores do not "
+        "the highest scores are chosen every 3 steps, not at each; scores do not "
         "decay; networks, epochs and learning rate",
     ),
     "multi_prize": (
-        Learn(method="multi_prize", optimizer=_adam(1e-3), every=10, rank="magnitude"),
+        Learn(method="multi_prize", optimizer=_adam(1e-3), every=3, rank="magnitude"),
         False,
         "the binary weights of Diffenderfer & Kailkhura (2021), half of them kept",
-        "the highest scores are chosen every 10 steps, not at each; activations are "
+        "the highest scores are chosen every 3 steps, not at each; activations are "
         "not binary; networks, epochs and optimizer",
     ),
     "hard_concrete": (

@@ -1,5 +1,6 @@
 """What all learned masks share."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -84,6 +85,18 @@ def with_keys(function: Callable, tree: Any, key: jax.Array) -> Any:
     keys = jax.random.split(key, len(leaves))
     found = [function(leaf, k) for leaf, k in zip(leaves, keys, strict=True)]
     return jax.tree.unflatten(structure, found)
+
+
+def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Numbers in (0, 1), the middles of 2**16 equal parts of it.
+
+    Two from each random word: drawing is most of what a random mask costs, and a
+    probability is met to 2**-17.
+    """
+    size = math.prod(shape)
+    words = jax.random.bits(key, ((size + 1) // 2,), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
+    return (halves.reshape(shape).astype(jnp.float32) + 0.5) / 2**16
 
 
 def scaled(weights: Params, gates: Any, rescale: bool = False) -> Params:

@@ -16,6 +16,7 @@ from lth.supermask.core import (
     Supermask,
     scaled,
     through,
+    uniform,
     warn_of_empty_layers,
     with_keys,
 )
@@ -166,7 +167,7 @@ def multi_prize(model: Model, keep: float, **options: Any) -> Supermask:
 
 def drawn(logits: Any, key: jax.Array) -> Mask:
     def draw(v, key):
-        return jax.random.bernoulli(key, jax.nn.sigmoid(v))
+        return uniform(key, v.shape) < jax.nn.sigmoid(v)
 
     return with_keys(draw, logits, key)
 

@@ -17,6 +17,7 @@ from lth.supermask.core import (
     probability,
     scaled,
     through,
+    uniform,
     with_keys,
 )
 
@@ -51,8 +52,8 @@ def hard_concrete(
     probability(start)
 
     def noisy(a, key):
-        u = jax.random.uniform(key, a.shape, minval=1e-6, maxval=1 - 1e-6)
-        return _stretched(jax.nn.sigmoid((jnp.log(u) - jnp.log1p(-u) + a) / BETA))
+        u = uniform(key, a.shape)
+        return _stretched(jax.nn.sigmoid((jnp.log(u / (1 - u)) + a) / BETA))
 
     def gates(params, stats, train, key):
         if not train:
