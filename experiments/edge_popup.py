@@ -15,7 +15,29 @@ mask chosen every 3 steps; signed constants, over the root of the kept fraction.
 
 Without gradients, as a control: as many evaluations as there are steps, each of a whole
 mask on a fixed batch of 1 000, by random search and by hill climbing (`--swaps` weights
-exchanged at a time), half of the weights kept.
+exchanged at a time), half of the weights kept. About eight minutes on two cores.
+Writes a table and a figure to experiments/results/.
+
+What it gave (two CPU cores, jax 0.10.2, n = 3): test accuracy in % with 95 % intervals.
+
+    kept     10 %          20 %          30 %          40 %          50 %
+         93.93 ± 2.01  96.32 ± 1.05  96.67 ± 0.15  96.32 ± 0.22  96.48 ± 0.09
+             60 %          70 %          80 %          90 %          95 %
+         96.21 ± 0.39  95.93 ± 0.43  95.41 ± 0.09  94.33 ± 0.27  91.97 ± 0.36
+
+    width          0.125          0.25           0.5             1             2
+    edge-popup  89.20 ± 1.62  93.63 ± 0.29  95.58 ± 0.94  96.48 ± 0.09  96.93 ± 0.17
+    trained     96.02 ± 0.25  97.31 ± 0.26  97.77 ± 0.09  98.06 ± 0.45  98.01 ± 0.18
+
+    random search 19.20 ± 3.21, hill climbing 30.0 ± 20.6
+
+Both claims show: the best lies between 20 and 60 % and falls off to both sides, and
+width brings untrained weights from 6.8 points behind trained ones to 1.1. With 2 and
+5 % kept it is at chance: the learning rate is too high for what is left. Masks tried
+without gradients stay far behind at equal evaluations. How often the mask is chosen
+matters: with two replicates every step gave 96.7 at one half, every 3 steps 96.5 and
+every 10 only 93.5 (94.3 at a fifth of the learning rate); at 10 % kept it was 96.6 at a
+fifth of the rate and every step.
 """
 
 from dataclasses import dataclass
@@ -142,7 +164,7 @@ def drawn(table: pd.DataFrame) -> Figure:
     left.errorbar(
         100 * by_keep["keep"], by_keep["accuracy"], by_keep["accuracy_ci"], fmt="o-"
     )
-    left.set(xlabel="weights kept (%)", ylabel="test accuracy (%)")
+    left.set(xlabel="weights kept (%)", ylabel="test accuracy (%)", ylim=(85, 99))
     by_width = learned[learned["keep"] == 0.5]
     trained = table[table["method"] == "trained"]
     for name, rows in (("edge-popup, half kept", by_width), ("trained", trained)):

@@ -151,9 +151,10 @@ DEEP = {
         "decay on every parameter; 5 000 images are held out for validation",
     ),
     "wrn-fast": Preset(
-        brief(_WRN, width=0.25),
+        replace(brief(_WRN, width=0.25), levels=3),
         "wrn at a quarter of its width, briefly",
-        f"a quarter of the channels, the first layer's too, {BRIEF}; else as wrn",
+        "a quarter of the channels, the first layer's too, "
+        f"{BRIEF.replace('4 levels', '3 levels')}; else as wrn",
     ),
     "resnet50-imagenet": Preset(
         Experiment(
