@@ -70,3 +70,25 @@ def test_signs_are_what_matters_of_an_initial_weight(rewound):
     worst = gain[rewound].min()
     assert worst > -0.01
     assert gain["reshuffled"].min() < worst - 0.01
+
+
+def test_rescaling_brings_a_learned_mask_to_95_percent():
+    found = table("supermask").set_index("network")
+    accuracy = found["accuracy"]
+    assert (found["before"] < 0.2).all()
+    assert accuracy["mask"] > 0.9
+    assert accuracy[["mask, rescaled", "mask, both"]].min() > 0.95
+    assert accuracy["edge-popup, signed constants"] > 0.97
+    assert accuracy.idxmax() == "trained weights"
+
+
+def test_edge_popup_is_best_in_the_middle_and_better_in_wider_networks():
+    found = table("edge_popup")
+    learned = found[found["method"] == "edge-popup"]
+    by_keep = learned[learned["width"] == 1].set_index("keep")["accuracy"]
+    assert 0.2 <= by_keep.idxmax() <= 0.6
+    assert by_keep.max() > by_keep[[0.1, 0.9]].max() + 2
+    by_width = learned[learned["keep"] == 0.5].sort_values("width")["accuracy"]
+    assert by_width.is_monotonic_increasing
+    tried = found[found["method"].isin(["random search", "hill climbing"])]
+    assert (tried["accuracy"] < 40).all()
