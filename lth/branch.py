@@ -12,7 +12,8 @@ def if_any(now: jax.Array, change: Callable, value: Any, given: Any) -> Any:
 
     As a loop of one turn or none. `jax.lax.cond` becomes a choice between two results
     under `vmap`, worked out at every step; a loop runs where any replicate asks for it.
-    It also leaves in place what it does not change, of which `cond` makes a copy.
+    It also leaves in place what it does not change, of which `cond` makes a copy. There
+    is no gradient through it.
     """
 
     def turn(carry):

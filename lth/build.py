@@ -303,12 +303,16 @@ def _times(e: Experiment, epoch: int) -> tuple[int, int, list[int], dict[str, in
             f"--rewind.to {e.rewind.to} (step {to}) is not before the end of training, "
             f"--steps {e.steps} (step {steps}): nothing would be left to retrain"
         )
-    for item in notation.split_list(e.optimizer.milestones):
-        if notation.parse_steps(item, epoch, "--optimizer.milestones") >= steps:
-            raise ConfigError(
-                f"--optimizer.milestones {item} is not before the end of training, "
-                f"--steps {e.steps} (step {steps})"
-            )
+    for flag, optimizer in (
+        ("--optimizer.milestones", e.optimizer),
+        ("--learn.optimizer.milestones", e.learn.optimizer),
+    ):
+        for item in notation.split_list(optimizer.milestones):
+            if notation.parse_steps(item, epoch, flag) >= steps:
+                raise ConfigError(
+                    f"{flag} {item} is not before the end of training, --steps "
+                    f"{e.steps} (step {steps})"
+                )
     listed = {
         notation.parse_steps(item, epoch, "--checkpoint-at")
         for item in notation.split_list(e.checkpoint_at)

@@ -170,6 +170,9 @@ def run(args: list[str]) -> int:
 
 def supermask(args: list[str]) -> int:
     """lth supermask PRESET METHOD [flags]"""
+    if args and not args[0].startswith("-") and args[0] not in SUPERMASKS:
+        there = ", ".join(SUPERMASKS)
+        return _refuse(f"unknown preset {args[0]!r}; there are {there}", 2)
     if len(args) < 2 or args[1].startswith("-"):
         terminal.output.print(
             "usage: lth supermask PRESET METHOD [flags]\n", markup=False
@@ -177,8 +180,6 @@ def supermask(args: list[str]) -> int:
         _list_supermasks()
         return 0 if {"-h", "--help"} & set(args) else 2
     name, method, *rest = args
-    if name not in SUPERMASKS:
-        return _refuse(f"unknown preset {name!r}; there are {', '.join(SUPERMASKS)}", 2)
     methods = SUPERMASKS[name]
     if method not in methods:
         return _refuse(f"unknown method {method!r}; there are {', '.join(methods)}", 2)
@@ -221,7 +222,10 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
             f"time    {spent - compiling:.1f} s, and {compiling:.1f} s of compiling",
             markup=False,
         )
+    failed = {replicate for _, replicate in outcome.failed}
     for level, replicate, path in found.empty_layers():
+        if replicate in failed:
+            continue
         terminal.errors.print(
             f"lth: the mask of replicate {replicate} keeps nothing of {path} at level "
             f"{level}"
@@ -233,9 +237,10 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
         else ""
     )
     for (variant, replicate), (level, step) in outcome.failed.items():
+        why = charged if variant == "ticket" else ""
         _refuse(
             f"replicate {replicate} of {variant} stopped: its loss or its weights were "
-            f"not finite{charged} at level {level}, step {step}",
+            f"not finite{why} at level {level}, step {step}",
             3,
         )
     return 3 if outcome.failed else 0

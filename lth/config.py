@@ -239,7 +239,7 @@ class Learn:
     """Of bernoulli: weights times size / kept of each drawn mask; of edge_popup: over
     the root of `keep`."""
     start: float = 0.5
-    """Of bernoulli and hard_concrete: the probability gates begin with. Of
+    """Of bernoulli and hard_concrete: the sigmoid of what gates begin with. Of
     movement_soft: the threshold, of the sigmoid of a score."""
     penalty: float = 0.0
     """Of hard_concrete, continuous and movement_soft: added to the loss times the
@@ -292,13 +292,14 @@ class Experiment:
     controls: str = ""
     """Trained beside each ticket: reinit (its mask, fresh initialisation), shuffle (its
     mask shuffled within layers, its starting weights), with prune.at early also invert
-    (the weights that the criterion ranks lowest), with a learned mask also train (its
-    weights, no longer frozen); such as reinit,shuffle."""
+    (the weights that the criterion ranks lowest), with a learned mask also rewind (its
+    mask, the run's initial weights, as shuffle has them) and train (on from the weights
+    it was learned for or beside); such as reinit,shuffle."""
     checkpoint_at: str = ""
     """Steps of the dense training to store besides the rewind point: 0,100,500,1ep."""
 
 
 # Fields that add to a run without changing what it already holds.
 EXTENDING = ("levels", "controls", "checkpoint_at")
-CONTROLS = ("reinit", "shuffle", "invert", "train")
+CONTROLS = ("reinit", "shuffle", "invert", "rewind", "train")
 SEEDS = range(2**31)

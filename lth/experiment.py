@@ -145,7 +145,8 @@ def _complete(e: Experiment, parts: Parts, path: Path, watch: Callable) -> None:
             return
         if held is None and parts.learner:
             new, scores = levels.learned(parts, parts.learner, report)
-            if not store.has(path, "learned"):  # it is not, unless a process ended here
+            (done,) = devices.agree([store.has(path, "learned")])
+            if not done:  # it is only if a process ended here
                 _first(store.save_tree, path, "learned", {"state": scores})
         elif held is None:
             new = levels.dense(parts, report)

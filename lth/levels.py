@@ -32,7 +32,8 @@ def learned(
 ) -> tuple[Ticket, train.TrainState]:
     """Level 0 of an experiment that learns its masks, and what was trained: scores.
 
-    The ticket is the ordinary network under the learned mask, as its weights count.
+    The ticket is the ordinary network under the learned mask, as its weights count. Of
+    masks that are drawn it holds one more, while its metrics are means over several.
     """
     start = learner.init(build.keys(parts.replicates, build.INIT))
     scores, metrics = train.fit(
@@ -43,7 +44,7 @@ def learned(
         stops=parts.stops,
         watch=report,
     )
-    keys = build.keys(parts.replicates, build.LEARN)
+    keys = build.keys(parts.replicates, build.LEARN, 1)  # 0 has trained
     mask, params, stats = learner.found(scores, keys)
     moments = jax.vmap(parts.tx.init)(params)
     state = train.TrainState(scores.step, params, stats, moments)
@@ -71,7 +72,7 @@ def next_ticket(e, parts, early, ticket, report) -> Ticket:
 
 
 def control(e, variant, parts, early, ticket, report) -> Ticket:
-    """A ticket's control: fresh weights, its mask shuffled or reversed, or training."""
+    """Another training beside a ticket, by name (`config.CONTROLS`)."""
     mask, start = ticket.mask, _reinit(parts, ticket.level)
     if variant != "reinit":
         start = _make_rewind(e, parts, 0)

@@ -69,10 +69,13 @@ def network(m: Model, examples: Examples) -> models.Model:
 
 
 def optimizer(
-    o: config.Optimizer, epoch: int, steps: int
+    o: config.Optimizer, epoch: int, steps: int, flag: str = "--optimizer"
 ) -> optax.GradientTransformation:
-    """The optimizer of a training of `steps` steps, `epoch` of them to an epoch."""
-    rate = _schedule(o, epoch, steps)
+    """The optimizer of a training of `steps` steps, `epoch` of them to an epoch.
+
+    `flag` is what errors call it.
+    """
+    rate = _schedule(o, epoch, steps, flag)
     if o.name == "adam":
         return (
             optax.adamw(rate, weight_decay=o.weight_decay)
@@ -84,11 +87,11 @@ def optimizer(
     return optax.chain(*decay, momentum)
 
 
-def _schedule(o: config.Optimizer, epoch: int, steps: int) -> Any:
+def _schedule(o: config.Optimizer, epoch: int, steps: int, flag: str) -> Any:
     """The learning rate: a number, or a function of the step."""
-    warmup = notation.parse_steps(o.warmup, epoch, "--optimizer.warmup")
+    warmup = notation.parse_steps(o.warmup, epoch, f"{flag}.warmup")
     drops = [
-        notation.parse_steps(item, epoch, "--optimizer.milestones")
+        notation.parse_steps(item, epoch, f"{flag}.milestones")
         for item in notation.split_list(o.milestones)
     ]
 

@@ -23,6 +23,7 @@ NAMES = {
     "reinit": "fresh initialisation",
     "shuffle": "mask shuffled in layers",
     "invert": "lowest scores kept",
+    "rewind": "initial weights trained",
     "train": "its weights trained",
 }
 

@@ -120,18 +120,30 @@ def early_stop(table: pd.DataFrame) -> pd.DataFrame:
 
     The early-stopping iteration of Frankle & Carbin (2019). One row per run, replicate,
     variant and level, with columns density, step and accuracy, the test accuracy there
-    (of a regression, its r2).
+    (of a regression, its r2). While a mask is learned it grows sparser, and only steps
+    count at which it was within a hundredth of its last density.
     """
     name = score(table)
     unit = ["run", "replicate", "variant", "level"]
     table = table.reset_index(drop=True)  # of several runs, labels repeat
     rows_of = table[table["metric"].isin(["loss", name])]
     loss = rows_of[(rows_of["split"] == "validation") & (rows_of["metric"] == "loss")]
+    loss = _under_the_last_mask(loss, table, unit)
     loss = loss.sort_values("step", kind="stable")
     best = loss.loc[loss.groupby(unit)["value"].idxmin(), [*unit, "density", "step"]]
     test = rows_of[(rows_of["split"] == "test") & (rows_of["metric"] == name)]
     test = test[[*unit, "step", "value"]].rename(columns={"value": "accuracy"})
     return best.merge(test, on=[*unit, "step"], how="left").reset_index(drop=True)
+
+
+def _under_the_last_mask(loss: pd.DataFrame, table: pd.DataFrame, unit: list[str]):
+    learned = table[table["split"] == "mask"].sort_values("step", kind="stable")
+    if learned.empty:
+        return loss
+    last = learned.groupby(unit)["value"].transform("last")
+    far = learned[(learned["value"] - last).abs() > 0.01 * last]
+    keys = pd.MultiIndex.from_frame(loss[[*unit, "step"]])
+    return loss[~keys.isin(pd.MultiIndex.from_frame(far[[*unit, "step"]]))]
 
 
 def final(table: pd.DataFrame, split: str = "test", metric: str | None = None):

@@ -98,33 +98,36 @@ class Run:
         return store.load_tree(self.path, name, {"state": self._like})["state"]
 
     def ticket(self, level: int, variant: str = results.TICKET) -> Ticket:
-        """The ticket of a level, or one of its controls (`reinit`, `shuffle`)."""
+        """The ticket of a level, or one of its controls (`config.CONTROLS`)."""
         return store.load(self.path, level, (self._mask_like, self._like), variant)
 
     @property
     def learned(self) -> train.TrainState:
-        """The scores that a mask was learned by, with the weights they belong to."""
+        """The scores that a mask was learned by, with the weights they belong to.
+
+        Raises StoreError for a run that learned none.
+        """
+        if self.config.learn.method == "none":
+            raise store.StoreError(f"{self.path} learned no masks")
         return store.load_tree(self.path, "learned", {"state": self._scores_like})[
             "state"
         ]
 
     def empty_layers(self) -> list[tuple[int, int, str]]:
         """(level, replicate, path) of every layer of which a ticket keeps nothing."""
-        found = []
-        for level in self.levels:
-            kept = jax.vmap(masks.densities)(self.ticket(level).mask)
-            for path, by_replicate in kept.items():
-                gone = np.flatnonzero(np.asarray(by_replicate) == 0)
-                found += [(level, self.replicates[i], path) for i in gone]
-        return found
+        return [
+            (level, self.replicates[i], path)
+            for level, kept in self._densities.items()
+            for path, by_replicate in kept.items()
+            for i in np.flatnonzero(by_replicate == 0)
+        ]
 
     def densities(self) -> dict[int, dict[str, float]]:
         """The density of each layer at each level, mean over replicates."""
-        result = {}
-        for level in self.levels:
-            found = jax.vmap(masks.densities)(self.ticket(level).mask)
-            result[level] = {p: float(np.mean(d)) for p, d in found.items()}
-        return result
+        return {
+            level: {path: float(np.mean(d)) for path, d in kept.items()}
+            for level, kept in self._densities.items()
+        }
 
     def savings(self) -> dict[int, dict[str, float]]:
         """What each level's tickets save, mean over replicates.
@@ -150,6 +153,15 @@ class Run:
                 "compression": total / (total - gone),
                 "speedup": sum(dense.values()) / macs,
             }
+        return found
+
+    @cached_property
+    def _densities(self) -> dict[int, dict[str, np.ndarray]]:
+        """The density [r] of each layer at each level."""
+        found = {}
+        for level in self.levels:
+            kept = jax.vmap(masks.densities)(self.ticket(level).mask)
+            found[level] = {path: np.asarray(d) for path, d in kept.items()}
         return found
 
     @cached_property

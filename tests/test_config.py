@@ -153,7 +153,7 @@ REFUSED = [
     ({"prune": {"rates": "a=.1", "scope": "global"}}, "choose --prune.scope layer"),
     (
         {"controls": "reinit,shufle"},
-        "reinit, shuffle, invert, train, each once",
+        "shuffle, invert, rewind, train, each once",
     ),
     ({"prune": {"structure": "block:0x2"}}, "block:HxW, .*; got 'block:0x2'"),
     ({"prune": {"structure": "4:2"}}, "N:M with N < M, .*; got '4:2'"),
@@ -242,7 +242,7 @@ REFUSED = [
     (
         {"learn": {"method": "movement"}, "levels": 0, "prune": {"scope": "global"}}
         | {"rewind": {"to": "5it"}},
-        "--rewind.to is 0 and --rewind.mode weights",
+        "nothing is rewound: masks are learned for the",
     ),
     (
         {"optimizer": {"cosine": True}, "rewind": {"mode": "finetune"}},

@@ -16,6 +16,7 @@ from lth import (
     masks,
     networks,
     report,
+    results,
     supermask,
     train,
 )
@@ -30,7 +31,7 @@ SMALL = replace(
     steps="40it",
     eval_every="20it",
     replicates=2,
-    controls="train,reinit,shuffle",
+    controls="rewind,train,reinit,shuffle",
 )
 
 
@@ -60,15 +61,74 @@ def test_the_ticket_is_an_ordinary_one(unbroken):
     kept = jax.vmap(masks.count)(ticket.mask)
     assert kept.tolist() == [sum(round(n / 2) for n in sizes)] * 2
     table = run.table
-    assert set(table["variant"]) == {"ticket", "train", "reinit", "shuffle"}
+    assert set(table["variant"]) == {"ticket", "rewind", "train", "reinit", "shuffle"}
     assert table.query("variant == 'ticket' and split == 'mask'")["value"].eq(0.5).all()
-    # Trained further from the weights it has; fresh and shuffled ones from others.
-    for variant, same in (("train", True), ("reinit", True), ("shuffle", False)):
+    kept_same = {"train": True, "rewind": True, "reinit": True, "shuffle": False}
+    for variant, same in kept_same.items():
         control = run.ticket(0, variant)
-        assert_same(control.mask, ticket.mask) if same else None
+        equal = jax.tree.map(np.array_equal, control.mask, ticket.mask)
+        assert all(jax.tree.leaves(equal)) == same
         assert jax.vmap(masks.count)(control.mask).tolist() == kept.tolist()
         trained = control.state.params
         assert_same(trained, masks.apply(trained, control.mask))
+    # From the weights it has, training starts where learning ended.
+    after = table.query("split == 'train' and metric == 'loss' and step == 20")
+    loss = after.groupby("variant")["value"].mean()
+    assert loss["train"] < loss["rewind"]
+
+
+def test_a_finished_run_takes_more_controls(unbroken, tmp_path):
+    bare = replace(SMALL, controls="")
+    path = experiment.run(bare, "small", tmp_path).path
+    assert lth.open_run(path).variants == ["ticket"]
+    assert experiment.run(SMALL, "small", tmp_path).path == path
+    assert contents(path)[0] == contents(unbroken)[0]
+
+
+def test_a_run_beside_trained_weights(tmp_path):
+    e = replace(
+        SUPERMASKS["digits"]["movement"].experiment,
+        model=Model(widths=(6,)),
+        steps="30it",
+        eval_every="10it",
+        replicates=2,
+    )
+    run = lth.open_run(experiment.run(e, "moved", tmp_path).path)
+    scores, ticket = run.learned, run.ticket(0)
+    assert isinstance(scores.params, supermask.Gated)
+    found = masks.apply(scores.params.weights, ticket.mask)
+    assert_same(ticket.state.params, found)
+    density = run.table.query("split == 'mask'").groupby("step")["value"].mean()
+    assert density[10] > density[20] > density[30] == pytest.approx(0.1, abs=0.002)
+    # A step does not count before the mask is as sparse as the last.
+    assert set(results.early_stop(run.table)["step"]) == {30}
+    assert not run.empty_layers()
+
+
+def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
+    e = replace(
+        SUPERMASKS["digits"]["bernoulli"].experiment,
+        model=Model(widths=(6,)),
+        steps="20it",
+        eval_every="20it",
+        replicates=1,
+    )
+    run = lth.open_run(experiment.run(e, "drawn", tmp_path).path)
+    scores = jax.tree.map(lambda x: x[0], run.learned)
+    mask = supermask.rounded(scores.params)
+    weights = jax.tree.map(
+        lambda w, m: np.asarray(w if m is None else w * m * (m.size / m.sum())),
+        scores.stats.weights,
+        mask,
+    )
+    source = lth.data.load("digits", None, 180, 0)
+    image = source.test.image.reshape(len(source.test.label), -1) / np.float32(16)
+    hidden = weights["hidden_0"]
+    x = np.maximum(image @ hidden["kernel"] + hidden["bias"], 0)
+    x = x @ weights["output"]["kernel"] + weights["output"]["bias"]
+    accuracy = np.mean(np.argmax(x, -1) == source.test.label)
+    measured = results.final(run.table, metric="rounded_accuracy")["value"]
+    assert measured.item() == pytest.approx(accuracy, abs=1e-6)
 
 
 @pytest.mark.parametrize("measurements", [1, 3])
@@ -80,9 +140,9 @@ def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measuremen
 
 
 @pytest.mark.parametrize("method", learners.LEARNERS)
-def test_every_method_trains_as_its_preset_says(method):
+def test_every_method_moves_what_it_trains_at_the_rates_of_its_preset(method):
     e = SUPERMASKS["digits"][method].experiment
-    learn = replace(e.learn, every=1) if e.learn.every > 1 else e.learn
+    learn = replace(e.learn, every=1)
     e = replace(e, model=replace(e.model, widths=(6,)), learn=learn)
     examples = networks.Examples((8, 8, 1), 10)
     model = networks.network(e.model, examples)
@@ -136,6 +196,21 @@ def test_a_layer_left_empty_is_named(tmp_path, capsys):
         (["digits", "bernoulli", "--learn.keep", "0.3"], "--learn.keep is of --learn"),
         (["digits", "edge_popup", "--learn.keep", "1.3"], "--learn.keep is in (0, 1]"),
         (["digits", "edge_popup", "--levels", "2"], "--levels is 0: nothing is pruned"),
+        (["digit"], "unknown preset 'digit'"),
+        (
+            ["digits", "bernoulli", "--optimizer.learning-rate", "7"],
+            "--optimizer moves nothing unless there are --controls",
+        ),
+        (["digits", "bernoulli", "--checkpoint-at", "3"], "no --checkpoint-at"),
+        (
+            ["digits", "bernoulli", "--learn.optimizer.warmup", "abc"],
+            "--learn.optimizer.warmup is a number of steps",
+        ),
+        (
+            "digits edge_popup --learn.optimizer.no-cosine "
+            "--learn.optimizer.milestones 5000it".split(),
+            "--learn.optimizer.milestones 5000it is not before the end",
+        ),
     ],
 )
 def test_what_was_mistyped_is_said(args, message, capsys):
@@ -150,15 +225,22 @@ def test_without_a_method_they_are_listed(capsys):
 
 
 def test_weights_beside_scores_have_their_own_optimizer():
-    e = Experiment(
-        learn=Learn(method="movement", optimizer=Optimizer(name="sgd")), levels=0
-    )
+    scores = Optimizer(name="sgd", learning_rate=0.1)
+    e = Experiment(learn=Learn(method="movement", optimizer=scores), levels=0)
     tx = learners.optimizer(e, 5, 10)
-    weights = {"w": jnp.ones(3), "b": jnp.ones(2)}
-    params = supermask.Gated(weights, {"w": jnp.ones(3), "b": None})
+    weights = {"w": jnp.full(3, 2.0), "b": jnp.full(2, 2.0)}
+    params = supermask.Gated(weights, {"w": jnp.full(3, 2.0), "b": None})
     updates, _ = tx.update(params, tx.init(params), params)
     np.testing.assert_allclose(updates.weights["w"], -1.2e-3, rtol=1e-3)  # Adam's
-    np.testing.assert_allclose(updates.gates["w"], -1.2e-3, rtol=1e-6)  # rate * 1
+    np.testing.assert_allclose(updates.gates["w"], -0.2, rtol=1e-6)  # rate * gradient
+
+
+def test_a_run_that_learned_no_mask_has_no_scores(tmp_path):
+    e = replace(SMALL, learn=Learn(), controls="", levels=0, steps="2it")
+    e = replace(e, eval_every="2it", replicates=1)
+    run = lth.open_run(experiment.run(e, "dense", tmp_path).path)
+    with pytest.raises(lth.store.StoreError, match="learned no masks"):
+        _ = run.learned
 
 
 def test_the_report_calls_the_mask_learned(unbroken):

@@ -123,5 +123,5 @@ def test_soft_movement_finds_the_weights_that_matter():
 
 def test_a_threshold_that_stays_at_zero_is_refused():
     schedule = schedules.constant(0.0, 0, 10)
-    with pytest.raises(ValueError, match=r"in \(0, 1\) is needed; got 0"):
+    with pytest.raises(ValueError, match=r"threshold is in \(0, 1\); got 0"):
         supermask.movement_soft(matrices((5, 1)), schedule)

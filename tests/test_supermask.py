@@ -65,7 +65,7 @@ def test_the_gradient_of_bernoulli_logits():
     params, stats = learned.model.init(jax.random.key(0))
     params = {"w": jnp.array([[0.3], [-1.0], [2.0], [0.0]]), "b": None}
     value, grads = value_and_gradient(learned, params, stats)
-    there = column(drawn(params, jax.random.key(5)))
+    there = column(drawn(params, jax.random.split(jax.random.key(5))[0]))
     assert value == pytest.approx(float(X.ravel() @ (W.ravel() * there)))
     p = 1 / (1 + np.exp(-column(params)))
     expected = UPSTREAM * W.ravel() * p * (1 - p)  # the same where the mask is 0
@@ -386,9 +386,12 @@ def test_rounding_warns_of_layers_it_empties():
         ),
         (
             lambda: supermask.movement_soft(linear(), 1.0),
-            r"\(0, 1\) is needed; got 1.0",
+            r"threshold is in \(0, 1\); got 1.0",
         ),
-        (lambda: supermask.hard_concrete(linear(), start=0.0), "is needed; got 0.0"),
+        (
+            lambda: supermask.hard_concrete(linear(), start=0.0),
+            r"start is in \(0, 1\); got 0.0",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(call, message):

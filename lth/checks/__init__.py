@@ -53,11 +53,12 @@ def _check_controls(e: Experiment) -> None:
             "--controls invert ranks weights that are not trained yet: it goes with "
             "--prune.at early"
         )
-    if "train" in controls and e.learn.method == "none":
-        raise ConfigError(
-            "--controls train unfreezes the weights of a learned mask: it goes with "
-            "--learn.method"
-        )
+    for control in ("rewind", "train"):
+        if control in controls and e.learn.method == "none":
+            raise ConfigError(
+                f"--controls {control} trains under a learned mask: it goes with "
+                "--learn.method"
+            )
     if controls and e.rewind.mode != "weights":
         raise ConfigError(
             "--controls are trained from the rewind point, so they compare with "

@@ -2,9 +2,11 @@
 
 import dataclasses
 
-from lth.config import ConfigError, Experiment, Learn, Prune
+from lth.config import ConfigError, Experiment, Learn, Optimizer, Prune, Rewind
+from lth.notation import parse_steps
 
 HIGHEST = ("edge_popup", "multi_prize")
+FROZEN = ("bernoulli", *HIGHEST)  # the others train weights too
 # Fields of `Learn` that only some methods have.
 OF = {
     "keep": (*HIGHEST, "movement"),
@@ -39,6 +41,7 @@ def check(e: Experiment) -> None:
         if learn.optimizer != none.optimizer:
             raise ConfigError("--learn.optimizer goes with --learn.method")
         return
+    at_start = Rewind(to=e.rewind.to)
     prune = dataclasses.replace(e.prune, include="", exclude="")
     for refused, why in (
         (
@@ -52,9 +55,18 @@ def check(e: Experiment) -> None:
             "--prune.include and --prune.exclude, what a mask covers, can be given",
         ),
         (
-            e.rewind.to not in ("0", "0it", "0ep") or e.rewind.mode != "weights",
-            "--rewind.to is 0 and --rewind.mode weights: masks are learned for the "
-            "initial weights",
+            parse_steps(e.rewind.to, 1, "--rewind.to") > 0 or e.rewind != at_start,
+            "nothing is rewound: masks are learned for the initial weights, and "
+            "--rewind stays as it is",
+        ),
+        (
+            bool(e.checkpoint_at),
+            "there is no dense training, and so no --checkpoint-at",
+        ),
+        (
+            learn.method in FROZEN and e.optimizer != Optimizer() and not e.controls,
+            "--optimizer moves nothing unless there are --controls; scores have "
+            "--learn.optimizer",
         ),
         (
             e.data.name == "images",

@@ -1,8 +1,8 @@
 """Masks that are learned: models whose trained tree holds scores, not weights.
 
 Each function takes a `models.Model` and gives a `Supermask`, whose `model` trains in
-`train.make_train` as any other, under `masks.nothing`. Its stats hold the frozen
-weights, so replicates have their own and checkpoints are whole; training returns them
+`train.make_train` as any other, under `masks.nothing`. Weights that are frozen lie in
+its stats, so replicates have their own and checkpoints are whole; training returns them
 as they came, to the bit. What was learned is an ordinary mask (`choose`), and the
 ordinary params under it (`weights`) can be trained further, stored, or compared.
 
@@ -16,11 +16,11 @@ ordinary params under it (`weights`) can be trained further, stored, or compared
 | `movement`          | weights and scores      | the highest, ever fewer     |
 | `movement_soft`     | weights and scores      | those above a threshold     |
 
-Gradients pass a mask that is all or nothing as if it were the score itself: the
-straight-through estimator.
+Gradients pass a mask that is all or nothing as if it were the score itself (of
+`bernoulli`, its sigmoid): the straight-through estimator.
 """
 
-from lth.supermask.core import Supermask, charged, sampled, warn_of_empty_layers
+from lth.supermask.core import Supermask, charged, sampled
 from lth.supermask.frozen import (
     Frozen,
     bernoulli,
@@ -56,5 +56,4 @@ __all__ = [
     "multi_prize",
     "rounded",
     "sampled",
-    "warn_of_empty_layers",
 ]

@@ -111,6 +111,7 @@ def scaled(weights: Params, gates: Any, rescale: bool = False) -> Params:
     return jax.tree.map(leaf, weights, gates)
 
 
-def probability(value: float) -> None:
+def check_probability(name: str, value: float) -> None:
+    """Refuse what does not lie between 0 and 1."""
     if not 0 < value < 1:
-        raise ValueError(f"a probability in (0, 1) is needed; got {value}")
+        raise ValueError(f"{name} is in (0, 1); got {value}")

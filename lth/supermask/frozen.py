@@ -21,14 +21,17 @@ from lth.supermask.core import (
     with_keys,
 )
 
+# Folded into a key for the scores: `split` and counting leave it to nobody else.
+SCORES = 0x5C03E5
+
 
 class Frozen(NamedTuple):
     """Stats of a model whose weights are not trained."""
 
     weights: Params
     inner: Any  # the stats of the model itself
-    mask: Mask  # as it was last chosen
-    step: jax.Array
+    mask: Mask  # of edge-popup, as it was last chosen
+    step: jax.Array  # of edge-popup
 
 
 def bernoulli(
@@ -40,10 +43,11 @@ def bernoulli(
 ) -> Supermask:
     """Zhou et al. (2019, arXiv:1905.01067): each weight is there with probability σ(v).
 
-    A mask is drawn at every step, in evaluation too (with one key there: draw several
-    with `choose` and take the mean); the gradient is that of σ(v). With `rescale` a
-    layer's weights are multiplied by size / kept of the mask that was drawn, and the
-    gradient flows through the divisor. `rounded(params)` is the mask of v > 0.
+    The logits v begin at `start`. A mask is drawn at every step, in evaluation too
+    (with one key there: draw several with `choose` and take the mean); the gradient is
+    that of σ(v). With `rescale` a layer's weights are multiplied by size / kept of the
+    mask that was drawn, and the gradient flows through the divisor. `rounded(params)`
+    is the mask of v > 0.
     """
 
     def init(key):
@@ -56,10 +60,11 @@ def bernoulli(
         return drawn(params, key)
 
     def apply(params, stats, inputs, train, key):
-        mask = drawn(params, key if train else jax.random.key(0))
+        drawing, rest = jax.random.split(key) if train else (jax.random.key(0), None)
+        mask = drawn(params, drawing)
         soft = jax.tree.map(lambda m, v: through(m, jax.nn.sigmoid(v)), mask, params)
         outputs, inner = model.apply(
-            scaled(stats.weights, soft, rescale), stats.inner, inputs, train, key
+            scaled(stats.weights, soft, rescale), stats.inner, inputs, train, rest
         )
         return outputs, stats._replace(inner=inner)
 
@@ -120,7 +125,7 @@ def edge_popup(
             weights = jax.tree.map(
                 lambda w, m: w if m is None else w / math.sqrt(keep), weights, ones
             )
-        scores = _uniform_scores(ones, jax.random.fold_in(key, 1))
+        scores = _uniform_scores(ones, jax.random.fold_in(key, SCORES))
         return scores, Frozen(weights, inner, top(scores), jnp.int32(0))
 
     def chosen(params, stats):

@@ -13,8 +13,8 @@ from lth.models import Model
 from lth.supermask.core import (
     Prunable,
     Supermask,
+    check_probability,
     nothing,
-    probability,
     scaled,
     through,
     uniform,
@@ -47,9 +47,9 @@ def hard_concrete(
     A gate is clip(1.2 σ((log u - log(1 - u) + a) / β) - 0.1, 0, 1), exactly 0 and
     exactly 1 with some probability each; weights are trained too. `penalty` is the
     expected share of gates that are not 0. Evaluation has no noise.
-    `start` is the probability, of σ, that gates begin with.
+    Gates begin with a = log(start / (1 - start)).
     """
-    probability(start)
+    check_probability("start", start)
 
     def noisy(a, key):
         u = uniform(key, a.shape)
@@ -61,7 +61,7 @@ def hard_concrete(
         return with_keys(noisy, params.gates, key)
 
     def penalty(params, stats):
-        return mean(jax.tree.map(alive_probability, params.gates))
+        return _mean(jax.tree.map(alive_probability, params.gates))
 
     logit = math.log(start / (1 - start))
     return _gated(model, logit, prunable, gates, penalty)
@@ -97,7 +97,7 @@ def continuous(
         return jax.tree.map(lambda s: jax.nn.sigmoid(beta(stats) * s), params.gates)
 
     def penalty(params, stats):
-        return mean(
+        return _mean(
             jax.tree.map(lambda s: jax.nn.sigmoid(beta(stats) * s), params.gates)
         )
 
@@ -113,10 +113,10 @@ def movement(
 ) -> Supermask:
     """Movement pruning, hard (Sanh et al. 2020, arXiv:2005.07683): the highest scores.
 
-    As many weights count as the schedule has in force at the step, in each layer. The
+    As many weights count as the schedule has in force at the step. The
     gradient of a score is that of the loss for the weight in use times the weight, for
-    pruned weights too, so scores rise where weights move away from 0; a pruned weight
-    itself stands still, and may return.
+    pruned weights too, so scores rise where weights move away from 0. A pruned weight
+    itself has no gradient, and may return.
     """
 
     def gates(params, stats, train, key):
@@ -150,10 +150,10 @@ def movement_soft(
     """
     if isinstance(threshold, schedules.Schedule):
         final, start = 1 - threshold.density(threshold.end_step), 0.0
-        probability(final)
+        check_probability("threshold", final)
     else:
         final = threshold
-        probability(final)
+        check_probability("threshold", final)
         # Just above it: with all scores equal at it, none would be there.
         start = math.log(final / (1 - final)) + 1e-3
 
@@ -175,7 +175,7 @@ def movement_soft(
         sigma = jax.tree.map(jax.nn.sigmoid, params.gates)
         if by_matrix:
             sigma = jax.tree.map(jnp.mean, sigma)
-        return mean(sigma) * in_force(stats) / final
+        return _mean(sigma) * in_force(stats) / final
 
     return _gated(model, start, prunable, gates, penalty)
 
@@ -215,7 +215,7 @@ def _stretched(s: jax.Array) -> jax.Array:
     return jnp.clip(s * (HIGH - LOW) + LOW, 0, 1)
 
 
-def mean(tree: Any) -> jax.Array:
+def _mean(tree: Any) -> jax.Array:
     leaves = jax.tree.leaves(tree)
     return sum((jnp.sum(x) for x in leaves), jnp.float32(0)) / sum(
         x.size for x in leaves
