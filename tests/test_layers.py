@@ -11,7 +11,7 @@ LAYERS = [
     {"masks", "presets", "notation", "devices"},
     {"manifest", "checks"},
     {"models", "data", "allocation", "schedules", "results", "criteria"},
-    {"structure", "actions", "accounting", "search", "packing"},
+    {"structure", "actions", "accounting", "search", "packing", "superposition"},
     {"train", "plot"},
     {"rewind", "networks", "dynamic", "reparametrise", "supermask"},
     {"lottery", "tasks", "rules"},

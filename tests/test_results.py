@@ -92,3 +92,33 @@ def test_edge_popup_is_best_in_the_middle_and_better_in_wider_networks():
     assert by_width.is_monotonic_increasing
     tried = found[found["method"].isin(["random search", "hill climbing"])]
     assert (tried["accuracy"] < 40).all()
+
+
+def test_movement_beats_magnitude_only_where_weights_learn_slowly():
+    found = table("movement").set_index(["rate", "method", "target"])["gain"]
+    assert (found[1e-4, "hard"][[0.1, 0.05, 0.03]] > 2).all()
+    assert (found[1e-3, "hard"].abs() < 0.5).all()
+
+
+def test_twenty_tasks_in_one_network_and_none_forgotten():
+    found = table("superposition")
+    permuted = found[(found["problem"] == "permuted") & (found["outputs"] == 100)]
+    given = permuted.set_index("metric")["mean"]
+    assert permuted["tasks"].max() == 20
+    assert given["right after"] == given["after all"] > 0.94
+    tasks = permuted[permuted["metric"] == "task"]
+    assert (tasks["mean"] > 0.9).all()
+    forgets = found[found["network"] == "trained in turn"].set_index(
+        ["problem", "metric"]
+    )["mean"]
+    assert forgets["permuted", "after all"] < 0.5
+
+
+def test_learned_masks_are_not_the_pruned_ones():
+    found = table("learned_or_pruned").set_index(["density", "mask"])
+    popup = found.xs("edge-popup", level="mask")
+    assert (popup["with pruned"] - popup["by chance"]).abs().max() < 0.05
+    assert popup.loc[[0.5, 0.2], "untrained"].min() > 95
+    pruned = found.xs("pruned", level="mask")
+    assert (pruned["untrained"] < 80).all()
+    assert (pruned["trained"] > popup["trained"]).all()
