@@ -6,7 +6,19 @@ LeNet-300-100 on random pixels, batch 60 and 250; no data needed. The ordinary s
 trains the weights under a mask with the same optimizer, SGD with momentum. Edge-popup
 finds an exact threshold at each step, or every so many: then its mask is out of date in
 between, by the share of its kept weights that the exact one would not keep, measured
-just before the next choice.
+just before the next choice. About three minutes on two cores.
+
+What it gave there (jax 0.10.2, medians of 9 repeats of 200 steps), at batch 60 and 250:
+
+    bernoulli              2.56  1.49        hard concrete          3.28  1.76
+    bernoulli, rescaled    2.76  1.69        continuous             1.57  1.23
+    edge-popup             1.95  1.24        movement               2.56  1.39
+    edge-popup every 3     1.56  1.15        movement, soft         1.54  1.16
+    edge-popup every 10    1.24  1.14        multi-prize every 3    1.71  1.17
+
+Every 3 steps 0.12 % of the kept are out of date, every 10 steps 0.98 %; on MNIST the
+latter costs three points (see edge_popup.py). Random numbers, a sigmoid for each weight
+and the choice take about as long at any batch; that is most of an ordinary step at 60.
 """
 
 from collections.abc import Callable

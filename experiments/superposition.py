@@ -13,9 +13,9 @@ each kernel kept by edge-popup: RMSprop at 1e-3 with a cosine, 600 batches of 12
 task, masks chosen every 3. The paper keeps the scores above 0, trains at 1e-4 and has
 2500 tasks. A batch of test inputs has one task, and the task is inferred from all of
 the batch. The control is one network with trained weights (Adam, 1.2e-3) that meets the
-tasks one after the other.
-20 minutes on a busy machine, 9 of processor time with three
-replicates. Writes a table and a figure to experiments/results/.
+tasks one after the other. Inputs, tasks, frozen weights and scores differ by replicate.
+14 minutes of processor time, 23 on a busy machine. Writes a table and a figure to
+experiments/results/.
 
 What it gave (two CPU cores, jax 0.10.2, n = 5, 95 % intervals): test accuracy in %
 where the task is given, which no later task changed by one example; how often the task
@@ -38,6 +38,13 @@ is found from 1, 16 and 128 inputs, and the accuracy with the task found from 12
 As published: nothing is forgotten, a task costs 33 kB (its mask in bits, where the
 weights take 1.07 MB), and with outputs that no task uses one input mostly tells which
 of twenty tasks it is from. On split MNIST those outputs hurt, which is not as expected.
+
+It takes gentle training, too. Permuted, 100 outputs, n = 3, one-shot from one input: at
+--rate 3e-4 every task is found, and accuracy with the task given falls to 92.7 %; at
+3e-3 that is 95.3 %, but 1 % of the tasks are found, fewer than by chance, and none from
+128 inputs. The masks of the output layer are then alike (overlap 0.49; 0.35 at 1e-3 and
+0.33 by chance; one network, two of its tasks), and other tasks' masks lower the entropy
+faster than the right one: presumably by what all share, keeping unused outputs silent.
 """
 
 from collections.abc import Callable
