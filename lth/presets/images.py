@@ -43,15 +43,18 @@ CONV = {
                 optimizer=replace(e.optimizer, learning_rate=1e-3),
                 steps="2000it",
                 eval_every="250it",
-                levels=8,
-                replicates=2,
+                levels=levels,
+                replicates=replicates,
                 controls="reinit",
             ),
             f"{name} at a quarter of its width: tickets against fresh weights",
             "a quarter of the channels and units, 2 000 iterations, learning rate "
-            f"1e-3, 2 replicates, 8 levels; else as {name}",
+            f"1e-3, {replicates} replicate{'s' * (replicates > 1)}, {levels} levels; "
+            f"else as {name}",
         )
-        for name, e in _CONVS.items()
+        for (name, e), (levels, replicates) in zip(
+            _CONVS.items(), ((8, 2), (4, 1), (4, 1)), strict=True
+        )
     },
 }
 
@@ -138,9 +141,9 @@ DEEP = {
     },
     **{
         f"vgg{n}-fast": Preset(
-            brief(_vgg(n), width=0.25),
-            f"vgg{n} at a quarter of its width, briefly",
-            f"a quarter of the channels, {BRIEF}; else as vgg{n}",
+            brief(_vgg(n), width=0.125),
+            f"vgg{n} at an eighth of its width, briefly",
+            f"an eighth of the channels, {BRIEF}; else as vgg{n}",
         )
         for n in (16, 19)
     },
@@ -151,10 +154,10 @@ DEEP = {
         "decay on every parameter; 5 000 images are held out for validation",
     ),
     "wrn-fast": Preset(
-        replace(brief(_WRN, width=0.25), levels=3),
+        replace(brief(_WRN, width=0.25), levels=2),
         "wrn at a quarter of its width, briefly",
         "a quarter of the channels, the first layer's too, "
-        f"{BRIEF.replace('4 levels', '3 levels')}; else as wrn",
+        f"{BRIEF.replace('4 levels', '2 levels')}; else as wrn",
     ),
     "resnet50-imagenet": Preset(
         Experiment(
