@@ -105,6 +105,10 @@ _METHODS = {
 def _preset(base: Experiment, network: str, method: str) -> Preset:
     learn, signed, source, differs = _METHODS[method]
     model = replace(base.model, initialiser="signed_constant") if signed else base.model
+    if model.name != "mlp" and learn.optimizer.name == "sgd":
+        # At the rates of fully connected networks these stay at chance.
+        slower = learn.optimizer.learning_rate / 10
+        learn = replace(learn, optimizer=replace(learn.optimizer, learning_rate=slower))
     return Preset(
         replace(base, model=model, learn=learn), f"{network}: {source}", differs
     )
