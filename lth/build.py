@@ -193,16 +193,15 @@ def build(
         stops=stops,
         checkpoints=checkpoints,
         replicates=replicates,
-        learner=_learner(e, task, plan, mask, epoch, steps),
+        learner=_learner(e, task, plan, mask, epoch, steps, replicates),
     )
 
 
-def _learner(e: Experiment, task, plan, mask, epoch: int, steps: int) -> Learner | None:
+def _learner(e, task, plan, mask, epoch, steps, replicates) -> Learner | None:
     if e.learn.method == "none":
         return None
     learned = learners.learner(e, task.model, mask, steps)
     tx = learners.optimizer(e, epoch, steps)
-    replicates = [e.first_replicate + i for i in range(e.replicates)]
     step, measures = _programs(
         learners.learned_task(e, task, learned), tx, plan, keys(replicates, LEARN)
     )
@@ -213,7 +212,7 @@ def _learner(e: Experiment, task, plan, mask, epoch: int, steps: int) -> Learner
         return mask, weights, state.stats.inner
 
     def density(state):
-        mask, _, _ = found(state, jax.random.key(0))
+        mask = learned.choose(state.params, state.stats, jax.random.key(0))
         return {"density": masks.density(mask)}
 
     return Learner(

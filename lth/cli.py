@@ -222,6 +222,12 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
             f"time    {spent - compiling:.1f} s, and {compiling:.1f} s of compiling",
             markup=False,
         )
+    _complain(found, outcome)
+    return 3 if outcome.failed else 0
+
+
+def _complain(found, outcome) -> None:
+    """Say which layers of a run are empty, and which replicates failed, and why."""
     failed = {replicate for _, replicate in outcome.failed}
     for level, replicate, path in found.empty_layers():
         if replicate in failed:
@@ -230,7 +236,7 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
             f"lth: the mask of replicate {replicate} keeps nothing of {path} at level "
             f"{level}"
         )
-    learn = flags.experiment.learn
+    learn = found.config.learn
     charged = (
         f", or --learn.penalty {learn.penalty:g} of {learn.method} left no weight"
         if learn.penalty
@@ -243,7 +249,6 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
             f"not finite{why} at level {level}, step {step}",
             3,
         )
-    return 3 if outcome.failed else 0
 
 
 def show_list(args: list[str]) -> int:

@@ -35,6 +35,11 @@ SMALL = replace(
 )
 
 
+def small(method, **fields):
+    e = SUPERMASKS["digits"][method].experiment
+    return replace(e, model=Model(widths=(6,)), **fields)
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     return experiment.run(SMALL, "small", tmp_path_factory.mktemp("runs")).path
@@ -86,13 +91,7 @@ def test_a_finished_run_takes_more_controls(unbroken, tmp_path):
 
 
 def test_a_run_beside_trained_weights(tmp_path):
-    e = replace(
-        SUPERMASKS["digits"]["movement"].experiment,
-        model=Model(widths=(6,)),
-        steps="30it",
-        eval_every="10it",
-        replicates=2,
-    )
+    e = small("movement", steps="30it", eval_every="10it", replicates=2)
     run = lth.open_run(experiment.run(e, "moved", tmp_path).path)
     scores, ticket = run.learned, run.ticket(0)
     assert isinstance(scores.params, supermask.Gated)
@@ -106,13 +105,7 @@ def test_a_run_beside_trained_weights(tmp_path):
 
 
 def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
-    e = replace(
-        SUPERMASKS["digits"]["bernoulli"].experiment,
-        model=Model(widths=(6,)),
-        steps="20it",
-        eval_every="20it",
-        replicates=1,
-    )
+    e = small("bernoulli", steps="20it", eval_every="20it", replicates=1)
     run = lth.open_run(experiment.run(e, "drawn", tmp_path).path)
     scores = jax.tree.map(lambda x: x[0], run.learned)
     mask = supermask.rounded(scores.params)

@@ -22,6 +22,7 @@ Gradients pass a mask that is all or nothing as if it were the score itself (of
 
 from lth.supermask.core import Supermask, charged, sampled
 from lth.supermask.frozen import (
+    Chosen,
     Frozen,
     bernoulli,
     binarised,
@@ -40,6 +41,7 @@ from lth.supermask.gated import (
 )
 
 __all__ = [
+    "Chosen",
     "Counted",
     "Frozen",
     "Gated",

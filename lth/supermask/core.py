@@ -1,7 +1,6 @@
 """What all learned masks share."""
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from lth.models import Model
 Prunable = Callable[[str, jax.Array], bool]
 
 
-def nothing(params: Any, stats: Any) -> jax.Array:
+def no_penalty(params: Any, stats: Any) -> jax.Array:
     return jnp.float32(0)
 
 
@@ -26,7 +25,7 @@ class Supermask(NamedTuple):
     choose: Callable[[Any, Any, jax.Array], Mask]  # (params, stats, key) -> mask
     weights: Callable[[Any, Any, Mask], Params]  # (params, stats, mask) -> params
     # params, stats -> what the loss is to be charged with, as a share of all weights
-    penalty: Callable[[Any, Any], jax.Array] = nothing
+    penalty: Callable[[Any, Any], jax.Array] = no_penalty
 
 
 def sampled(
@@ -64,13 +63,6 @@ def charged(loss: Callable, supermask: Supermask, weight: float) -> Callable:
         return value, (stats_after, {**metrics, "penalty": extra})
 
     return total
-
-
-def warn_of_empty_layers(mask: Mask) -> None:
-    """A UserWarning that names the layers of which a mask keeps nothing, if any."""
-    empty = [path for path, kept in masks.densities(mask).items() if not kept]
-    if empty:
-        warnings.warn(f"this mask keeps nothing of {', '.join(empty)}", stacklevel=3)
 
 
 def through(mask: jax.Array, score: jax.Array) -> jax.Array:

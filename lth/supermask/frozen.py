@@ -1,6 +1,7 @@
 """Masks learned for weights that are never trained."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,6 @@ from lth.supermask.core import (
     scaled,
     through,
     uniform,
-    warn_of_empty_layers,
     with_keys,
 )
 
@@ -30,8 +30,15 @@ class Frozen(NamedTuple):
 
     weights: Params
     inner: Any  # the stats of the model itself
-    mask: Mask  # of edge-popup, as it was last chosen
-    step: jax.Array  # of edge-popup
+
+
+class Chosen(NamedTuple):
+    """Those of one whose mask stands still between choices."""
+
+    weights: Params
+    inner: Any
+    mask: Mask  # as it was last chosen
+    step: jax.Array  # [], int32: of training, to know when to choose again
 
 
 def bernoulli(
@@ -54,7 +61,7 @@ def bernoulli(
         weights, inner = model.init(key)
         ones = masks.ones(weights, prunable)
         logits = jax.tree.map(lambda m: jnp.full(m.shape, start, jnp.float32), ones)
-        return logits, Frozen(weights, inner, ones, jnp.int32(0))
+        return logits, Frozen(weights, inner)
 
     def choose(params, stats, key):
         return drawn(params, key)
@@ -82,7 +89,10 @@ def rounded(params: Any) -> Mask:
     """
     mask = jax.tree.map(lambda v: v > 0, params)
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(mask)):
-        warn_of_empty_layers(mask)
+        empty = [path for path, kept in masks.densities(mask).items() if not kept]
+        if empty:
+            text = f"this mask keeps nothing of {', '.join(empty)}"
+            warnings.warn(text, stacklevel=2)
     return mask
 
 
@@ -126,7 +136,7 @@ def edge_popup(
                 lambda w, m: w if m is None else w / math.sqrt(keep), weights, ones
             )
         scores = _uniform_scores(ones, jax.random.fold_in(key, SCORES))
-        return scores, Frozen(weights, inner, top(scores), jnp.int32(0))
+        return scores, Chosen(weights, inner, top(scores), jnp.int32(0))
 
     def chosen(params, stats):
         fixed = jax.lax.stop_gradient(params)
@@ -141,7 +151,7 @@ def edge_popup(
         seen = scaled(_weighed(stats.weights, mask), soft)
         outputs, inner = model.apply(seen, stats.inner, inputs, train, key)
         step = stats.step + 1 if train else stats.step
-        return outputs, Frozen(stats.weights, inner, mask, step)
+        return outputs, Chosen(stats.weights, inner, mask, step)
 
     def _weighed(params, mask):
         return jax.tree.map(lambda w, m: w if m is None else weigh(w, m), params, mask)
@@ -171,6 +181,8 @@ def multi_prize(model: Model, keep: float, **options: Any) -> Supermask:
 
 
 def drawn(logits: Any, key: jax.Array) -> Mask:
+    """A mask of whose entries each is there with the probability σ(logit)."""
+
     def draw(v, key):
         return uniform(key, v.shape) < jax.nn.sigmoid(v)
 

@@ -14,7 +14,7 @@ from lth.supermask.core import (
     Prunable,
     Supermask,
     check_probability,
-    nothing,
+    no_penalty,
     scaled,
     through,
     uniform,
@@ -46,8 +46,8 @@ def hard_concrete(
 
     A gate is clip(1.2 σ((log u - log(1 - u) + a) / β) - 0.1, 0, 1), exactly 0 and
     exactly 1 with some probability each; weights are trained too. `penalty` is the
-    expected share of gates that are not 0. Evaluation has no noise.
-    Gates begin with a = log(start / (1 - start)).
+    expected share of gates that are not 0. Evaluation has no noise. Gates begin with
+    a = log(start / (1 - start)).
     """
     check_probability("start", start)
 
@@ -113,10 +113,10 @@ def movement(
 ) -> Supermask:
     """Movement pruning, hard (Sanh et al. 2020, arXiv:2005.07683): the highest scores.
 
-    As many weights count as the schedule has in force at the step. The
-    gradient of a score is that of the loss for the weight in use times the weight, for
-    pruned weights too, so scores rise where weights move away from 0. A pruned weight
-    itself has no gradient, and may return.
+    As many weights count as the schedule has in force at the step. The gradient of a
+    score is that of the loss for the weight in use times the weight, for pruned weights
+    too, so scores rise where weights move away from 0. A pruned weight itself has no
+    gradient, and may return.
     """
 
     def gates(params, stats, train, key):
@@ -185,7 +185,7 @@ def _gated(
     start: float,
     prunable: Prunable,
     gates: Callable[..., Any],
-    penalty: Callable[[Any, Any], jax.Array] = nothing,
+    penalty: Callable[[Any, Any], jax.Array] = no_penalty,
 ) -> Supermask:
     """The model with weights times `gates(params, stats, train, key)`."""
 
