@@ -1,4 +1,4 @@
-"""A condition that stays one when replicates are mapped."""
+"""Conditions that stay conditions when replicates are mapped."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,3 +23,19 @@ def if_any(now: jax.Array, change: Callable, value: Any, given: Any) -> Any:
         return jnp.zeros_like(now), change(*held)
 
     return jax.lax.while_loop(lambda carry: carry[0], turn, (now, value))[1]
+
+
+def every_so_often(
+    every: int, step: jax.Array, choose: Callable, held: Any, given: Any
+) -> Any:
+    """`choose(given)` at each step that `every` divides, and `held` between them."""
+    given = jax.lax.stop_gradient(given)
+    if every == 1:
+        return choose(given)
+    return if_any(step % every == 0, lambda _, given: choose(given), held, given)
+
+
+def check_every(every: int) -> None:
+    """Refuse a number of steps that is none."""
+    if every < 1:
+        raise ValueError(f"a mask is chosen every 1 or more steps; got {every}")

@@ -234,13 +234,16 @@ class Learn:
     """Of edge_popup and multi_prize: the highest scores, or the highest magnitudes of
     scores."""
     every: int = 1
-    """Of edge_popup and multi_prize: choose the highest scores every so many steps."""
+    """Of edge_popup, multi_prize and movement: choose the highest scores every so many
+    steps."""
     rescale: bool = False
     """Of bernoulli: weights times size / kept of each drawn mask; of edge_popup: over
     the root of `keep`."""
     start: float = 0.5
-    """Of bernoulli and hard_concrete: the sigmoid of what gates begin with. Of
-    movement_soft: the threshold, of the sigmoid of a score."""
+    """Of bernoulli and hard_concrete: the sigmoid of what gates begin with."""
+    threshold: float = 0.1
+    """Of movement_soft: the sigmoid of a score that a weight stays with, at the end;
+    it rises from 0, and scores start at 0."""
     penalty: float = 0.0
     """Of hard_concrete, continuous and movement_soft: added to the loss times the
     expected share of weights that stay."""

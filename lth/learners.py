@@ -51,13 +51,23 @@ def _continuous(learn: config.Learn, model: Model, steps: int, prunable: Any):
 
 
 def _movement(learn: config.Learn, model: Model, steps: int, prunable: Any):
-    begin, end = (round(part * steps) for part in RAMP)
-    schedule = schedules.cubic(1 - learn.keep, begin, max(end, begin + 1), 1)
-    return supermask.movement(model, schedule, scope=learn.scope, prunable=prunable)
+    return supermask.movement(
+        model,
+        _ramp(1 - learn.keep, steps),
+        scope=learn.scope,
+        every=learn.every,
+        prunable=prunable,
+    )
 
 
 def _movement_soft(learn: config.Learn, model: Model, steps: int, prunable: Any):
-    return supermask.movement_soft(model, learn.start, prunable=prunable)
+    threshold = _ramp(learn.threshold, steps)
+    return supermask.movement_soft(model, threshold, prunable=prunable)
+
+
+def _ramp(sparsity: float, steps: int) -> schedules.Schedule:
+    begin, end = (round(part * steps) for part in RAMP)
+    return schedules.cubic(sparsity, begin, max(end, begin + 1), 1)
 
 
 LEARNERS: dict[str, Callable[..., Supermask]] = {

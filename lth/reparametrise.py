@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lth import criteria, masks
+from lth import branch, criteria, masks
 from lth.masks import Density, Mask, Params
 from lth.models import Model
 
@@ -179,8 +179,7 @@ def _refreshing(
 
     `kept` says which entries of what is chosen belong to the mask.
     """
-    if every < 1:
-        raise ValueError(f"a mask is chosen every 1 or more steps; got {every}")
+    branch.check_every(every)
 
     def init(key):
         params, stats = model.init(key)
@@ -188,17 +187,16 @@ def _refreshing(
         return params, Refreshed(stats, mask, jnp.int32(0))
 
     def apply(params, stats, inputs, train, key):
-        mask = stats.mask
-        if not train:
-            mask = choose(params, jax.random.key(0))
-        elif every == 1:
-            mask = choose(params, jax.random.fold_in(key, 1))
-        else:
-            mask = jax.lax.cond(
-                stats.step % every == 0,
-                lambda: choose(params, jax.random.fold_in(key, 1)),
-                lambda: stats.mask,
+        if train:
+            mask = branch.every_so_often(
+                every,
+                stats.step,
+                lambda given: choose(*given),
+                stats.mask,
+                (params, jax.random.fold_in(key, 1)),
             )
+        else:
+            mask = choose(params, jax.random.key(0))
         seen = jax.tree.map(sparse, params, mask)
         outputs, inner = model.apply(seen, stats.inner, inputs, train, key)
         step = stats.step + 1 if train else stats.step

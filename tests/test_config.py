@@ -223,6 +223,11 @@ REFUSED = [
     ({"learn": {"keep": 0.0}}, r"--learn.keep is in \(0, 1\]; got 0.0"),
     ({"learn": {"every": 0}}, "--learn.every is at least 1; got 0"),
     ({"learn": {"start": 1.0}}, r"--learn.start is in \(0, 1\); got 1.0"),
+    ({"learn": {"threshold": 0.0}}, r"--learn.threshold is in \(0, 1\); got 0.0"),
+    (
+        {"learn": {"method": "movement", "threshold": 0.2}},
+        "--learn.threshold is of --learn.method movement_soft; got movement",
+    ),
     ({"learn": {"penalty": -1.0}}, "--learn.penalty is at least 0; got -1.0"),
     (
         {"learn": {"method": "bernoulli", "penalty": 0.1}},

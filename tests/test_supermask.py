@@ -22,6 +22,7 @@ from lth import (
     train,
 )
 from lth.models import Model
+from lth.supermask.core import uniforms
 from lth.supermask.frozen import drawn
 from tests.conftest import assert_same, make_problem, plain_mlp
 
@@ -77,6 +78,26 @@ def test_masks_are_drawn_with_the_logits_probability():
     share = np.mean(drawn(logits, jax.random.key(0))["w"])
     assert share == pytest.approx(1 / (1 + np.exp(-0.8)), abs=0.02)
     assert supermask.rounded({"w": jnp.array([-0.1, 0.1])})["w"].tolist() == [0, 1]
+
+
+def test_numbers_drawn_are_spread_evenly_and_independent():
+    tree = {"a": jnp.zeros((333, 301)), "b": jnp.zeros(5), "c": None}
+    keys = jax.random.split(jax.random.key(0), 3)
+    each = [uniforms(tree, key) for key in keys]
+    together = jax.vmap(functools.partial(uniforms, tree))(keys)
+    assert_same(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))
+    flat = [np.concatenate([np.ravel(x[k]) for k in "ab"]) for x in each]
+    assert all(numbers.min() > 0 and numbers.max() < 1 for numbers in flat)
+    # The deviation of a share of 100 000 is 0.0016 at most, of a correlation 0.003.
+    for numbers in flat:
+        assert np.histogram(numbers, 8, (0, 1))[0] / len(numbers) == pytest.approx(
+            [1 / 8] * 8, abs=0.005
+        )
+        half = len(numbers) // 2  # the halves of one word lie so far apart
+        for lag in (1, half, half // 2):
+            assert abs(np.corrcoef(numbers[:-lag], numbers[lag:])[0, 1]) < 0.02
+    assert abs(np.corrcoef(flat)[np.triu_indices(3, 1)]).max() < 0.02
+    assert np.isfinite(uniforms(tree, jax.random.key(0, impl="rbg"))["a"]).all()
 
 
 def test_rescaling_is_by_what_was_drawn():
@@ -203,6 +224,9 @@ METHODS = {
     "movement": lambda m: supermask.movement(
         m, schedules.cubic(0.6, 5, 40, 5), prunable=two_d
     ),
+    "movement every 7": lambda m: supermask.movement(
+        m, schedules.cubic(0.6, 5, 40, 5), every=7, prunable=two_d
+    ),
     "movement_soft": lambda m: supermask.movement_soft(m, 0.4, prunable=two_d),
 }
 
@@ -290,6 +314,18 @@ def test_kept_between_choices_a_mask_stands_still():
         _, stats = learned.model.apply(params, stats, X, True, jax.random.key(step))
         kept.append(int(jnp.argmax(stats.mask["w"])))
     assert kept == [1, 1, 1, 0, 0, 0, 3]
+
+
+def test_movement_kept_between_choices_catches_up_with_its_schedule():
+    schedule = schedules.polynomial(0.0, 0.75, 0, 4, 1, 1)
+    learned = supermask.movement(linear(), schedule, every=3, prunable=two_d)
+    params, stats = learned.model.init(jax.random.key(0))
+    kept = []
+    for step in range(7):
+        _, stats = learned.model.apply(params, stats, X, True, jax.random.key(step))
+        kept.append(int(masks.count(stats.mask)))
+    assert kept == [4, 4, 4, 2, 2, 2, 1]
+    assert int(masks.count(learned.choose(params, stats, None))) == 1
 
 
 def test_a_sampled_measure_is_a_mean_over_masks():

@@ -12,9 +12,10 @@ OF = {
     "keep": (*HIGHEST, "movement"),
     "scope": (*HIGHEST, "movement"),
     "rank": HIGHEST,
-    "every": HIGHEST,
+    "every": (*HIGHEST, "movement"),
     "rescale": ("bernoulli", "edge_popup"),
-    "start": ("bernoulli", "hard_concrete", "movement_soft"),
+    "start": ("bernoulli", "hard_concrete"),
+    "threshold": ("movement_soft",),
     "penalty": ("hard_concrete", "continuous", "movement_soft"),
 }
 
@@ -26,6 +27,7 @@ def check(e: Experiment) -> None:
         ("keep", learn.keep, 0 < learn.keep <= 1, "in (0, 1]"),
         ("every", learn.every, learn.every >= 1, "at least 1"),
         ("start", learn.start, 0 < learn.start < 1, "in (0, 1)"),
+        ("threshold", learn.threshold, 0 < learn.threshold < 1, "in (0, 1)"),
         ("penalty", learn.penalty, 0 <= learn.penalty < float("inf"), "at least 0"),
     ):
         if not good:

@@ -88,13 +88,14 @@ _METHODS = {
         "one round; networks and optimizer",
     ),
     "movement": (
-        Learn(method="movement", optimizer=_adam(1e-2), keep=0.1),
+        Learn(method="movement", optimizer=_adam(1e-2), keep=0.1, every=3),
         False,
         "movement pruning of Sanh et al. (2020) to 10 %, from initial weights",
-        "weights start untrained, where the paper prunes a language model",
+        "the highest scores are chosen every 3 steps, not at each; weights start "
+        "untrained, where the paper prunes a language model",
     ),
     "movement_soft": (
-        Learn(method="movement_soft", optimizer=_adam(1e-2), penalty=1.0),
+        Learn(method="movement_soft", optimizer=_adam(1e-2), penalty=30.0),
         False,
         "soft movement pruning of Sanh et al. (2020), from initial weights",
         "weights start untrained, where the paper prunes a language model",
@@ -102,13 +103,26 @@ _METHODS = {
 }
 
 
+# Where these differ on convolutional networks, which stay at chance otherwise: there
+# rescaling, which doubles the variance of signed constants layer after layer, and the
+# rate at which scores of fully connected networks move.
+_CONV_LEARN = {
+    "bernoulli": (
+        Learn(method="bernoulli", optimizer=_sgd(500.0)),
+        "Zhou et al. (2019), with signed constants",
+    ),
+    "edge_popup": (
+        replace(_METHODS["edge_popup"][0], optimizer=_sgd(0.05)),
+        _METHODS["edge_popup"][2],
+    ),
+}
+
+
 def _preset(base: Experiment, network: str, method: str) -> Preset:
     learn, signed, source, differs = _METHODS[method]
     model = replace(base.model, initialiser="signed_constant") if signed else base.model
-    if model.name != "mlp" and learn.optimizer.name == "sgd":
-        # At the rates of fully connected networks these stay at chance.
-        slower = learn.optimizer.learning_rate / 10
-        learn = replace(learn, optimizer=replace(learn.optimizer, learning_rate=slower))
+    if model.name != "mlp":
+        learn, source = _CONV_LEARN.get(method, (learn, source))
     return Preset(
         replace(base, model=model, learn=learn), f"{network}: {source}", differs
     )

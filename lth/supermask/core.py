@@ -1,11 +1,12 @@
 """What all learned masks share."""
 
-import math
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 
 from lth import masks
 from lth.masks import Mask, Params
@@ -71,24 +72,22 @@ def through(mask: jax.Array, score: jax.Array) -> jax.Array:
     return mask.astype(score.dtype) + (score - jax.lax.stop_gradient(score))
 
 
-def with_keys(function: Callable, tree: Any, key: jax.Array) -> Any:
-    """`function(leaf, key)` of each leaf, each with a key of its own."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    found = [function(leaf, k) for leaf, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, found)
+def uniforms(tree: Any, key: jax.Array) -> Any:
+    """For each entry of a tree a number in (0, 1), the middle of one of 2**16 parts.
 
-
-def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Numbers in (0, 1), the middles of 2**16 equal parts of it.
-
-    Two from each random word: drawing is most of what a random mask costs, and a
-    probability is met to 2**-17.
+    Drawing is most of what a random mask costs. So it is one draw for all leaves, and
+    both words of each Threefry block are used, of which `jax.random` makes one, and
+    both halves of each word; a probability is met to 2**-17.
     """
-    size = math.prod(shape)
-    words = jax.random.bits(key, ((size + 1) // 2,), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
-    return (halves.reshape(shape).astype(jnp.float32) + 0.5) / 2**16
+    leaves, structure = jax.tree.flatten(tree)
+    ends = list(itertools.accumulate(leaf.size for leaf in leaves))
+    seed = jax.random.bits(key, (2,), jnp.uint32)  # of any implementation of keys
+    words = threefry_2x32(seed, jnp.arange((ends[-1] + 1) // 2, dtype=jnp.uint32))
+    halves = jnp.concatenate([words & 0xFFFF, words >> 16])
+    numbers = (halves.astype(jnp.float32) + 0.5) / 2**16
+    parts = jnp.split(numbers[: ends[-1]], ends[:-1])
+    shaped = [p.reshape(leaf.shape) for p, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
 
 
 def scaled(weights: Params, gates: Any, rescale: bool = False) -> Params:

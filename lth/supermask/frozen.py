@@ -17,8 +17,7 @@ from lth.supermask.core import (
     Supermask,
     scaled,
     through,
-    uniform,
-    with_keys,
+    uniforms,
 )
 
 # Folded into a key for the scores: `split` and counting leave it to nobody else.
@@ -120,8 +119,7 @@ def edge_popup(
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep is the fraction of weights kept, in (0, 1]; got {keep}")
-    if every < 1:
-        raise ValueError(f"a mask is chosen every 1 or more steps; got {every}")
+    branch.check_every(every)
 
     def top(params):
         scores = jax.tree.map(rank, params)
@@ -138,15 +136,11 @@ def edge_popup(
         scores = _uniform_scores(ones, jax.random.fold_in(key, SCORES))
         return scores, Chosen(weights, inner, top(scores), jnp.int32(0))
 
-    def chosen(params, stats):
-        fixed = jax.lax.stop_gradient(params)
-        if every == 1:
-            return top(fixed)
-        again = stats.step % every == 0
-        return branch.if_any(again, lambda mask, params: top(params), stats.mask, fixed)
-
     def apply(params, stats, inputs, train, key):
-        mask = chosen(params, stats) if train else top(params)
+        if train:
+            mask = branch.every_so_often(every, stats.step, top, stats.mask, params)
+        else:
+            mask = top(params)
         soft = jax.tree.map(lambda m, s: through(m, rank(s)), mask, params)
         seen = scaled(_weighed(stats.weights, mask), soft)
         outputs, inner = model.apply(seen, stats.inner, inputs, train, key)
@@ -183,15 +177,16 @@ def multi_prize(model: Model, keep: float, **options: Any) -> Supermask:
 def drawn(logits: Any, key: jax.Array) -> Mask:
     """A mask of whose entries each is there with the probability σ(logit)."""
 
-    def draw(v, key):
-        return uniform(key, v.shape) < jax.nn.sigmoid(v)
-
-    return with_keys(draw, logits, key)
+    return jax.tree.map(
+        lambda v, u: u < jax.nn.sigmoid(v), logits, uniforms(logits, key)
+    )
 
 
 def _uniform_scores(ones: Mask, key: jax.Array) -> Any:
-    def draw(m, key):
+    # In full precision: scores that are equal would be ranked by where they are.
+    leaves, structure = jax.tree.flatten(ones)
+    found = []
+    for m, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
         bound = 1 / math.sqrt(math.prod(m.shape[:-1]))
-        return jax.random.uniform(key, m.shape, minval=-bound, maxval=bound)
-
-    return with_keys(draw, ones, key)
+        found.append(jax.random.uniform(k, m.shape, minval=-bound, maxval=bound))
+    return jax.tree.unflatten(structure, found)

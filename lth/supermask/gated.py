@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lth import masks, schedules
+from lth import branch, masks, schedules
 from lth.masks import Params
 from lth.models import Model
 from lth.supermask.core import (
@@ -17,8 +17,7 @@ from lth.supermask.core import (
     no_penalty,
     scaled,
     through,
-    uniform,
-    with_keys,
+    uniforms,
 )
 
 # Louizos et al. (2018): the temperature, and the ends of the stretched interval.
@@ -37,6 +36,7 @@ class Counted(NamedTuple):
 
     inner: Any
     step: jax.Array
+    mask: Any = None  # where it stands still between choices: as it was last chosen
 
 
 def hard_concrete(
@@ -51,14 +51,13 @@ def hard_concrete(
     """
     check_probability("start", start)
 
-    def noisy(a, key):
-        u = uniform(key, a.shape)
+    def noisy(a, u):
         return _stretched(jax.nn.sigmoid((jnp.log(u / (1 - u)) + a) / BETA))
 
     def gates(params, stats, train, key):
         if not train:
             return jax.tree.map(lambda a: _stretched(jax.nn.sigmoid(a)), params.gates)
-        return with_keys(noisy, params.gates, key)
+        return jax.tree.map(noisy, params.gates, uniforms(params.gates, key))
 
     def penalty(params, stats):
         return _mean(jax.tree.map(alive_probability, params.gates))
@@ -109,6 +108,7 @@ def movement(
     schedule: schedules.Schedule,
     *,
     scope: str = "layer",
+    every: int = 1,
     prunable: Prunable = masks.is_kernel,
 ) -> Supermask:
     """Movement pruning, hard (Sanh et al. 2020, arXiv:2005.07683): the highest scores.
@@ -117,16 +117,28 @@ def movement(
     score is that of the loss for the weight in use times the weight, for pruned weights
     too, so scores rise where weights move away from 0. A pruned weight itself has no
     gradient, and may return.
+
+    The highest are found every `every` steps of training, as in `edge_popup`.
     """
+    branch.check_every(every)
+
+    def top(given):
+        scores, step = given
+        # In evaluation the step is that of the training that came before.
+        density = schedules.in_force(schedule, step)
+        ones = jax.tree.map(lambda s: jnp.ones(s.shape, bool), scores)
+        return masks.keep_top(scores, ones, density, scope)
 
     def gates(params, stats, train, key):
-        # In evaluation the step is that of the training that came before.
-        density = schedules.in_force(schedule, stats.step)
-        ones = jax.tree.map(lambda s: jnp.ones(s.shape, bool), params.gates)
-        mask = masks.keep_top(params.gates, ones, density, scope)
-        return jax.tree.map(through, mask, params.gates)
+        return jax.tree.map(through, stats.mask, params.gates)
 
-    return _gated(model, 0.0, prunable, gates)
+    def chosen(params, stats, train):
+        given = params.gates, stats.step
+        if not train:
+            return top(given)
+        return branch.every_so_often(every, stats.step, top, stats.mask, given)
+
+    return _gated(model, 0.0, prunable, gates, chosen=chosen)
 
 
 def movement_soft(
@@ -186,27 +198,37 @@ def _gated(
     prunable: Prunable,
     gates: Callable[..., Any],
     penalty: Callable[[Any, Any], jax.Array] = no_penalty,
+    chosen: Callable[..., Any] = lambda params, stats, train: None,
 ) -> Supermask:
-    """The model with weights times `gates(params, stats, train, key)`."""
+    """The model with weights times `gates(params, stats, train, key)`.
+
+    They see, and stats keep, the mask that is `chosen(params, stats, train)`.
+    """
 
     def init(key):
         weights, inner = model.init(key)
         ones = masks.ones(weights, prunable)
         values = jax.tree.map(lambda m: jnp.full(m.shape, start, jnp.float32), ones)
-        return Gated(weights, values), Counted(inner, jnp.int32(0))
+        params, stats = Gated(weights, values), Counted(inner, jnp.int32(0))
+        return params, stats._replace(mask=chosen(params, stats, False))
+
+    def gated(params, stats, train, key):
+        mask = chosen(params, stats, train)
+        return gates(params, stats._replace(mask=mask), train, key), mask
 
     def apply(params, stats, inputs, train, key):
         drawn, rest = jax.random.split(key) if train else (None, None)
-        seen = scaled(params.weights, gates(params, stats, train, drawn))
+        found, mask = gated(params, stats, train, drawn)
+        seen = scaled(params.weights, found)
         outputs, inner = model.apply(seen, stats.inner, inputs, train, rest)
-        return outputs, Counted(inner, stats.step + 1 if train else stats.step)
+        return outputs, Counted(inner, stats.step + 1 if train else stats.step, mask)
 
     def choose(params, stats, key):
-        return jax.tree.map(lambda g: g > 0, gates(params, stats, False, None))
+        return jax.tree.map(lambda g: g > 0, gated(params, stats, False, None)[0])
 
     def weights(params, stats, mask):
         found = masks.apply(params.weights, mask)
-        return scaled(found, gates(params, stats, False, None))
+        return scaled(found, gated(params, stats, False, None)[0])
 
     return Supermask(Model(init, apply), choose, weights, penalty)
 
