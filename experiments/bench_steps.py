@@ -20,7 +20,7 @@ import numpy as np
 import timing
 import tyro
 
-from lth import build, data, devices, networks, train
+from lth import build, data, devices, networks, targets, train
 from lth.presets import PRESETS
 
 EXAMPLES = 2000
@@ -48,7 +48,7 @@ def ours(name: str, replicates: int, steps: int) -> Callable[[], Any]:
     step = devices.spread(plan, loop, (0, 0, None, 0, None), donate=True)
     keys = build.keys(list(range(replicates)), build.TRAIN)
     state = jax.jit(jax.vmap(lambda key: train.init_state(network.init, tx, key)))(keys)
-    mask = jax.vmap(lambda params: build.prunable(e, params))(state.params)
+    mask = jax.vmap(lambda params: targets.prunable(e, params))(state.params)
     rng = np.random.default_rng(0)
     image = rng.random((EXAMPLES, 32, 32, 3), np.float32)
     dataset = data.Dataset(image, rng.integers(0, 10, EXAMPLES).astype(np.int32))

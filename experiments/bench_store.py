@@ -34,7 +34,7 @@ import orbax.checkpoint
 import timing
 import tyro
 
-from lth import build, checkpoint, lottery, networks, store, train
+from lth import checkpoint, lottery, networks, store, targets, train
 from lth.presets import PRESETS
 
 SHAPES = {"lenet-mnist-sgd": (28, 28, 1), "resnet50-imagenet": (224, 224, 3)}
@@ -61,7 +61,7 @@ def ticket(name: str, density: float) -> lottery.Ticket:
     tx = networks.optimizer(e.optimizer, 1, 10**6)
     make = functools.partial(train.init_state, model.init, tx)
     state = jax.eval_shape(make, jax.random.key(0))
-    chosen = jax.eval_shape(functools.partial(build.prunable, e), state.params)
+    chosen = jax.eval_shape(functools.partial(targets.prunable, e), state.params)
     rng = np.random.default_rng(0)
 
     def numbers(like, keep=None):

@@ -12,7 +12,6 @@ import numpy as np
 import optax
 
 from lth import (
-    allocation,
     checks,
     devices,
     learners,
@@ -21,8 +20,7 @@ from lth import (
     networks,
     notation,
     ranking,
-    schedules,
-    select,
+    targets,
     tasks,
     train,
 )
@@ -79,71 +77,6 @@ def _keys(replicates, stream, level):
     return jax.vmap(one)(replicates)
 
 
-def prunable(e: Experiment, params: masks.Params) -> masks.Mask:
-    """The all-ones mask over what the experiment prunes."""
-    chosen = {p for p, w in _leaves(params) if masks.is_kernel(p, w)}
-    if e.prune.include:
-        chosen |= set(masks.matching(e.prune.include, params))
-    if e.prune.exclude:
-        chosen -= set(masks.matching(e.prune.exclude, params))
-    return masks.ones(params, lambda path, _: path in chosen)
-
-
-def _leaves(params):
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [(masks.name(path), leaf) for path, leaf in leaves]
-
-
-def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
-    """The density of each level, or the tree of densities by layer.
-
-    Raises ConfigError for a level that would keep as many weights as the one before it.
-    """
-    sizes = ranking.competitors(e, mask)
-    if e.prune.scope == "output":
-        sizes = [leaf.shape[-2] for leaf in jax.tree.leaves(mask)]
-    if e.prune.scope == "global":
-        sizes = [sum(sizes)]
-    before = sum(sizes)
-    unit = "weight" if e.prune.structure == "weight" else "unit"
-    levels = _targets(e, mask)
-    for level, density in enumerate(levels, 1):
-        given = jax.tree.leaves(density)
-        given = given if len(given) > 1 else given * len(sizes)
-        kept = sum(map(select.round_count, given, sizes))
-        if kept == before:
-            raise ConfigError(
-                f"--levels is at most {level - 1}: level {level} would keep "
-                f"{kept} of {sum(sizes)} {unit}s like the level before it"
-            )
-        before = kept
-    return levels
-
-
-def _targets(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
-    """What the settings ask of each level."""
-    kind = notation.parse_structure(e.prune.structure)
-    if kind.name == "n_of_m":
-        n, m = kind.sizes
-        return [n / m][: e.levels]
-    given = notation.parse_densities(e.prune.densities)[: e.levels]
-    rates = notation.parse_rates(e.prune.rates)
-    keep: Any = 1 - e.prune.rate
-    if rates:
-        kept = {pattern: 1 - rate for pattern, rate in rates.items()}
-        keep = allocation.by_path(mask, keep, kept)
-    levels = given or schedules.geometric(keep, e.levels)
-    if e.prune.scope not in ("er", "erk"):
-        return levels
-    dense = [e.prune.dense] if e.prune.dense else []
-    return [
-        allocation.erdos_renyi(
-            mask, density, kernel=e.prune.scope == "erk", dense=dense
-        )
-        for density in levels
-    ]
-
-
 def build(
     e: Experiment, data_dir: str | Path | None = None, over: str = "replicates"
 ) -> Parts:
@@ -168,8 +101,8 @@ def build(
     like = jax.eval_shape(init, jax.random.key(0))
     _check_memory(e, plan, like)
     try:
-        mask = prunable(e, like.params)
-        levels = densities(e, mask)
+        mask = targets.prunable(e, like.params)
+        levels = targets.densities(e, mask)
     except ConfigError:
         raise
     except ValueError as error:
@@ -202,6 +135,8 @@ def _learner(e, task, plan, mask, epoch, steps, replicates) -> Learner | None:
         return None
     learned = learners.learner(e, task.model, mask, steps)
     tx = learners.optimizer(e, epoch, steps)
+    init = partial(train.init_state, learned.model.init, tx)
+    _check_memory(e, plan, jax.eval_shape(init, jax.random.key(0)))
     step, measures = _programs(
         learners.learned_task(e, task, learned), tx, plan, keys(replicates, LEARN)
     )
@@ -216,7 +151,7 @@ def _learner(e, task, plan, mask, epoch, steps, replicates) -> Learner | None:
         return {"density": masks.density(mask)}
 
     return Learner(
-        init=jax.jit(jax.vmap(partial(train.init_state, learned.model.init, tx))),
+        init=jax.jit(jax.vmap(init)),
         train=step,
         measures={**measures, "mask": jax.jit(jax.vmap(density))},
         found=jax.jit(jax.vmap(found)),

@@ -21,7 +21,7 @@ import tyro
 import lth
 from lth import terminal
 from lth.config import ConfigError, Experiment
-from lth.presets import PRESETS, SUPERMASKS, Preset
+from lth.presets import PRESETS, SUPERMASKS, Preset, named
 
 USAGE = """usage: lth COMMAND …
 
@@ -164,6 +164,10 @@ def run(args: list[str]) -> int:
         return 0 if {"-h", "--help"} & set(args) else 2
     name = args[0]
     if name not in PRESETS:
+        if named(name):
+            preset, method = name.rsplit("-", 1)
+            say = f"lth supermask {preset} {method}"
+            return _refuse(f"{name} learns its masks: {say}", 2)
         return _refuse(f"unknown preset {name!r}; there are {', '.join(PRESETS)}", 2)
     return _run(name, PRESETS[name], args[1:], f"lth run {name}")
 

@@ -237,8 +237,8 @@ class Learn:
     """Of edge_popup, multi_prize and movement: choose the highest scores every so many
     steps."""
     rescale: bool = False
-    """Of bernoulli: weights times size / kept of each drawn mask; of edge_popup: over
-    the root of `keep`."""
+    """Of bernoulli: weights times size / kept of each drawn mask; of edge_popup and
+    multi_prize: over the root of `keep`."""
     start: float = 0.5
     """Of bernoulli and hard_concrete: the sigmoid of what gates begin with."""
     threshold: float = 0.1

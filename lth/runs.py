@@ -19,6 +19,7 @@ from lth import (
     networks,
     results,
     store,
+    targets,
     train,
 )
 from lth.config import Experiment
@@ -137,7 +138,7 @@ class Run:
         """
         model = networks.network(self.config.model, self.examples)
         params, stats = jax.eval_shape(model.init, jax.random.key(0))
-        ones = build.prunable(self.config, params)
+        ones = targets.prunable(self.config, params)
         dtype = np.int32 if self.config.model.name == "transformer" else np.float32
         dense = accounting.work(
             model, params, stats, self.examples.shape, ones, dtype
@@ -181,7 +182,7 @@ class Run:
 
         def init(key):
             params, _ = model.init(key)
-            mask = build.prunable(self.config, params)
+            mask = targets.prunable(self.config, params)
             learned = learners.learner(self.config, model, mask, 1)
             return train.init_state(learned.model.init, tx, key)
 
@@ -191,6 +192,6 @@ class Run:
     @cached_property
     def _mask_like(self) -> Any:
         def one(params):
-            return build.prunable(self.config, params)
+            return targets.prunable(self.config, params)
 
         return jax.eval_shape(jax.vmap(one), self._like.params)

@@ -105,6 +105,7 @@ def test_help_names_every_field_without_importing_jax():
 
 REFUSED = [
     (["run", "digit"], "unknown preset 'digit'; there are digits, lenet-mnist"),
+    (["run", "digits-movement"], "learns its masks: lth supermask digits movement"),
     (["runn"], "unknown command 'runn'"),
     (["run", "digits", "--levels", "-1"], "--levels is at least 0; got -1"),
     (["run", "digits", "--prune.rate", "1.5"], "--prune.rate is in (0, 1); got 1.5"),

@@ -17,6 +17,7 @@ LAYERS = [
     {"lottery", "tasks", "rules"},
     {"learners"},
     {"ranking"},
+    {"targets"},
     {"store", "build"},
     {"runs", "progress"},
     {"levels", "report"},

@@ -18,6 +18,7 @@ from lth import (
     report,
     results,
     supermask,
+    targets,
     train,
 )
 from lth.config import Experiment, Learn, Model, Optimizer
@@ -140,7 +141,7 @@ def test_every_method_moves_what_it_trains_at_the_rates_of_its_preset(method):
     examples = networks.Examples((8, 8, 1), 10)
     model = networks.network(e.model, examples)
     params, _ = model.init(jax.random.key(0))
-    mask = build.prunable(e, params)
+    mask = targets.prunable(e, params)
     learned = learners.learner(e, model, mask, 10)
     tx = learners.optimizer(e, 5, 10)
     state = train.init_state(learned.model.init, tx, jax.random.key(0))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lth import build, data, masks, networks, train
+from lth import build, data, masks, networks, targets, train
 from lth.config import Optimizer
 from lth.networks import Examples
 from lth.presets import PRESETS
@@ -41,8 +41,8 @@ def test_presets_can_be_built(name):
     model = networks.network(e.model, examples(e))
     tx = networks.optimizer(e.optimizer, epoch, steps)
     state = jax.eval_shape(lambda: train.init_state(model.init, tx, jax.random.key(0)))
-    mask = build.prunable(e, state.params)
-    assert len(build.densities(e, mask)) == e.levels
+    mask = targets.prunable(e, state.params)
+    assert len(targets.densities(e, mask)) == e.levels
     if name in PUBLISHED:
         assert masks.size(mask) == PUBLISHED[name]
 

@@ -428,6 +428,7 @@ def test_rounding_warns_of_layers_it_empties():
             lambda: supermask.hard_concrete(linear(), start=0.0),
             r"start is in \(0, 1\); got 0.0",
         ),
+        (lambda: supermask.continuous(linear(), steps=0), "1 or more; got 0"),
     ],
 )
 def test_what_cannot_be_is_refused(call, message):

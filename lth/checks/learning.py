@@ -13,7 +13,7 @@ OF = {
     "scope": (*HIGHEST, "movement"),
     "rank": HIGHEST,
     "every": (*HIGHEST, "movement"),
-    "rescale": ("bernoulli", "edge_popup"),
+    "rescale": FROZEN,
     "start": ("bernoulli", "hard_concrete"),
     "threshold": ("movement_soft",),
     "penalty": ("hard_concrete", "continuous", "movement_soft"),

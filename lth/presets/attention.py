@@ -41,10 +41,9 @@ PRESETS = {
         "decay on every parameter",
     ),
     "vit-cifar10-fast": Preset(
-        replace(brief(_VIT, width=0.5, depth=3), levels=2),
+        brief(_VIT, width=0.5, depth=3),
         "vit-cifar10 with 3 blocks of 96, briefly",
-        "half the blocks and width, "
-        f"{BRIEF.replace('4 levels', '2 levels')}; else as vit-cifar10",
+        f"half the blocks and width, {BRIEF}; else as vit-cifar10",
     ),
     "transformer-text": Preset(
         _TEXT,

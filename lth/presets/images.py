@@ -154,10 +154,9 @@ DEEP = {
         "decay on every parameter; 5 000 images are held out for validation",
     ),
     "wrn-fast": Preset(
-        replace(brief(_WRN, width=0.25), levels=2),
+        brief(_WRN, width=0.25),
         "wrn at a quarter of its width, briefly",
-        "a quarter of the channels, the first layer's too, "
-        f"{BRIEF.replace('4 levels', '2 levels')}; else as wrn",
+        f"a quarter of the channels, the first layer's too, {BRIEF}; else as wrn",
     ),
     "resnet50-imagenet": Preset(
         Experiment(

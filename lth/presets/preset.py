@@ -17,11 +17,11 @@ class Preset(NamedTuple):
 COUNTS = (
     "densities are powers of the kept fraction of the whole, not of what rounding left"
 )
-BRIEF = "1 200 iterations, 1 replicate, 4 levels, rewound to at most 100"
+BRIEF = "1 200 iterations, 1 replicate, 2 levels, rewound to at most 100"
 
 
 def brief(e: Experiment, **model) -> Experiment:
-    """`e` for two cores: 1 200 iterations of a network with other fields of `Model`."""
+    """`e` for two cores: 2 levels of a network with other fields of `Model`."""
     o = e.optimizer
     return replace(
         e,
@@ -34,6 +34,6 @@ def brief(e: Experiment, **model) -> Experiment:
         rewind=Rewind(to="100it" if e.rewind.to != "0" else "0"),
         steps="1200it",
         eval_every="300it",
-        levels=4,
+        levels=2,
         replicates=1,
     )

@@ -69,11 +69,17 @@ _METHODS = {
         "decay; networks, epochs and learning rate",
     ),
     "multi_prize": (
-        Learn(method="multi_prize", optimizer=_adam(1e-3), every=3, rank="magnitude"),
-        False,
+        Learn(
+            method="multi_prize",
+            optimizer=_adam(1e-3),
+            rank="magnitude",
+            every=3,
+            rescale=True,
+        ),
+        True,
         "the binary weights of Diffenderfer & Kailkhura (2021), half of them kept",
         "the highest scores are chosen every 3 steps, not at each; activations are "
-        "not binary; networks, epochs and optimizer",
+        "not binary; networks, without batch norm, epochs and optimizer",
     ),
     "hard_concrete": (
         Learn(method="hard_concrete", optimizer=_adam(1e-2), start=0.9, penalty=20.0),

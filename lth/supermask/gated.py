@@ -87,6 +87,9 @@ def continuous(
     number of weights.
     """
 
+    if steps < 1:
+        raise ValueError(f"steps is how long is trained, 1 or more; got {steps}")
+
     def beta(stats):
         return final ** jnp.clip(stats.step / steps, 0, 1)
 

@@ -1,0 +1,73 @@
+"""What an experiment prunes, and how much of it at each level."""
+
+from typing import Any
+
+import jax
+
+from lth import allocation, masks, notation, ranking, schedules, select
+from lth.config import ConfigError, Experiment
+
+
+def prunable(e: Experiment, params: masks.Params) -> masks.Mask:
+    """The all-ones mask over what the experiment prunes."""
+    chosen = {p for p, w in _leaves(params) if masks.is_kernel(p, w)}
+    if e.prune.include:
+        chosen |= set(masks.matching(e.prune.include, params))
+    if e.prune.exclude:
+        chosen -= set(masks.matching(e.prune.exclude, params))
+    return masks.ones(params, lambda path, _: path in chosen)
+
+
+def _leaves(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [(masks.name(path), leaf) for path, leaf in leaves]
+
+
+def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
+    """The density of each level, or the tree of densities by layer.
+
+    Raises ConfigError for a level that would keep as many weights as the one before it.
+    """
+    sizes = ranking.competitors(e, mask)
+    if e.prune.scope == "output":
+        sizes = [leaf.shape[-2] for leaf in jax.tree.leaves(mask)]
+    if e.prune.scope == "global":
+        sizes = [sum(sizes)]
+    before = sum(sizes)
+    unit = "weight" if e.prune.structure == "weight" else "unit"
+    levels = _targets(e, mask)
+    for level, density in enumerate(levels, 1):
+        given = jax.tree.leaves(density)
+        given = given if len(given) > 1 else given * len(sizes)
+        kept = sum(map(select.round_count, given, sizes))
+        if kept == before:
+            raise ConfigError(
+                f"--levels is at most {level - 1}: level {level} would keep "
+                f"{kept} of {sum(sizes)} {unit}s like the level before it"
+            )
+        before = kept
+    return levels
+
+
+def _targets(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
+    """What the settings ask of each level."""
+    kind = notation.parse_structure(e.prune.structure)
+    if kind.name == "n_of_m":
+        n, m = kind.sizes
+        return [n / m][: e.levels]
+    given = notation.parse_densities(e.prune.densities)[: e.levels]
+    rates = notation.parse_rates(e.prune.rates)
+    keep: Any = 1 - e.prune.rate
+    if rates:
+        kept = {pattern: 1 - rate for pattern, rate in rates.items()}
+        keep = allocation.by_path(mask, keep, kept)
+    levels = given or schedules.geometric(keep, e.levels)
+    if e.prune.scope not in ("er", "erk"):
+        return levels
+    dense = [e.prune.dense] if e.prune.dense else []
+    return [
+        allocation.erdos_renyi(
+            mask, density, kernel=e.prune.scope == "erk", dense=dense
+        )
+        for density in levels
+    ]
