@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lth import build, cli, compilation, devices, memory, train
+from lth import build, cli, compilation, devices, memory, targets, train
+from lth.presets import SUPERMASKS
 from tests.devices_worker import SMALL
 
 
@@ -21,7 +22,7 @@ def test_a_model_too_large_is_refused_before_anything_is_made(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(memory, "limit", lambda: 24 * 2**30)
-    monkeypatch.setattr(build, "prunable", lambda *_: pytest.fail("made a mask"))
+    monkeypatch.setattr(targets, "prunable", lambda *_: pytest.fail("made a mask"))
     flags = "--model.widths 2000000 2000000 --replicates 1 --runs"
     assert cli.command(["run", "digits", *flags.split(), str(tmp_path)]) == 2
     text = said(capsys)
@@ -45,6 +46,18 @@ def test_more_devices_hold_no_fewer_states_but_fewer_gradients(monkeypatch):
         build._check_memory(e, devices.Plan(mesh, over, 8), like)
     states = 3 * 8 * 40
     assert asked == [states + 8 * 20, states + 2 * 20, states + 8 * 20]
+
+
+def test_scores_beside_the_weights_ask_for_more(monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory, "check_bytes", lambda n, what: asked.append(n))
+    e = SUPERMASKS["digits"]["continuous"].experiment
+    build.build(replace(e, replicates=1))
+    kernels = 4 * (64 * 300 + 300 * 100 + 100 * 10)
+    # Three states of weights and two moments of Adam's, and a gradient.
+    whole, with_scores = asked
+    assert whole >= 10 * kernels
+    assert with_scores - whole == pytest.approx(10 * kernels, rel=0.01)
 
 
 def test_a_program_whose_intermediate_results_are_too_large_is_refused(monkeypatch):

@@ -176,7 +176,6 @@ def multi_prize(model: Model, keep: float, **options: Any) -> Supermask:
 
 def drawn(logits: Any, key: jax.Array) -> Mask:
     """A mask of whose entries each is there with the probability σ(logit)."""
-
     return jax.tree.map(
         lambda v, u: u < jax.nn.sigmoid(v), logits, uniforms(logits, key)
     )

@@ -86,7 +86,6 @@ def continuous(
     all are there at first). `penalty` is the mean of σ(β s), which stands for the
     number of weights.
     """
-
     if steps < 1:
         raise ValueError(f"steps is how long is trained, 1 or more; got {steps}")
 
@@ -157,6 +156,8 @@ def movement_soft(
     How many there are is a result: `penalty`, the mean of σ(score), lowers it. Along a
     schedule the threshold is the sparsity in force, scores start at 0 and the penalty
     grows as threshold / final threshold; the paper's is `schedules.cubic(0.1, …)`.
+    Over a fixed threshold scores start by a hair, and the first step of an optimizer
+    whose steps have one size, such as Adam, drops all weights that it lowers.
 
     The mean is over all weights or, `by_matrix`, over the means of the matrices, as in
     the authors' code: a weight is charged more there the smaller its matrix. That code
