@@ -12,7 +12,8 @@ demo: $(VENV)/base
 	$(BIN)/lth run digits --controls reinit,shuffle
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	# As they are named: the file of the notebooks, few and long, is not left for last.
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # What CI runs beside the tests.
 check: $(VENV)/dev

@@ -37,6 +37,15 @@ FLAGS = (
     "--eval-every 4it --levels 1 --replicates 2"
 )
 CONTROLLED = replace(SMALL, replicates=3, controls="reinit,shuffle")
+LEARNED = replace(
+    SMALL,
+    optimizer=config.Optimizer(),
+    prune=config.Prune(),
+    rewind=config.Rewind(),
+    learn=config.Learn(method="bernoulli", optimizer=SMALL.optimizer),
+    levels=0,
+    replicates=3,
+)
 
 
 class ConvNet(nn.Module):
@@ -68,6 +77,11 @@ def many(folder):
         "three": run(CONTROLLED, folder),
         "eight": run(replace(dense, replicates=8), folder),
         "padded": run(dense, folder / "padded", only=2),
+    }
+    facts |= {
+        "learned_one": run(LEARNED, folder / "learned_one", only=1),
+        "learned_spread": run(LEARNED, folder / "learned_spread"),
+        "learned_batch": run(LEARNED, folder / "learned_batch", over="batch"),
     }
     before = sum(hits)
     run(CONTROLLED, folder / "again")

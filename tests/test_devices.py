@@ -239,6 +239,17 @@ def test_a_batch_over_devices_trains_like_a_whole_one(many):
     assert_close(*losses, rtol=0, atol=1e-5)
 
 
+def test_masks_learned_over_devices_are_those_of_one_device(many):
+    one, spread, batch = (
+        lth.open_run(many[f"learned_{name}"]) for name in ("one", "spread", "batch")
+    )
+    assert_same(one.learned, spread.learned)
+    assert_same(one.ticket(0)[1:], spread.ticket(0)[1:])
+    assert one.table["value"].equals(spread.table["value"])
+    # Each device has its part of the batch, under the mask that all have drawn.
+    assert_close(one.learned, batch.learned, rtol=1e-5, atol=1e-5)
+
+
 def test_programs_are_kept_beside_the_runs_and_give_buffers_up_quietly(many, started):
     assert many["hits"] >= 2  # training and measuring, of a run like one before it
     assert many["donation"] == []

@@ -48,16 +48,21 @@ def mask_of(params):
 
 
 @functools.cache
+def scorer(criterion):
+    e = replace(E, prune=Prune(criterion=criterion, batches=2))
+    return jax.jit(jax.vmap(ranking.make_scores(e, task()), (0, 0, 0, 0, None)))
+
+
+@functools.cache
 def scores(criterion):
     """Of both replicates, all of whose weights are kept."""
-    e = replace(E, prune=Prune(criterion=criterion, batches=2))
     initial, state, keys, block = trained()
-    ones = mask_of(initial)
-    both = jax.tree.map(lambda m: jnp.stack([m, m]), ones)
-    function = ranking.make_scores(e, task())
-    return jax.jit(jax.vmap(function, (0, 0, 0, 0, None)))(
-        initial, state, both, keys, block
-    )
+    ones = both(mask_of(initial))
+    return scorer(criterion)(initial, state, ones, keys, block)
+
+
+def both(mask):
+    return jax.tree.map(lambda m: jnp.stack([m, m]), mask)
 
 
 def test_every_name_has_its_criterion():
@@ -176,10 +181,7 @@ def test_the_dead_score_nothing_and_are_not_chosen():
     ones = mask_of(initial)
     half = masks.keep_top(masks.apply(first(state).params, ones), ones, 0.3)
     for criterion in ("snip", "grasp", "synflow", "weight_gradient", "wanda", "lamp"):
-        e = replace(E, prune=Prune(criterion=criterion))
-        found = ranking.make_scores(e, task())(
-            first(initial), first(state), half, keys[0], block
-        )
+        found = first(scorer(criterion)(initial, state, both(half), keys, block))
         dead = jax.tree.map(lambda s, m: None if m is None else s[~m], found, half)
         assert not any(np.asarray(x).any() for x in jax.tree.leaves(dead)), criterion
 
