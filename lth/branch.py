@@ -25,10 +25,13 @@ def if_any(now: jax.Array, change: Callable, value: Any, given: Any) -> Any:
     return jax.lax.while_loop(lambda carry: carry[0], turn, (now, value))[1]
 
 
-def every_so_often(
+def every_steps(
     every: int, step: jax.Array, choose: Callable, held: Any, given: Any
 ) -> Any:
-    """`choose(given)` at each step that `every` divides, and `held` between them."""
+    """`choose(given)` at each step that `every` divides, and `held` between them.
+
+    `step` is [], an integer. There is no gradient through it.
+    """
     given = jax.lax.stop_gradient(given)
     if every == 1:
         return choose(given)

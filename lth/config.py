@@ -242,8 +242,8 @@ class Learn:
     start: float = 0.5
     """Of bernoulli and hard_concrete: the sigmoid of what gates begin with."""
     threshold: float = 0.1
-    """Of movement_soft: the sigmoid of a score that a weight stays with, at the end;
-    it rises from 0, and scores start at 0."""
+    """Of movement_soft: weights stay whose score has a sigmoid above it. It rises from
+    0 to this, and scores start at 0, whose sigmoid is 0.5."""
     penalty: float = 0.0
     """Of hard_concrete, continuous and movement_soft: added to the loss times the
     expected share of weights that stay."""

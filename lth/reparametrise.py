@@ -187,16 +187,13 @@ def _refreshing(
         return params, Refreshed(stats, mask, jnp.int32(0))
 
     def apply(params, stats, inputs, train, key):
-        if train:
-            mask = branch.every_so_often(
-                every,
-                stats.step,
-                lambda given: choose(*given),
-                stats.mask,
-                (params, jax.random.fold_in(key, 1)),
-            )
-        else:
-            mask = choose(params, jax.random.key(0))
+        mask = branch.every_steps(
+            every if train else 1,
+            stats.step,
+            lambda given: choose(*given),
+            stats.mask,
+            (params, jax.random.fold_in(key, 1) if train else jax.random.key(0)),
+        )
         seen = jax.tree.map(sparse, params, mask)
         outputs, inner = model.apply(seen, stats.inner, inputs, train, key)
         step = stats.step + 1 if train else stats.step

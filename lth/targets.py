@@ -10,17 +10,17 @@ from lth.config import ConfigError, Experiment
 
 def prunable(e: Experiment, params: masks.Params) -> masks.Mask:
     """The all-ones mask over what the experiment prunes."""
-    chosen = {p for p, w in _leaves(params) if masks.is_kernel(p, w)}
-    if e.prune.include:
-        chosen |= set(masks.matching(e.prune.include, params))
-    if e.prune.exclude:
-        chosen -= set(masks.matching(e.prune.exclude, params))
-    return masks.ones(params, lambda path, _: path in chosen)
 
+    def matching(pattern):
+        return masks.matching(pattern, params) if pattern else []
 
-def _leaves(params):
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [(masks.name(path), leaf) for path, leaf in leaves]
+    included, excluded = matching(e.prune.include), matching(e.prune.exclude)
+
+    def chosen(path, leaf):
+        kernel = masks.is_kernel(path, leaf)
+        return (kernel or path in included) and path not in excluded
+
+    return masks.ones(params, chosen)
 
 
 def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:

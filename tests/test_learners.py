@@ -125,7 +125,7 @@ def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
     assert measured.item() == pytest.approx(accuracy, abs=1e-6)
 
 
-@pytest.mark.parametrize("measurements", [3])
+@pytest.mark.parametrize("measurements", [1, 3])
 def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
     with pytest.raises(StopError):
         experiment.run(SMALL, "small", tmp_path, watch=stop_after(measurements))

@@ -87,7 +87,7 @@ def count_units(e, mask):
 
 @functools.cache
 def keeper(text, scope, criterion_kind):
-    """The experiment, what keeps, and the same compiled, for both replicates."""
+    """The experiment, what keeps, and the same compiled, for one and for both."""
     e = replace(E, prune=Prune(structure=text, scope=scope, criterion=criterion_kind))
     ones, keep = mask_of(trained()[0]), ranking.make_keep(e)
     density = densities(e, ones, 0.5)
@@ -95,7 +95,7 @@ def keeper(text, scope, criterion_kind):
     def half(scores):
         return keep(scores, ones, density)
 
-    return e, keep, jax.jit(jax.vmap(half))
+    return e, keep, jax.jit(half), jax.jit(jax.vmap(half))
 
 
 def densities(e, ones, density):
@@ -115,7 +115,7 @@ def test_every_criterion_scope_and_structure(criterion):
         for scope in SCOPES if text != "2:4" else ["global"]:
             if scope == "erk" and text != "weight":
                 continue
-            e, keep, together = keeper(text, scope, kind)
+            e, keep, alone, together = keeper(text, scope, kind)
             half = keep(first(found), ones, densities(e, ones, 0.5))
             less = keep(first(found), half, densities(e, ones, 0.2))
             check_counts(e, ones, half, 0.5)
@@ -123,6 +123,7 @@ def test_every_criterion_scope_and_structure(criterion):
                 check_counts(e, ones, less, 0.2)
             assert nested(less, half)
             assert int(masks.count(less)) >= 1
+            assert equal(alone(first(found)), half)
             assert equal(first(together(found)), half)
 
 
@@ -155,7 +156,7 @@ def equal(a, b):
 def test_equal_scores_keep_the_lower_index(text):
     ones = mask_of(trained()[0])
     flat = jax.tree.map(lambda m: jnp.ones(m.shape), ones)
-    e, keep, _ = keeper(text, "layer" if text != "2:4" else "global", "magnitude")
+    e, keep, *_ = keeper(text, "layer" if text != "2:4" else "global", "magnitude")
     kept = keep(flat, ones, 0.5)
     for leaf in jax.tree.leaves(kept):
         if text == "2:4":
@@ -171,7 +172,7 @@ def test_equal_scores_keep_the_lower_index(text):
 def test_nan_is_refused(text):
     ones = mask_of(trained()[0])
     bad = jax.tree.map(lambda m: jnp.ones(m.shape).at[..., 0, 0].set(jnp.nan), ones)
-    _, keep, _ = keeper(text, "global", "magnitude")
+    _, keep, *_ = keeper(text, "global", "magnitude")
     with pytest.raises(ValueError, match="NaN among"):
         keep(bad, ones, 0.5)
 

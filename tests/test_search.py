@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lth import masks, search
+from lth import criteria, masks, search
 from tests.test_claims import Trained
 
 ONES = {"a": jnp.ones((4, 5), bool), "b": jnp.ones(20, bool), "c": None}
@@ -65,7 +65,7 @@ def test_the_filter_on_digits_finds_better_masks_than_random_ones():
         return jnp.mean(values["accuracy"])
 
     keys = jax.random.split(jax.random.key(0), 33)
-    scores = [search._uniform(ones, k) for k in keys[:32]]
+    scores = [criteria.random(ones, k) for k in keys[:32]]
     drawn = [masks.keep_top(s, ones, 0.5) for s in scores]
     first = np.array([accuracy(m) for m in drawn])
     particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)

@@ -21,7 +21,7 @@ BRIEF = "1 200 iterations, 1 replicate, 2 levels, rewound to at most 100"
 
 
 def brief(e: Experiment, **model) -> Experiment:
-    """`e` for two cores: 2 levels of a network with other fields of `Model`."""
+    """`e` for two cores: as `BRIEF` says, its network with other fields of `Model`."""
     o = e.optimizer
     return replace(
         e,

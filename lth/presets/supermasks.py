@@ -59,6 +59,7 @@ _METHODS = {
         Learn(method="bernoulli", optimizer=_sgd(20.0), rescale=True),
         True,
         "Zhou et al. (2019), with dynamic rescaling and signed constants",
+        "constants of sqrt(2 / fan_in), not the deviation of Glorot's distribution; "
         "fewer epochs, and a learning rate that falls",
     ),
     "edge_popup": (

@@ -137,10 +137,8 @@ def edge_popup(
         return scores, Chosen(weights, inner, top(scores), jnp.int32(0))
 
     def apply(params, stats, inputs, train, key):
-        if train:
-            mask = branch.every_so_often(every, stats.step, top, stats.mask, params)
-        else:
-            mask = top(params)
+        often = every if train else 1
+        mask = branch.every_steps(often, stats.step, top, stats.mask, params)
         soft = jax.tree.map(lambda m, s: through(m, rank(s)), mask, params)
         seen = scaled(_weighed(stats.weights, mask), soft)
         outputs, inner = model.apply(seen, stats.inner, inputs, train, key)

@@ -135,10 +135,8 @@ def movement(
         return jax.tree.map(through, stats.mask, params.gates)
 
     def chosen(params, stats, train):
-        given = params.gates, stats.step
-        if not train:
-            return top(given)
-        return branch.every_so_often(every, stats.step, top, stats.mask, given)
+        often, given = every if train else 1, (params.gates, stats.step)
+        return branch.every_steps(often, stats.step, top, stats.mask, given)
 
     return _gated(model, 0.0, prunable, gates, chosen=chosen)
 
@@ -209,30 +207,32 @@ def _gated(
     They see, and stats keep, the mask that is `chosen(params, stats, train)`.
     """
 
+    def now(params, stats, train):
+        return stats._replace(mask=chosen(params, stats, train))
+
     def init(key):
         weights, inner = model.init(key)
         ones = masks.ones(weights, prunable)
         values = jax.tree.map(lambda m: jnp.full(m.shape, start, jnp.float32), ones)
         params, stats = Gated(weights, values), Counted(inner, jnp.int32(0))
-        return params, stats._replace(mask=chosen(params, stats, False))
-
-    def gated(params, stats, train, key):
-        mask = chosen(params, stats, train)
-        return gates(params, stats._replace(mask=mask), train, key), mask
+        return params, now(params, stats, False)
 
     def apply(params, stats, inputs, train, key):
         drawn, rest = jax.random.split(key) if train else (None, None)
-        found, mask = gated(params, stats, train, drawn)
-        seen = scaled(params.weights, found)
+        stats = now(params, stats, train)
+        seen = scaled(params.weights, gates(params, stats, train, drawn))
         outputs, inner = model.apply(seen, stats.inner, inputs, train, rest)
-        return outputs, Counted(inner, stats.step + 1 if train else stats.step, mask)
+        step = stats.step + 1 if train else stats.step
+        return outputs, stats._replace(inner=inner, step=step)
+
+    def fixed(params, stats):
+        return gates(params, now(params, stats, False), False, None)
 
     def choose(params, stats, key):
-        return jax.tree.map(lambda g: g > 0, gated(params, stats, False, None)[0])
+        return jax.tree.map(lambda g: g > 0, fixed(params, stats))
 
     def weights(params, stats, mask):
-        found = masks.apply(params.weights, mask)
-        return scaled(found, gated(params, stats, False, None)[0])
+        return scaled(masks.apply(params.weights, mask), fixed(params, stats))
 
     return Supermask(Model(init, apply), choose, weights, penalty)
 
