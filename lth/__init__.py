@@ -7,11 +7,15 @@ instant.
 
 from typing import TYPE_CHECKING
 
+from lth import _compiler
+
 if TYPE_CHECKING:
     from lth.runs import open_run
 
 __version__ = "0.1.0"
 __all__ = ["open_run"]
+
+_compiler.guard()
 
 
 def __getattr__(name: str):

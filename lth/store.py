@@ -33,7 +33,7 @@ from typing import Any
 
 import jax
 
-from lth import checkpoint, results
+from lth import _compiler, checkpoint, results
 from lth.checkpoint import StoreError, writing
 from lth.lottery import Ticket
 
@@ -217,6 +217,8 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
         "devices": [device.device_kind for device in jax.devices()],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "compiler": _compiler.note(),
     }
 
 

@@ -7,7 +7,7 @@ import lth
 
 ROOT = Path(lth.__file__).parent
 LAYERS = [
-    {"branch", "select", "checkpoint", "compilation", "config", "memory"},
+    {"_compiler", "branch", "select", "checkpoint", "compilation", "config", "memory"},
     {"masks", "presets", "notation", "devices"},
     {"manifest", "checks"},
     {"models", "data", "allocation", "schedules", "results", "criteria"},
