@@ -9,12 +9,15 @@ sum of matrix products over blocks of images whose patches fit in the cache.
 """
 
 import itertools
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 BLOCK = 1_200_000  # numbers in a block of patches: 4.8 MB, a part of the cache
@@ -69,31 +72,81 @@ def convolve(
     return _convolve(lhs, rhs, strides, pads)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads):
-    return _library(x, kernel, strides, pads)
+    return convolve_p.bind(x, kernel, strides=strides, pads=pads, mapped=())
 
 
 def _library(x, kernel, strides, pads):
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=LAYOUT)
 
 
-def _forward(x, kernel, strides, pads):
-    return _library(x, kernel, strides, pads), (x, kernel)
+def _values(x, kernel, *, strides, pads, mapped):
+    """The convolution under maps, each over axis 0 of the images, the kernel or both.
+
+    `mapped` says over which, outermost first: (images, kernel) as two booleans.
+    """
+    function = partial(_library, strides=strides, pads=pads)
+    for over in reversed(mapped):
+        function = jax.vmap(function, [0 if m else None for m in over])
+    return function(x, kernel)
 
 
-def _backward(strides, pads, residuals, grad):
-    x, kernel = residuals
-    return (
-        _inputs_gradient(x, kernel, grad, strides, pads),
-        _kernel_gradient(x, kernel, grad, strides, pads),
-    )
+def _shape(x, kernel, **options):
+    shape = jax.eval_shape(partial(_values, **options), x, kernel)
+    return jax.core.ShapedArray(shape.shape, shape.dtype)
 
 
-_convolve.defvjp(_forward, _backward)
+def _batched(arrays, axes, *, mapped, **options):
+    moved = [
+        a if at is None else jnp.moveaxis(a, at, 0)
+        for a, at in zip(arrays, axes, strict=True)
+    ]
+    over = tuple(at is not None for at in axes)
+    return convolve_p.bind(*moved, mapped=(over, *mapped), **options), 0
 
 
-def _inputs_gradient(x, kernel, grad, strides, pads):
+def _to_inputs(grad, x, kernel, *, strides, pads, mapped):
+    """The gradient for the images: transposed, as the convolution is linear in them."""
+    shape = x.aval.shape[sum(images for images, _ in mapped) :]
+
+    def function(grad, kernel):
+        return _inputs_gradient(shape, kernel, grad, strides, pads)
+
+    return _transposed(function, [(k, i) for i, k in mapped])(grad, kernel)
+
+
+def _to_kernel(grad, x, kernel, *, strides, pads, mapped):
+    shape = kernel.aval.shape[sum(over for _, over in mapped) :]
+
+    def function(grad, x):
+        return _kernel_gradient(x, shape, kernel.aval.dtype, grad, strides, pads)
+
+    return _transposed(function, mapped)(grad, x)
+
+
+def _transposed(function: Callable, mapped: Sequence[tuple[bool, bool]]) -> Callable:
+    """A function (gradient, other) under maps: (over other, over what it is for)."""
+    for other, own in reversed(mapped):
+        each = jax.vmap(function, (0, 0 if other else None))
+        function = each if own else _summed(each)
+    return function
+
+
+def _summed(function: Callable) -> Callable:
+    return lambda *args: jnp.sum(function(*args), 0)
+
+
+# A primitive of its own, not a function with a custom gradient: JAX then derives every
+# derivative, forward ones as well, from the convolution being linear in either operand.
+convolve_p = Primitive("convolve")
+convolve_p.def_impl(jax.jit(_values, static_argnames=("strides", "pads", "mapped")))
+convolve_p.def_abstract_eval(_shape)
+mlir.register_lowering(convolve_p, mlir.lower_fun(_values, multiple_results=False))
+ad.defbilinear(convolve_p, _to_inputs, _to_kernel)
+batching.primitive_batchers[convolve_p] = _batched
+
+
+def _inputs_gradient(shape, kernel, grad, strides, pads):
     """A forward convolution of the output's gradient, spread out by the strides."""
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     around = []
@@ -101,22 +154,20 @@ def _inputs_gradient(x, kernel, grad, strides, pads):
         window = kernel.shape[axis - 1]
         spread = (grad.shape[axis] - 1) * stride + 1
         before = window - 1 - low
-        around.append(
-            (before, x.shape[axis] - spread - before + window - 1, stride - 1)
-        )
+        around.append((before, shape[axis] - spread - before + window - 1, stride - 1))
     zero = jnp.zeros((), grad.dtype)
     grad = lax.pad(grad, zero, [(0, 0, 0), *around, (0, 0, 0)])
     # Not the library's: second derivatives go through here once more.
     return _convolve(grad, turned, (1, 1), ((0, 0), (0, 0)))
 
 
-def _kernel_gradient(x, kernel, grad, strides, pads):
+def _kernel_gradient(x, shape, dtype, grad, strides, pads):
     """The sum over blocks of images of (output gradient)ᵀ · patches.
 
     The patches of a block are written into one buffer. It is zero where they reach over
     the edge of an image, which is in the same places for all and never written.
     """
-    *window, channels, features = kernel.shape
+    *window, channels, features = shape
     size = grad.shape[1:3]
     inner = window[0] * window[1] * channels
     images = _divisor(len(x), BLOCK // (size[0] * size[1] * inner))
@@ -142,10 +193,10 @@ def _kernel_gradient(x, kernel, grad, strides, pads):
     def blocks(a):
         return a.reshape(-1, images, *a.shape[1:])
 
-    total = jnp.zeros((features, inner), jnp.promote_types(kernel.dtype, jnp.float32))
+    total = jnp.zeros((features, inner), jnp.promote_types(dtype, jnp.float32))
     patches = jnp.zeros((images, *size, inner), x.dtype)
     (total, _), _ = lax.scan(block, (total, patches), (blocks(x), blocks(grad)))
-    return total.T.reshape(kernel.shape).astype(kernel.dtype)
+    return total.T.reshape(shape).astype(dtype)
 
 
 def _seen(shift: int, n: int, out: int, stride: int) -> tuple[int, slice]:
