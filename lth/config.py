@@ -201,7 +201,7 @@ class Prune:
     """What is pruned as a unit: weight, block:4x4, filter (columns and filters),
     channel (rows and input channels), or 2:4, keep 2 of every 4 inputs, at once. Of a
     filter or channel only the weights in kernels go: its bias and its normalisation
-    live on and train."""
+    live on where they are not 0."""
     rate: float = 0.2
     """Fraction of the surviving weights pruned at each level."""
     densities: str = ""

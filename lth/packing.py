@@ -3,7 +3,7 @@
 A mask of zeros saves nothing by itself. `pack` writes one bit a place and the kept
 values; `encode` shares values between weights and Huffman-codes them and the gaps
 between them, as Deep Compression does (Han et al. 2016, arXiv:1510.00149). `floor` is
-what a file of raw values and a perfectly coded mask takes; codes of values get under it.
+what raw values and a perfectly coded mask take; codes of values get under it.
 """
 
 import heapq
@@ -115,7 +115,7 @@ def deflated(params: Params) -> int:
     return len(zlib.compress(b"".join(leaves), LEVEL))
 
 
-def floor(size: int, density: float, bits: int) -> float:
+def floor(size: int, density: float, bits: float) -> float:
     """The entropy of a mask and the raw bits of the values it keeps, in bytes.
 
     No code gets under it that spends `bits` on each kept value, of `size` places that

@@ -80,8 +80,8 @@ def _cautions(run: Run) -> list[str]:
         return []
     return [
         f"Of each {structure} only weights in kernels are pruned: its bias and its "
-        "normalisation live on and train, so the network cut down to what is left is "
-        "another."
+        "normalisation live on where they are not 0, so the network cut down to what "
+        "is left may be another."
     ]
 
 

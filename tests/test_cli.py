@@ -100,8 +100,17 @@ def test_help_names_every_field_without_importing_jax():
         "--steps",
         "--controls",
         "--checkpoint-at",
+        "--prune.mode",
     ):
         assert flag in done.stdout
+    text = " ".join(re.sub("[│╭╰─╮╯]", " ", done.stdout).split())
+    for said in (
+        # Of a pruned filter; of criteria; of a streamed picture.
+        "its bias and its normalisation live on where they are not 0",
+        "ask the loss, by default in evaluation",
+        "what lies beside it is never seen",
+    ):
+        assert said in text
 
 
 REFUSED = [
