@@ -30,14 +30,19 @@ def sentences(table: pd.DataFrame) -> list[str]:
     rows = results.matching(table)
     if rows.empty:
         learned = (table["level"] == 0) & (table["density"] < 1)
-        return ["No dense network was trained, to match or not."] * bool(learned.any())
+        nothing = "No dense network was trained, so there is none to match."
+        return [nothing] if learned.any() else []
     dense = _dense(rows.iloc[0], results.score(table))
     told = []
     for variant, group in rows.groupby("variant", sort=False):
-        subject = f"Tickets match the dense network ({dense})"
+        where = _where(group)
         if variant != results.TICKET:
-            subject = f"The control “{plot.NAMES[variant]}” matches it"
-        told.append(f"{subject} {_where(group)}{_fewer(group)}.")
+            text = f"The control “{plot.NAMES[str(variant)]}” matches it {where}"
+        elif group["matches"].any():
+            text = f"Tickets match the dense network ({dense}) {where}"
+        else:
+            text = f"No ticket matches the dense network ({dense})"
+        told.append(f"{text}{_fewer(group)}.")
     return told
 
 

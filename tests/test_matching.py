@@ -84,6 +84,14 @@ def test_one_replicate_is_compared_with_the_dense_value_itself():
     ]
 
 
+def test_no_ticket_matches():
+    (told,) = conclusion.sentences(table({0: DENSE, 1: (0.8, [0.5] * 3)}))
+    assert told == (
+        "No ticket matches the dense network (test accuracy 92.00 ± 2.00 %, one "
+        "standard deviation, n = 3)."
+    )
+
+
 def test_the_score_of_a_regression_is_named():
     levels = {0: (1.0, [0.7, 0.72]), 1: (0.5, [0.72, 0.7])}
     (told,) = conclusion.sentences(table(levels, metric="r2"))
@@ -114,7 +122,7 @@ def test_a_learned_mask_has_no_dense_network():
     learned = table({0: (0.5, [0.9, 0.91])})
     assert results.matching(learned).empty
     (told,) = conclusion.sentences(learned)
-    assert told == "No dense network was trained, to match or not."
+    assert told == "No dense network was trained, so there is none to match."
     assert conclusion.meaning(learned) == ""
     assert conclusion.sentences(table({0: DENSE})) == []
 

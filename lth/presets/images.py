@@ -199,8 +199,8 @@ DEEP = {
         "WRN-16-4 on CIFAR-10 with RigL's training (Evci et al. 2020)",
         "pruned in rounds and rewound to iteration 2 000, where RigL trains sparse "
         "from the start; the network that RigL's code has by default, where the paper "
-        "takes WRN-22-2 (--model.name wrn22_2); the first layer (stem) is pruned too; weight "
-        f"decay on every parameter, not on kernels alone; {HELD_OUT}; {COUNTS}; "
+        "takes WRN-22-2 (--model.name wrn22_2); the first layer (stem) is pruned too; "
+        f"weight decay on every parameter, not on kernels alone; {HELD_OUT}; {COUNTS}; "
         f"{LAST_BATCH}",
         published.RIGL,
     ),
