@@ -44,7 +44,8 @@ class Data:
     training set (over ImageNet for images)."""
     augment: Literal["none", "flip", "crop_flip", "resized_crop_flip"] = "none"
     """Of training images: mirror half of them; after a random crop of the image padded
-    by 4 pixels; after a crop of random area and aspect, resized."""
+    by 4 pixels; after a crop of random area and aspect, resized (of images: of their
+    central square, see --data.size, where others crop the whole picture)."""
     examples: int = 0
     """Train on so many of the training examples, drawn by split-seed; 0: on all."""
     classes: tuple[int, ...] = ()
@@ -54,7 +55,8 @@ class Data:
     length: int = 128
     """Characters in an example of text."""
     size: int = 224
-    """Pixels a side of streamed images; they are read 8/7 as large and cropped."""
+    """Pixels a side of streamed images; their central square is read 8/7 as large and
+    cropped, and what lies beside it is never seen."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,9 @@ class Prune:
         "nonzero_share",
         Moved,
     ] = "magnitude"
-    """What ranks weights; lth.criteria says what each is. Those from large_final on
-    compare the weights before and after a training."""
+    """What ranks weights; lth.criteria says what each is. From gradient_magnitude to
+    hessian all but synflow ask the loss, by default in evaluation (--prune.mode); those
+    from large_final on compare the weights before and after a training."""
     at: Literal["late", "early"] = "late"
     """Rank the trained weights, level by level, or those of the rewind point: with
     --rewind.to 0 pruning at initialisation, each level from the whole network."""
@@ -182,6 +185,10 @@ class Prune:
     """With at early: rounds to reach a level's density, which falls exponentially."""
     batches: int = 1
     """Batches of training examples that a criterion looks at, if it asks for any."""
+    mode: Literal["evaluation", "training"] = "evaluation"
+    """Of criteria that ask the loss: batch norm by its running averages and no dropout,
+    or as in a step of training, by the statistics of each batch, as the code published
+    for grasp has it. Not of fisher, which takes examples one by one."""
     precision: Literal["float32", "float64"] = "float32"
     """Of synflow: deep networks overflow float32."""
     scope: Literal["global", "layer", "er", "erk", "output"] = "global"
@@ -192,7 +199,9 @@ class Prune:
     """With scope er and erk: regular expression of layers that stay dense."""
     structure: str = "weight"
     """What is pruned as a unit: weight, block:4x4, filter (columns and filters),
-    channel (rows and input channels), or 2:4, keep 2 of every 4 inputs, at once."""
+    channel (rows and input channels), or 2:4, keep 2 of every 4 inputs, at once. Of a
+    filter or channel only the weights in kernels go: its bias and its normalisation
+    live on where they are not 0."""
     rate: float = 0.2
     """Fraction of the surviving weights pruned at each level."""
     densities: str = ""

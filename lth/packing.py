@@ -3,7 +3,7 @@
 A mask of zeros saves nothing by itself. `pack` writes one bit a place and the kept
 values; `encode` shares values between weights and Huffman-codes them and the gaps
 between them, as Deep Compression does (Han et al. 2016, arXiv:1510.00149). `floor` is
-what no code of independent places gets under.
+what raw values and a perfectly coded mask take; codes of values get under it.
 """
 
 import heapq
@@ -115,8 +115,15 @@ def deflated(params: Params) -> int:
     return len(zlib.compress(b"".join(leaves), LEVEL))
 
 
-def floor(size: int, density: float, bits: int) -> float:
-    """Bytes for `size` independent places kept at `density`, and their values' bits."""
+def floor(size: int, density: float, bits: float) -> float:
+    """The entropy of a mask and the raw bits of the values it keeps, in bytes.
+
+    No code gets under it that spends `bits` on each kept value, of `size` places that
+    are kept independently, each with probability `density`. A code of the values does:
+    the bits of a float32 are far from equally likely (the exponents of weights are a
+    few of 256), so that `pack`, which deflates them, takes 0.92 of `floor` with 32 bits
+    at a density of 20 % of normal weights, and with int8 0.87 of it with 8.
+    """
     p = density
     places = 0.0 if p in (0, 1) else -p * math.log2(p) - (1 - p) * math.log2(1 - p)
     return size * (p * bits + places) / 8

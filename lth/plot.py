@@ -19,7 +19,7 @@ from lth import masks, results
 # Okabe & Ito's colours, which stay apart for colour-blind readers.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 NAMES = {
-    "ticket": "winning ticket",
+    "ticket": "ticket",
     "reinit": "fresh initialisation",
     "shuffle": "mask shuffled in layers",
     "invert": "lowest scores kept",
@@ -28,12 +28,15 @@ NAMES = {
 }
 
 
-def name(variant: str, level: int, density: float) -> str:
+def name(variant: str, level: int, density: float, matches: bool = False) -> str:
     """What a row of a summary is called.
 
     The ticket of level 0 is the dense network, or where that has lost weights already,
-    a network under a mask that was learned.
+    a network under a mask that was learned. One that `matches` the dense network
+    (`results.matching`) is a winning ticket.
     """
+    if variant == results.TICKET and level and matches:
+        return "winning ticket"
     if variant != results.TICKET or level:
         return NAMES[variant]
     return "dense network" if density == 1 else "learned mask"
@@ -45,9 +48,13 @@ def accuracy(
     """Test accuracy against density, a line per run and variant.
 
     `at` is a column of `results.summary`: `accuracy`, at the end of training, or
-    `stop_accuracy`, at the early-stopping step.
+    `stop_accuracy`, at the early-stopping step. At the end a filled point matches the
+    dense network (`results.matching`) and a hollow one does not; the grey strip is one
+    standard deviation below the dense network.
     """
     _against_density(results.summary(table), at, ax, percent=True, band=band)
+    if at == "accuracy":
+        _show_matching(results.matching(table), ax)
     where = "at the end" if at == "accuracy" else "at early stopping"
     ax.set(ylabel=f"test {results.score(table)} {where} (%)")
     return ax
@@ -86,6 +93,18 @@ def _against_density(summary, column, ax, percent=False, band=True):
         ax.axhline(level * scale, color="0.5", lw=0.8, ls=":", zorder=0)
     density_axis(ax)
     ax.legend(frameon=False, fontsize="small")
+
+
+def _show_matching(matching: pd.DataFrame, ax: Axes) -> None:
+    """Hollow points where a network does not match, and down to where it would."""
+    missed = matching[~matching["matches"].astype(bool)]
+    x, y = 100 * missed["density"], 100 * missed["accuracy"]
+    ax.plot(x, y, "o", ms=1.6, color="white", zorder=3)
+    for _, row in matching.drop_duplicates("run").iterrows():
+        if row["deviation"] > 0:
+            least = row["dense"] - row["deviation"]
+            strip = 100 * least, 100 * row["dense"]
+            ax.axhspan(*strip, color="0.5", alpha=0.13, lw=0, zorder=0)
 
 
 def _cycle() -> Iterable[str]:

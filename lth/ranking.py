@@ -27,7 +27,7 @@ class View(NamedTuple):
     mask: Mask
     key: jax.Array
     batches: Callable  # () -> training examples [b, n, ...]
-    loss: Callable  # (params, batch) -> the mean loss in evaluation
+    loss: Callable  # (params, batch) -> the mean loss, in the mode asked for
     cool: Callable  # the same with cooled logits
     inputs: Callable  # () -> what meets each kernel
     flow: Callable  # params -> the scores of SynFlow
@@ -95,11 +95,17 @@ def make_scores(e: Experiment, task: tasks.Task) -> Callable[..., Scores]:
     p = e.prune
     flow = _make_flow(e, task)
 
-    def loss_of(measure, stats):
+    def loss_of(objective, stats, key):
+        """The mean loss of a batch; what training would make of `stats` is dropped."""
+        loss, measure = objective
+        if p.mode == "training":
+            return lambda params, batch: loss(params, stats, batch, key)[0]
         return lambda params, batch: jnp.mean(measure(params, stats, batch)["loss"])
 
     def scores(initial, state, mask, key, data):
         order, noise = jax.random.split(key)
+        # One dropout for all batches, so that a loss is one function of the weights.
+        dropout = jax.random.fold_in(key, 2)
         params = masks.apply(state.params, mask)
 
         def batches():
@@ -122,8 +128,8 @@ def make_scores(e: Experiment, task: tasks.Task) -> Callable[..., Scores]:
             mask=mask,
             key=noise,
             batches=batches,
-            loss=loss_of(task.measure, state.stats),
-            cool=loss_of(_cooled(task), state.stats),
+            loss=loss_of((task.loss, task.measure), state.stats, dropout),
+            cool=loss_of(_cooled(task), state.stats, dropout),
             inputs=inputs,
             flow=lambda params: flow(params, state.stats),
         )
@@ -147,16 +153,16 @@ def _make_flow(e: Experiment, task: tasks.Task) -> Callable[[Params, Any], Score
     return flow
 
 
-def _cooled(task: tasks.Task) -> Callable:
-    """`task.measure` with logits over GraSP's temperature, if there are any."""
+def _cooled(task: tasks.Task) -> tuple[train.Loss, Callable]:
+    """`task.loss` and `.measure` with logits over GraSP's temperature, if any."""
     if task.examples.classes == 1:
-        return task.measure
+        return task.loss, task.measure
 
     def apply(*args):
         outputs, stats = task.model.apply(*args)
         return outputs / GRASP_TEMPERATURE, stats
 
-    return train.classification(apply)[1]
+    return train.classification(apply)
 
 
 def _check_inputs(found: Any, mask: Mask, criterion: str) -> None:

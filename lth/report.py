@@ -11,7 +11,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lth import plot, presets, results, store
+from lth import conclusion, notation, plot, presets, results, store
 from lth.config import ConfigError
 from lth.runs import Run
 
@@ -47,6 +47,7 @@ def write(runs: list[Run], path: Path) -> Path:
         *_figures(runs, table),
     ]
     parts += ["<h2>Results</h2>", _results(table)]
+    parts += [f"<p>{html.escape(conclusion.meaning(table))}</p>"]
     parts += ["<h2>What tickets save</h2>", _savings(runs), "<h2>What was run</h2>"]
     parts += [_details(run) for run in runs]
     store.write(
@@ -64,10 +65,24 @@ def _what(run: Run) -> str:
     preset = presets.named(run.preset)
     title = preset.title if preset else run.preset
     n = run.config.replicates
+    told = " ".join([*conclusion.sentences(run.table), *_cautions(run)])
     return (
         f"<p><b>{html.escape(run.path.name)}</b>: {html.escape(title)}. "
-        f"{n} replicate{'s' * (n > 1)}, {html.escape(_how(run))}.</p>"
+        f"{n} replicate{'s' * (n > 1)}, {html.escape(_how(run))}. "
+        f"{html.escape(told)}</p>"
     )
+
+
+def _cautions(run: Run) -> list[str]:
+    """What a reader of a run's densities has to know of how it was pruned."""
+    structure = run.config.prune.structure
+    if notation.parse_structure(structure).name not in ("filter", "channel"):
+        return []
+    return [
+        f"Of each {structure} only weights in kernels are pruned: its bias and its "
+        "normalisation live on where they are not 0, so the network cut down to what "
+        "is left may be another."
+    ]
 
 
 def _how(run: Run) -> str:
@@ -88,7 +103,8 @@ def _figures(runs: list[Run], table: pd.DataFrame) -> list[str]:
             left.figure,
             f"Test {results.score(table)} at the end of training and at the step of "
             f"the lowest validation loss; bands are {n}, a dotted line is a dense "
-            "network.",
+            "network. On the left a filled point matches the dense network and a "
+            "hollow one does not; the grey strip is one standard deviation.",
         ),
     ]
     left, right = _axes(2)
@@ -143,10 +159,17 @@ def _results(table: pd.DataFrame) -> str:
 
 def cells(table: pd.DataFrame) -> list[list[str]]:
     """The summary of a table as text, in the columns of the report's results."""
+    unit = ["run", "variant", "level"]
+    matches = results.matching(table).set_index(unit)["matches"].to_dict()
     return [
         [
             row["run"],
-            plot.name(row["variant"], row["level"], row["density"]),
+            plot.name(
+                row["variant"],
+                row["level"],
+                row["density"],
+                matches.get(tuple(row[name] for name in unit), False),
+            ),
             str(row["level"]),
             f"{100 * row['density']:.3g}",
             str(row["n"]),

@@ -173,6 +173,68 @@ def interval(values: pd.Series) -> tuple[float, float]:
     return float(values.mean()), float(spread)
 
 
+def matching(table: pd.DataFrame) -> pd.DataFrame:
+    """Say of every pruned network of a table whether it matches its dense network.
+
+    It matches where its mean test score at the end of training is at most one standard
+    deviation below the dense network's: a deviation over the dense network's
+    replicates, with n - 1 below. Dense networks of one replicate have none, and their
+    value itself is what is compared with. A ticket that matches is a winning ticket
+    (Frankle & Carbin 2019 also ask that it learns in no more steps, which
+    `early_stop` tells).
+
+    One row per run, variant and level beyond the dense one, level by level, with
+    columns density and accuracy (means), n, `dense`, `dense_n` and `deviation` (NaN
+    for one replicate) of the dense network, and `matches`; the score is `score`'s.
+    Runs without a dense network, whose masks were learned, have no rows.
+    """
+    ends, found = final(table), []
+    is_dense = (
+        (ends["variant"] == TICKET) & (ends["level"] == 0) & (ends["density"] == 1)
+    )
+    order = list(table["variant"].unique())
+    for run, rows in ends.groupby("run", sort=False):
+        values = rows.loc[is_dense[rows.index], "value"].to_numpy()
+        if not len(values):
+            continue
+        dense = _mean(values)
+        spread = np.std(values - dense, ddof=1) if len(values) > 1 else float("nan")
+        least = dense - (spread if len(values) > 1 else 0)
+        pruned = rows[~is_dense[rows.index]]
+        for (variant, level), group in pruned.groupby(["variant", "level"]):
+            row = {"run": run, "variant": variant, "level": level}
+            row |= {"density": _mean(group["density"].to_numpy()), "n": len(group)}
+            row["accuracy"] = _mean(group["value"].to_numpy())
+            row |= {"dense": dense, "dense_n": len(values), "deviation": spread}
+            found.append(row | {"matches": bool(row["accuracy"] >= least)})
+    columns = ["run", "variant", "level", "density", "n", "accuracy"]
+    columns += ["dense", "dense_n", "deviation", "matches"]
+    result = pd.DataFrame(found, columns=columns)
+    place = result["variant"].map(order.index)
+    return result.assign(place=place).sort_values(
+        ["run", "place", "level"], kind="stable", ignore_index=True
+    )[columns]
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean, of equal values exactly that value."""
+    return float(values[0] + np.mean(values - values[0]))
+
+
+def down_to(rows: pd.DataFrame) -> tuple[int, float] | None:
+    """The last (level, density) down to which all of these match, from the first on.
+
+    `rows` are one run's and variant's of `matching`. Levels that are not in it leave no
+    gap; one that does not match does. None where the first does not match.
+    """
+    rows = rows.sort_values("level")
+    without_gap = rows[rows["matches"].cumprod().astype(bool)]
+    if without_gap.empty:
+        return None
+    last = without_gap.iloc[-1]
+    return int(last["level"]), float(last["density"])
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """What a run found: one row per run, variant and level, over its replicates.
 

@@ -71,6 +71,8 @@ def outputs(reduce: str = "l1") -> Unit:
     """What makes one output: a column of a dense kernel, a filter of a convolution.
 
     The last axis. `l1` of the weights ranks as Li et al. (2017, arXiv:1608.08710) do.
+    Of the leaf alone: they take a filter's bias, normalisation and readers out with it,
+    which here live on.
     """
     return Unit(lambda leaf: (*leaf[:-1], 1), _reduction(reduce))
 

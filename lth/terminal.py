@@ -71,7 +71,8 @@ def progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
 
 
 def print_summary(run: Any) -> None:
-    from lth import report
+    """Print a run's results, and down to which density its tickets match."""
+    from lth import conclusion, report
 
     table = Table(title=run.path.name)
     for name in ("", "level", "density %", "n", "test %", "early stop", "test % there"):
@@ -79,3 +80,6 @@ def print_summary(run: Any) -> None:
     for _, *cells in report.cells(run.table):
         table.add_row(*cells)
     Console(width=max(output.width, 100)).print(table)  # numbers are never cut
+    told = *conclusion.sentences(run.table), conclusion.meaning(run.table)
+    for sentence in filter(None, told):
+        output.print(sentence, markup=False)

@@ -43,7 +43,8 @@ def test_a_run_tells_what_it_found(tmp_path, capsys):
     out, err = capsys.readouterr()
     (path,) = tmp_path.glob("digits-*")
     assert f"report  {path}/report.html" in out
-    assert re.search(r"winning ticket +│ +1 │", out)
+    assert re.search(r"(winning )?ticket +│ +1 │", out)
+    assert "match the dense network (test accuracy" in out
     assert re.search(r"level +1 ticket +loss \d", err)  # a line a training: no terminal
     assert lth_run(folder=tmp_path) == 0  # everything is stored: nothing to train
     assert "level" not in capsys.readouterr().err
@@ -99,8 +100,17 @@ def test_help_names_every_field_without_importing_jax():
         "--steps",
         "--controls",
         "--checkpoint-at",
+        "--prune.mode",
     ):
         assert flag in done.stdout
+    text = " ".join(re.sub("[│╭╰─╮╯]", " ", done.stdout).split())
+    for said in (
+        # Of a pruned filter; of criteria; of a streamed picture.
+        "its bias and its normalisation live on where they are not 0",
+        "ask the loss, by default in evaluation",
+        "what lies beside it is never seen",
+    ):
+        assert said in text
 
 
 REFUSED = [

@@ -1,14 +1,20 @@
-"""Presets can be built: their networks, what they prune, and their schedules fit."""
+"""Presets can be built: their networks, what they prune, and their schedules fit.
+
+And their notes say in what they differ from their source.
+"""
+
+import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lth import build, data, masks, networks, targets, train
+from lth import build, data, masks, networks, notation, targets, train
 from lth.config import Optimizer
 from lth.networks import Examples
-from lth.presets import PRESETS
+from lth.presets import PRESETS, SUPERMASKS
 
 SIZES = {"digits": 1257, "mnist": 55_000, "cifar10": 45_000, "regression": 7000}
 SIZES |= {"tinyshakespeare": 7000, "images": 1_271_167}
@@ -74,3 +80,124 @@ def test_learning_rates_by_step(settings, rates):
         update, state = tx.update(jnp.float32(1), state)
         found.append(-float(update))
     np.testing.assert_allclose(found, rates, atol=1e-6)
+
+
+# How a note speaks of a field.
+WORDS = {
+    "batch_size": "batches",
+    "controls": "reinit",
+    "data.augment": "crops|augment",
+    "data.length": "window",
+    "data.name": "data set",
+    "data.pixels": "pixels",
+    "data.validation": "held out",
+    "eval_every": "measured every",
+    "learn.every": "every",
+    "learn.optimizer.cosine": "falls",
+    "learn.optimizer.learning_rate": "learning rate",
+    "learn.optimizer.name": "Adam",
+    "learn.optimizer.weight_decay": "decay",
+    "learn.penalty": "penalty",
+    "learn.rank": "ranked",
+    "levels": "levels",
+    "model.compute": "bfloat16",
+    "model.depth": "blocks",
+    "model.norm_scale": "scales",
+    "model.width": "channels|width",
+    "optimizer.learning_rate": "learning rate",
+    "optimizer.milestones": "milestones",
+    "optimizer.name": "Adam",
+    "optimizer.warmup": "warmup",
+    "optimizer.weight_decay": "weight decay",
+    "prune.exclude": "output|stem",
+    "replicates": "replicate",
+    "rewind.moments": "momentum",
+    "rewind.to": "rewound",
+    "steps": "iterations|epochs",
+}
+# Of these the note has a fraction or a name, not the number.
+SAID = ("data.augment", "data.name", "model.width", "controls", "prune.exclude")
+NUMBER = re.compile(r"\d{1,3}(?: \d{3})+|\d+(?:\.\d+)?(?:e-?\d+)?")
+LEARNED = {f"{p} {m}": x for p, each in SUPERMASKS.items() for m, x in each.items()}
+
+
+def fields(e):
+    """The fields of an experiment by dotted name."""
+    found = {}
+    for name, value in dataclasses.asdict(e).items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for key, v in inner:
+            if isinstance(v, dict):
+                found |= {f"{name}.{key}.{k}": w for k, w in v.items()}
+            else:
+                found[f"{name}.{key}".strip(".")] = v
+    return found
+
+
+def numbers(text):
+    return {float(n.replace(" ", "")) for n in NUMBER.findall(text)}
+
+
+def differ(e, name, value):
+    """Whether a field of `e` is not what the source has."""
+    ours = fields(e)[name]
+    if name == "steps" and value.endswith("it") and "," not in value:
+        epoch = -(-SIZES[e.data.name] // e.batch_size)
+        return notation.parse_steps(ours, epoch, name) != int(value[:-2])
+    return ours != value
+
+
+def unsaid(note, values):
+    """What a note leaves out of {field: the value it should name}."""
+    left = []
+    for name, value in values.items():
+        said = re.search(WORDS[name], note)
+        if name not in SAID and value not in ("", "drop"):
+            expected = numbers(str(value)) - {0.0, 1.0}
+            said = said and (isinstance(value, bool) or expected <= numbers(note))
+        if not said:
+            left.append(name)
+    return left
+
+
+def differences(preset):
+    e, known = preset.experiment, preset.published
+    return {name: v for name, v in known.items() if differ(e, name, v)}
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *LEARNED])
+def test_a_note_names_every_difference_from_what_is_published(name):
+    preset = (PRESETS | LEARNED)[name]
+    known = differences(preset)
+    assert unsaid(preset.differs, known) == []
+    # Who has a paper has its numbers; who follows another preset says so.
+    follows = "else as" in preset.differs
+    ours = "no paper's" in preset.differs or name == "digits"
+    assert bool(preset.published) != (follows or ours)
+    assert unsaid("", known) == list(known)  # a note of nothing would not do
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if n.endswith("-fast")])
+def test_a_fast_form_names_every_difference_from_the_whole(name):
+    whole = name.removesuffix("-fast")
+    note, e = PRESETS[name].differs, PRESETS[name].experiment
+    assert f"else as {whole}" in note
+    base = fields(PRESETS[whole].experiment)
+    changed = {n: v for n, v in fields(e).items() if v != base[n]}
+    assert changed.keys() & {"steps", "levels", "replicates", "model.width"}
+    halves = {"model.depth": "", "data.length": changed.get("data.length", "")}
+    assert unsaid(note, changed | {n: halves[n] for n in halves if n in changed}) == []
+
+
+def test_what_the_sources_of_some_presets_have():
+    known = {n: differences(PRESETS[n]) for n in ("conv2", "conv4", "conv6", "wrn")}
+    assert known["conv2"] == {"steps": "20000it"}
+    assert known["conv4"] == {"steps": "25000it"}
+    assert known["conv6"] == {}
+    assert known["wrn"] == {"data.validation": 0, "prune.exclude": "stem"}
+    assert "WRN-22-2" in PRESETS["wrn"].differs
+    for name in ("resnet20", "vgg16", "vgg19", "resnet50-imagenet"):
+        assert "biases start at 0" in PRESETS[name].differs
+        assert differences(PRESETS[name])["rewind.moments"] == "drop"
+    assert "central square" in PRESETS["resnet50-imagenet"].differs
+    assert "constant 100" in LEARNED["lenet-mnist bernoulli"].differs

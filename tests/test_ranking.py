@@ -4,12 +4,23 @@ import functools
 from dataclasses import replace
 from typing import get_type_hints
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lth import allocation, build, checks, masks, ranking, structure, tasks, train
+from lth import (
+    allocation,
+    build,
+    checks,
+    masks,
+    models,
+    ranking,
+    structure,
+    tasks,
+    train,
+)
 from lth.config import ConfigError, Data, Experiment, Model, Optimizer, Prune
 
 E = Experiment(
@@ -251,3 +262,124 @@ def test_wanda_compares_the_weights_of_an_output():
     kept = ranking.make_keep(e)(first(scores("wanda")), ones, 0.5)
     for leaf in jax.tree.leaves(kept):
         assert (leaf.sum(-2) == max(1, round(0.5 * leaf.shape[-2]))).all()
+
+
+class Normed(nn.Module):
+    """A hidden layer with batch norm, and dropout if asked for."""
+
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(6, name="hidden")(x.reshape(len(x), -1))
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
+        return nn.Dense(10, name="output")(x)
+
+
+def normed_task(dropout=0.0):
+    """The digits and a network with batch norm; the averages are not the batch's."""
+    model = models.standardized(models.from_linen(Normed(dropout), (8, 8, 1)), 0, 16)
+    loss, measure = train.classification(model.apply)
+    params, stats = model.init(jax.random.key(1))
+    stats = jax.tree.map(lambda x: x + 0.5, stats)
+    state = train.TrainState(jnp.int32(0), params, stats, None)
+    return task()._replace(model=model, loss=loss, measure=measure), state
+
+
+def restated_loss(params, stats, images, label, heat, training):
+    p, averages = params, stats["batch_stats"]["norm"]
+    h = images.reshape(len(images), -1) / 16
+    h = h @ p["hidden"]["kernel"] + p["hidden"]["bias"][None]
+    mean, variance = averages["mean"], averages["var"]
+    if training:
+        mean = h.mean(0)
+        variance = jnp.square(h - mean[None]).mean(0)
+    h = (h - mean[None]) / jnp.sqrt(variance[None] + 1e-5)
+    h = jnp.maximum(0, h * p["norm"]["scale"][None] + p["norm"]["bias"][None])
+    logits = (h @ p["output"]["kernel"] + p["output"]["bias"][None]) / heat
+    chosen = logits[jnp.arange(len(label)), label]
+    return jnp.mean(jnp.log(jnp.exp(logits).sum(1)) - chosen)
+
+
+@pytest.mark.parametrize("mode", ["evaluation", "training"])
+def test_the_loss_is_asked_in_the_mode_that_is_given(mode):
+    t, state = normed_task()
+    key, (block, _) = jax.random.key(5), next(t.blocks(jax.random.key(0), 0, 1))
+    order = jax.random.split(key)[0]
+    batches = [t.sample(order, jnp.int32(i), block) for i in range(2)]
+    ones = masks.ones(state.params)
+
+    def loss(params, heat=1):
+        each = [
+            restated_loss(params, state.stats, x, y, heat, mode == "training")
+            for x, y in batches
+        ]
+        return sum(each) / len(each)
+
+    def found(criterion):
+        p = Prune(criterion=criterion, mode=mode, batches=2)
+        score = ranking.make_scores(replace(E, prune=p), t)
+        return score(state.params, state, ones, key, block)
+
+    gradient = jax.grad(loss)(state.params)
+    size = {n: np.abs(gradient[n]["kernel"]) for n in ("hidden", "output")}
+    moved = {n: np.abs(state.params[n]["kernel"]) * size[n] for n in size}
+    total = sum(m.sum() for m in moved.values())
+    cool = jax.grad(loss)(state.params, ranking.GRASP_TEMPERATURE)
+    # Of what a mask covers, the kernels.
+    cool = jax.tree.map(lambda g, m: g * 0 if m is None else g, cool, ones)
+
+    def flow(params):
+        g = jax.grad(loss)(params, ranking.GRASP_TEMPERATURE)
+        return sum(
+            jnp.sum(a * b)
+            for a, b in zip(jax.tree.leaves(g), jax.tree.leaves(cool), strict=True)
+        )
+
+    product = jax.grad(flow)(state.params)
+    kept = {
+        n: np.asarray(state.params[n]["kernel"] * product[n]["kernel"]) for n in size
+    }
+    norm = abs(sum(k.sum() for k in kept.values())) + 1e-10
+    for criterion, expected in (
+        ("gradient_magnitude", size),
+        ("weight_gradient", moved),
+        ("snip", {n: m / total for n, m in moved.items()}),
+        ("grasp", {n: k / norm for n, k in kept.items()}),
+    ):
+        scores = found(criterion)
+        for n, values in expected.items():
+            near = 2e-4 * np.abs(values).max()
+            np.testing.assert_allclose(scores[n]["kernel"], values, 1e-3, near)
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "hessian"])
+def test_the_two_modes_rank_differently_and_leave_the_averages(criterion):
+    t, state = normed_task(dropout=0.5)
+    key, (block, _) = jax.random.key(5), next(t.blocks(jax.random.key(0), 0, 1))
+    ones = masks.ones(state.params)
+    both = {
+        mode: ranking.make_scores(
+            replace(E, prune=Prune(criterion=criterion, mode=mode)), t
+        )(state.params, state, ones, key, block)
+        for mode in ("evaluation", "training")
+    }
+    half = [masks.keep_top(scores, ones, 0.5) for scores in both.values()]
+    assert not equal(*half)
+
+
+@pytest.mark.parametrize("criterion", sorted(ranking.CRITERIA))
+def test_a_mode_is_of_criteria_that_ask_the_loss_on_batches(criterion):
+    e = replace(E, prune=Prune(criterion=criterion, mode="training"))
+    if criterion in (
+        "gradient_magnitude",
+        "weight_gradient",
+        "snip",
+        "grasp",
+        "hessian",
+    ):
+        checks.check(e)
+        return
+    with pytest.raises(ConfigError, match="--prune.mode training is of"):
+        checks.check(e)

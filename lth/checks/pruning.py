@@ -6,6 +6,8 @@ from lth.config import ConfigError, Experiment, Moved
 from lth.notation import parse_densities, parse_rates, parse_steps, parse_structure
 
 MOVED: tuple[str, ...] = get_args(Moved)
+# Criteria that ask the loss on batches, and so may do it in either mode.
+OF_LOSS = ("gradient_magnitude", "weight_gradient", "snip", "grasp", "hessian")
 SIGNED = tuple(name for name in MOVED if name.endswith("_sign"))
 
 
@@ -83,6 +85,11 @@ def check(e: Experiment) -> None:
             p.criterion == "synflow" and transformer,
             f"--prune.criterion synflow needs a network of ReLUs; {e.model.name} "
             "centres its activations",
+        ),
+        (
+            p.mode != "evaluation" and p.criterion not in OF_LOSS,
+            f"--prune.mode {p.mode} is of --prune.criterion {', '.join(OF_LOSS)}, "
+            f"which ask the loss on batches; got {p.criterion}",
         ),
         (
             p.precision != "float32" and p.criterion != "synflow",

@@ -2,8 +2,11 @@
 
 `loss(params, batch)` is one number, the mean over a batch. `batches` is a tree of
 arrays [b, n, ...]: b batches of n examples. How many there are is the caller's to say;
-one is what most papers' code takes. Masked weights are exactly 0 in `params`, so
-gradients are taken through the mask where a definition asks for that.
+one is what most papers' code takes. Whether batch norm goes by its running averages
+(evaluation) or by the batch (training) is the caller's to say too, in `loss`: the
+command scores in evaluation unless `--prune.mode training` is given, and the two rank
+weights differently (`experiments/criteria_at_init.py`). Masked weights are exactly 0
+in `params`, so gradients are taken through the mask where a definition asks for that.
 """
 
 from collections.abc import Callable
@@ -44,7 +47,7 @@ def snip(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
     Lee et al. (2019, arXiv:1810.02340): |∂L/∂m| at m = 1, normalised over the
     weights that `mask` keeps.
     Meant for initialisation. The authors' code draws a network of its own to score;
-    this scores the one that is trained.
+    this scores the one that is trained, in the mode of `loss`.
     """
     scores = _within(weight_gradient(loss, params, batches), mask)
     return _divided(scores, _sum(scores))
@@ -56,7 +59,7 @@ def grasp(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
     H is the Hessian and g the gradient, both of the mean loss over all batches and in
     the weights that `mask` keeps. The paper prunes the highest -w (Hg), whose removal
     lowers the flow least or raises it, so the highest w (Hg) is kept. Its code
-    divides logits by a temperature of 200: do so in `loss`.
+    divides logits by a temperature of 200, in training mode: do so in `loss`.
     """
     gradient = _within(mean_gradient(loss, params, batches), mask)
     product = _hessian_product(loss, params, gradient, batches)
@@ -96,7 +99,8 @@ def empirical_fisher(loss: Loss, params: Params, batches: Any) -> Params:
 
     With labels drawn from the network's own predictions it estimates the Fisher matrix,
     which for a softmax is the Gauss-Newton matrix; with the labels of the data it is
-    only called so (Kunstner et al. 2019, arXiv:1905.12558).
+    only called so (Kunstner et al. 2019, arXiv:1905.12558). Examples are taken one by
+    one, so batch norm has to go by its running averages (`loss` in evaluation).
     """
 
     def squared(gradient):

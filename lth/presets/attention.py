@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lth.config import Data, Experiment, Model, Optimizer, Prune, Rewind
-from lth.presets.preset import BRIEF, Preset, brief
+from lth.presets.preset import Preset, brief, in_brief
 
 _VIT = Experiment(
     data=Data(name="cifar10", validation=5000, pixels="standard", augment="crop_flip"),
@@ -43,7 +43,7 @@ PRESETS = {
     "vit-cifar10-fast": Preset(
         brief(_VIT, width=0.5, depth=3),
         "vit-cifar10 with 3 blocks of 96, briefly",
-        f"half the blocks and width, {BRIEF}; else as vit-cifar10",
+        f"half the blocks and width, {in_brief(_VIT)}; else as vit-cifar10",
     ),
     "transformer-text": Preset(
         _TEXT,
@@ -62,7 +62,8 @@ PRESETS = {
             replicates=1,
         ),
         "transformer-text with 2 blocks of half the width, briefly",
-        "half the blocks, width and window, 1 500 iterations, 1 replicate, 6 levels",
+        "half the blocks, width and window (64 characters), 1 500 iterations, rewound "
+        "to 100, 1 replicate, 6 levels; else as transformer-text",
     ),
     "regression": Preset(
         Experiment(

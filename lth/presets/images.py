@@ -3,7 +3,15 @@
 from dataclasses import replace
 
 from lth.config import Data, Experiment, Model, Optimizer, Prune, Rewind
-from lth.presets.preset import BRIEF, COUNTS, Preset, brief
+from lth.presets import published
+from lth.presets.preset import (
+    COUNTS,
+    HELD_OUT,
+    LAST_BATCH,
+    Preset,
+    brief,
+    in_brief,
+)
 
 
 def _conv(depth: int, epochs: int, rate: float, conv_rate: float) -> Experiment:
@@ -26,12 +34,32 @@ _CONVS = {
     "conv4": _conv(4, 34, 3e-4, 0.1),
     "conv6": _conv(6, 40, 3e-4, 0.15),
 }
+# Of each: our iterations, those of Frankle & Carbin (2019, figure 2), and a note.
+_LENGTHS = {
+    "conv2": ("20 250", "20 000", "27"),
+    "conv4": ("25 500", "25 000", "34"),
+    "conv6": ("30 000", "30 000", "40"),
+}
+
+
+def _length(name: str) -> str:
+    ours, theirs, epochs = _LENGTHS[name]
+    if ours == theirs:
+        return f"{ours} iterations as in the paper"
+    return (
+        f"{ours} iterations, the {epochs} epochs of Zhou et al. (2019), where Frankle "
+        f"& Carbin have {theirs}"
+    )
+
+
 CONV = {
     **{
         name: Preset(
             e,
             f"Conv-{name[4:]} on CIFAR-10 as in Frankle & Carbin (2019), figure 5",
-            f"measured every 500 iterations; {COUNTS}",
+            f"{_length(name)}, measured every 500; pixels are divided by 255, as by "
+            f"Zhou et al.; {COUNTS}",
+            published.CONV[name],
         )
         for name, e in _CONVS.items()
     },
@@ -48,9 +76,10 @@ CONV = {
                 controls="reinit",
             ),
             f"{name} at a quarter of its width: tickets against fresh weights",
-            "a quarter of the channels and units, 2 000 iterations, learning rate "
-            f"1e-3, {replicates} replicate{'s' * (replicates > 1)}, {levels} levels; "
-            f"else as {name}",
+            "a quarter of the channels and units, 2 000 iterations measured every 250, "
+            f"learning rate 1e-3, {replicates} replicate{'s' * (replicates > 1)}, "
+            f"{levels} levels, and fresh weights (the control reinit) beside each "
+            f"ticket; else as {name}",
         )
         for (name, e), (levels, replicates) in zip(
             _CONVS.items(), ((8, 2), (4, 1), (4, 1)), strict=True
@@ -76,9 +105,17 @@ _RESNET20 = Experiment(
     levels=15,
     replicates=3,
 )
+_MOMENTUM = (
+    "the optimizer's momentum is rewound with the weights, where OpenLTH starts each "
+    "level, the dense one too, from the rewind point with none (--rewind.moments drop "
+    "does so for tickets)"
+)
 _OPENLTH = (
-    "5 000 images are held out for validation; pixels are scaled by CIFAR-10's own "
-    f"statistics, not ImageNet's; {COUNTS}"
+    f"{HELD_OUT}, where OpenLTH trains on all 50 000 and reports on test alone, so "
+    "that an epoch is 352 iterations, not 391, and 160 are 56 320, not 62 560; pixels "
+    f"are scaled by CIFAR-10's own statistics, not ImageNet's; {_MOMENTUM}; the rewind "
+    "point is a flag there; biases start at 0, not uniform; counts are exact, where "
+    f"OpenLTH drops one weight too many a level; {COUNTS}; {LAST_BATCH}"
 )
 _LOW_RATE = replace(
     _RESNET20,
@@ -116,26 +153,36 @@ DEEP = {
         "ResNet-20 on CIFAR-10 as in OpenLTH, rewound to iteration 2 000 (Frankle et "
         "al. 2020)",
         _OPENLTH,
+        published.OPENLTH_CIFAR,
     ),
     "resnet20-fast": Preset(
         brief(_RESNET20, width=0.5),
         "resnet20 at half its width, briefly: rewinding to iteration 100",
-        f"half the channels, {BRIEF}; else as resnet20",
+        f"half the channels, {in_brief(_RESNET20)}; else as resnet20",
     ),
     "resnet20-low-lr": Preset(
         _LOW_RATE,
-        "ResNet-20 at a low learning rate and rewound to 0, where tickets win too "
-        "(Frankle & Carbin 2019, section 4)",
-        f"OpenLTH's network and schedule (160 epochs); {_OPENLTH}",
+        "ResNet-20 at a low learning rate and rewound to 0, from where tickets match "
+        "too (Frankle & Carbin 2019, section 4)",
+        "the network and schedule of OpenLTH, with milestones at 80 and 120 of 160 "
+        "epochs, 56 320 iterations, where Frankle & Carbin have 30 000 with milestones "
+        "at 20 000 and 25 000; they leave the output layer and the shortcuts dense; "
+        f"batch-norm scales start uniform in [0, 1); biases start at 0; {COUNTS}; "
+        f"{LAST_BATCH}",
+        published.LOW_RATE,
     ),
     "resnet20-low-lr-fast": Preset(
         brief(_LOW_RATE, width=0.5),
         "resnet20-low-lr at half its width, briefly",
-        f"half the channels, {BRIEF}; else as resnet20-low-lr",
+        f"half the channels, {in_brief(_LOW_RATE)}; else as resnet20-low-lr",
     ),
     **{
         f"vgg{n}": Preset(
-            _vgg(n), f"VGG-{n} with batch norm on CIFAR-10 as in OpenLTH", _OPENLTH
+            _vgg(n),
+            f"VGG-{n} with batch norm on CIFAR-10 as in OpenLTH, rewound to iteration "
+            "2 000",
+            _OPENLTH,
+            published.OPENLTH_VGG,
         )
         for n in (16, 19)
     },
@@ -143,20 +190,25 @@ DEEP = {
         f"vgg{n}-fast": Preset(
             brief(_vgg(n), width=0.125),
             f"vgg{n} at an eighth of its width, briefly",
-            f"an eighth of the channels, {BRIEF}; else as vgg{n}",
+            f"an eighth of the channels, {in_brief(_vgg(n))}; else as vgg{n}",
         )
         for n in (16, 19)
     },
     "wrn": Preset(
         _WRN,
         "WRN-16-4 on CIFAR-10 with RigL's training (Evci et al. 2020)",
-        "pruned in rounds and rewound, where RigL trains sparse from the start; weight "
-        "decay on every parameter; 5 000 images are held out for validation",
+        "pruned in rounds and rewound to iteration 2 000, where RigL trains sparse "
+        "from the start; the network that RigL's code has by default, where the paper "
+        "takes WRN-22-2 (--model.name wrn22_2); the first layer (stem) is pruned too; "
+        f"weight decay on every parameter, not on kernels alone; {HELD_OUT}; {COUNTS}; "
+        f"{LAST_BATCH}",
+        published.RIGL,
     ),
     "wrn-fast": Preset(
         brief(_WRN, width=0.25),
         "wrn at a quarter of its width, briefly",
-        f"a quarter of the channels, the first layer's too, {BRIEF}; else as wrn",
+        f"a quarter of the channels, the first layer's too, {in_brief(_WRN)}; else as "
+        "wrn",
     ),
     "resnet50-imagenet": Preset(
         Experiment(
@@ -189,9 +241,15 @@ DEEP = {
         ),
         "ResNet-50 on ImageNet as in OpenLTH, rewound to epoch 5; images/train/CLASS/ "
         "and images/val/CLASS/ hold the pictures",
-        "activations in bfloat16; 10 000 training images are held out for validation; "
-        "batch-norm scales start at 1; it has no fast form on two cores: one step "
-        "takes minutes there",
+        "random crops are of the central square of a picture, shrunk to 256 pixels, "
+        "where OpenLTH crops the whole picture: they are coarser and never show its "
+        "ends; activations in bfloat16, not float32; 10 000 training images are held "
+        "out for validation, so that an epoch is 1 242 iterations, not 1 252, and 90 "
+        "are 111 780, not 112 680; batch-norm scales start at 1, not uniform; biases "
+        f"start at 0, not uniform; {_MOMENTUM}; the rewind point is a flag there; "
+        f"{COUNTS}; {LAST_BATCH}; it has no fast form on two cores: one step takes "
+        "minutes there",
+        published.OPENLTH_IMAGENET,
     ),
 }
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from lth.config import Data, Experiment, Model, Optimizer, Prune
-from lth.presets.preset import Preset
+from lth.presets import published
+from lth.presets.preset import COUNTS, HELD_OUT, LAST_BATCH, Preset
 
 _LENET = Experiment(
     data=Data(name="mnist", validation=5000, pixels="unit"),
@@ -29,6 +30,7 @@ _SGD = Experiment(
     replicates=5,
 )
 
+
 PRESETS = {
     "digits": Preset(
         replace(
@@ -39,31 +41,36 @@ PRESETS = {
             levels=12,
         ),
         "LeNet-300-100 on scikit-learn's 8x8 digits: no download, about a minute",
-        "a small data set of ours; network, optimizer and pruning follow lenet-mnist",
+        "a small data set of ours, 600 iterations measured every 20, 12 levels, 180 "
+        "images held out; network, optimizer and pruning follow lenet-mnist",
     ),
     "lenet-mnist": Preset(
         _LENET,
         "LeNet-300-100 on MNIST as in Frankle & Carbin (2019), figures 1, 3 and 4",
-        "measured every 500 iterations instead of 100; densities are powers of 0.8 of "
-        "the whole, not 20 % of what rounding left; the last short batch of an epoch "
-        "is filled from the next one",
+        "measured every 500 iterations instead of 100; pixels are divided by 255, "
+        f"where the authors' code scales each image to length 1; {COUNTS}; "
+        f"{LAST_BATCH}",
+        published.LENET,
     ),
     "lenet-mnist-fast": Preset(
         replace(_LENET, steps="10000it", eval_every="200it", levels=15),
         "lenet-mnist with a fifth of the iterations",
-        "10 000 iterations instead of 50 000, measured every 200; else as lenet-mnist",
+        "10 000 iterations instead of 50 000, measured every 200, 15 levels; else as "
+        "lenet-mnist",
     ),
     "lenet-mnist-sgd": Preset(
         _SGD,
         "LeNet-300-100 on MNIST with the defaults of OpenLTH",
-        "5 000 images are held out for validation, where OpenLTH trains on all 60 000 "
-        "and reports on test alone; biases start at 0, not uniform; a density counts "
-        "prunable weights, so the output layer is no part of it; counts are exact, "
-        "where OpenLTH drops one weight too many a level",
+        f"{HELD_OUT}, where OpenLTH trains on all 60 000 and reports on test alone, so "
+        "that 40 epochs are 17 200 iterations, not 18 760; biases start at 0, not "
+        "uniform; a density counts prunable weights, so the output layer is no part of "
+        "it; counts are exact, where OpenLTH drops one weight too many a level; "
+        f"{LAST_BATCH}",
+        published.OPENLTH_LENET,
     ),
     "lenet-mnist-sgd-fast": Preset(
         replace(_SGD, steps="5ep", levels=15),
         "lenet-mnist-sgd with an eighth of the epochs",
-        "5 epochs instead of 40; else as lenet-mnist-sgd",
+        "5 epochs instead of 40, 15 levels; else as lenet-mnist-sgd",
     ),
 }

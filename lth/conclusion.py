@@ -1,0 +1,98 @@
+"""What the table of a run allows to say, in sentences."""
+
+import itertools
+
+import pandas as pd
+
+from lth import plot, results
+
+
+def meaning(table: pd.DataFrame) -> str:
+    """Say what matching means, of the score that a table is compared by.
+
+    Empty where there is nothing to match, or nothing that might.
+    """
+    if results.matching(table).empty:
+        return ""
+    return (
+        f"A network matches where its mean test {results.score(table)} at the end of "
+        "training is at most one standard deviation (over replicates) below the dense "
+        "network's; a ticket that matches is a winning ticket."
+    )
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """Say of one run down to which density its networks match the dense one.
+
+    A sentence about the tickets and one about each control; none of a run that has
+    pruned nothing yet.
+    """
+    rows = results.matching(table)
+    if rows.empty:
+        learned = (table["level"] == 0) & (table["density"] < 1)
+        nothing = "No dense network was trained, so there is none to match."
+        return [nothing] if learned.any() else []
+    dense = _dense(rows.iloc[0], results.score(table))
+    told = []
+    for variant, group in rows.groupby("variant", sort=False):
+        where = _where(group)
+        if variant != results.TICKET:
+            text = f"The control “{plot.NAMES[str(variant)]}” matches it {where}"
+        elif group["matches"].any():
+            text = f"Tickets match the dense network ({dense}) {where}"
+        else:
+            text = f"No ticket matches the dense network ({dense})"
+        told.append(f"{text}{_fewer(group)}.")
+    return told
+
+
+def _dense(row: pd.Series, score: str) -> str:
+    value, n = f"test {score} {100 * row['dense']:.2f}", row["dense_n"]
+    if n == 1:
+        return f"{value} %, n = 1: compared with the dense value itself"
+    return f"{value} ± {100 * row['deviation']:.2f} %, one standard deviation, n = {n}"
+
+
+def _where(rows: pd.DataFrame) -> str:
+    """At which levels networks match: from the first on, down to where; then others."""
+    stretches = [
+        list(group)
+        for matches, group in itertools.groupby(
+            rows.to_dict("records"), lambda row: row["matches"]
+        )
+        if matches
+    ]
+    if not stretches:
+        return "at no density"
+    end = results.down_to(rows)
+    if end is None:
+        return "only " + " and ".join(map(_stretch, stretches))
+    level, density = end
+    text = f"down to a density of {_percent(density)} (level {level})"
+    if level == rows["level"].max():
+        return f"{text}, the last"
+    again = " and ".join(map(_stretch, stretches[1:]))
+    return f"{text}, and again {again}" if again else text
+
+
+def _stretch(rows: list[dict]) -> str:
+    first, last = rows[0], rows[-1]
+    if first is last:
+        return f"at {_percent(first['density'])} (level {first['level']})"
+    return (
+        f"from {_percent(first['density'])} to {_percent(last['density'])} (levels "
+        f"{first['level']} to {last['level']})"
+    )
+
+
+def _percent(density: float) -> str:
+    return f"{100 * density:.3g} %"
+
+
+def _fewer(rows: pd.DataFrame) -> str:
+    """Levels that have other replicates than the dense network, if any."""
+    odd = rows[rows["n"] != rows["dense_n"]]
+    listed = [
+        f"n = {n} at level {level}" for level, n in odd[["level", "n"]].to_numpy()
+    ]
+    return f"; {', '.join(listed)}" if listed else ""
