@@ -189,9 +189,9 @@ def state_of(opt_state: Any) -> SparseState:
     return found[0]
 
 
-# Optimizers that let updates through unchanged or not at all, by their states.
+# States of optimizers that let updates through unchanged or not at all; beside them
+# `MultiSteps`, whose inner state has another name.
 GATES = (
-    optax.MultiStepsState,
     optax.ApplyIfFiniteState,
     optax.InjectHyperparamsState,
     optax.InjectStatefulHyperparamsState,
@@ -208,9 +208,11 @@ def _sparse(opt_state: Any) -> list[SparseState]:
 def _check_outermost(state: Any) -> None:
     """Refuse states in which `sparsify` has not the last word about updates."""
     while not isinstance(state, SparseState):
+        if isinstance(state, optax.MultiStepsState):
+            state = state.inner_opt_state
+            continue
         if isinstance(state, GATES):
-            repeats = isinstance(state, optax.MultiStepsState)
-            state = state.inner_opt_state if repeats else state.inner_state
+            state = state.inner_state
             continue
         what, after = f"what holds it ({type(state).__name__})", [state]
         if type(state) is tuple or isinstance(state, OrderedDict):  # optax.chain
@@ -230,9 +232,18 @@ def _check_outermost(state: Any) -> None:
 def masked(params: Params, opt_state: Any) -> Params:
     """The params under the mask of a sparsified optimizer, to start from.
 
-    Raises ValueError where what stands around `sparsify` would undo the mask.
+    Of a Flax NNX model, `nnx.update(model, masked(nnx.state(model, nnx.Param),
+    optimizer.opt_state))`. Raises ValueError where what stands around `sparsify` would
+    undo the mask.
     """
-    return masks.apply(params, state_of(opt_state).mask)
+
+    def absent(x):
+        return x is None
+
+    # `nnx.Optimizer` has its state in boxes of its own: the same leaves, as `params`.
+    keep = jax.tree.leaves(state_of(opt_state).mask, is_leaf=absent)
+    boxes = jax.tree.structure(params, is_leaf=absent)
+    return masks.apply(params, jax.tree.unflatten(boxes, keep))
 
 
 def records(opt_state: Any) -> list[dict[str, Any]]:
