@@ -95,8 +95,9 @@ def _told(shape: tuple[int, ...]) -> Sides:
         return Sides((rank - 2,), (rank - 1,), tuple(range(rank - 2)))
     raise ValueError(
         f"the shape {shape} does not tell inputs from outputs: it is [in, heads, dim] "
-        "or [heads, dim, out] of attention, [window, in, out] of a convolution; pass "
-        "axes={path: (inputs, outputs)}, such as ((0,), (1, 2)) for the first"
+        "or [heads, dim, out] of attention, [window, in, out] of a convolution, or "
+        "matrices of several replicates, which are to be mapped; pass axes={path: "
+        "(inputs, outputs)}, such as ((0,), (1, 2)) for the first"
     )
 
 
