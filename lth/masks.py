@@ -180,14 +180,17 @@ def _warn_of_replicates(mask: Mask) -> None:
     if len(leaves) < 2 or any(isinstance(leaf, Tracer) for leaf in leaves):
         return
     shapes = [np.shape(leaf) for leaf in leaves]
-    first = {shape[:1] for shape in shapes}
-    # Kernels have two axes or more; square windows of convolutions are no replicates.
-    stacked = len(first) == 1 and all(
-        len(shape) > 2 and not (len(shape) == 4 and shape[0] == shape[1])
+    n = max(shape[:1] for shape in shapes)
+    # Kernels have two axes or more; square windows of convolutions are no replicates,
+    # and one replicate has nobody to be pooled with.
+    stacked = n > (1,) and all(
+        shape[:1] == n
+        and len(shape) > 2
+        and not (len(shape) == 4 and shape[0] == shape[1])
         for shape in shapes
     )
     if stacked:
-        (n,) = first.pop()
+        (n,) = n
         warnings.warn(
             f"all {len(leaves)} leaves of the mask lead with an axis of {n} and are "
             f"taken for one network. If those are {n} replicates, look at one, as of "

@@ -39,9 +39,9 @@ class Sides(NamedTuple):
 def of(shape: tuple[int, ...], given: Any = None) -> Sides:
     """The sides of a leaf: those given, or else those that its shape tells.
 
-    A pair is (inputs, outputs), a triple has the window too. In a pair of four or five
-    axes that sums over all but the last, those but the last two are the window, as in a
-    convolution.
+    A pair is (inputs, outputs), a triple has the window too. Where a pair of four or
+    five axes sums over all but one, it is a convolution, and all but the last two are
+    its window.
 
     Raises ValueError for a shape that does not tell, and for axes that do not fit it.
     """
@@ -56,9 +56,10 @@ def of(shape: tuple[int, ...], given: Any = None) -> Sides:
             f"of the shape {shape} at most once; got {given}"
         )
     inputs, outputs, *window = each
-    summed, last = tuple(range(rank - 1)), (rank - 1,)
-    if not window and rank in (4, 5) and (inputs, outputs) == (summed, last):
-        return _told(shape)
+    places = tuple(range(rank - 2))
+    if rank in (4, 5) and len(outputs) == 1 and {*places} < {*inputs} and not window:
+        features = tuple(axis for axis in inputs if axis not in places)
+        return Sides(features, outputs, places)
     return Sides(inputs, outputs, *window)
 
 

@@ -200,6 +200,9 @@ def test_a_window_is_told_or_known_from_four_axes():
     for kernel in (False, True):
         plain = allocation.erdos_renyi(mask, 0.2, kernel)
         assert allocation.erdos_renyi(mask, 0.2, kernel, axes=told) == plain
+        turned = mask_of(CONV | {"conv": (3, 3, 32, 16)})  # a transposed convolution
+        axes = told | {"conv": ((0, 1, 3), (2,))}
+        assert allocation.erdos_renyi(turned, 0.2, kernel, axes=axes) == plain
 
 
 @pytest.mark.parametrize("wrong", [((0,), (0, 1)), ((0,), (3,)), ((0,),), (0, (1,))])

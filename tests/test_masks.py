@@ -269,6 +269,8 @@ def test_stacked_replicates_are_not_pooled_without_a_word(function):
             {"conv": jnp.ones((3, 3, 2, 4), bool), "up": jnp.ones((3, 3, 4, 2), bool)}
         )
         function({"conv": jnp.ones((3, 4, 2), bool)})
+        function(jax.tree.map(lambda m: m[:1], STACKED))
+        function(STACKED | {"a": jnp.ones((1, 4, 3), bool)})
 
 
 def test_overlaps_of_stacked_replicates_are_each_their_own():
