@@ -4,6 +4,7 @@ Each rule is a tree of densities for `masks.keep_top`. Those that divide a total
 whole weights, k of n in a leaf, so that any two rules keep equally many.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lth import masks, select
+from lth import masks, select, sides
 
 
 def by_path(
@@ -55,22 +56,42 @@ def erdos_renyi(
     *,
     power: float = 1.0,
     dense: Sequence[str] = (),
+    axes: sides.Axes = None,
 ) -> masks.Density:
     """Densities in proportion to (sum of the dims / product of the dims)**power.
 
-    ER takes the last two axes, input and output, of a leaf (Mocanu et al. 2018, SET,
-    arXiv:1707.04780); ERK, with `kernel`, all of them (Evci et al. 2020, RigL,
-    arXiv:1911.11134). A leaf that would be denser than 1 is dense, as are those in
-    whose path a pattern of `dense` is found, and the others share what remains.
+    ER takes inputs and outputs of a leaf as dims (Mocanu et al. 2018, SET,
+    arXiv:1707.04780); ERK, with `kernel`, also those of the window (Evci et al. 2020,
+    RigL, arXiv:1911.11134). Several axes of inputs, or of outputs, count as one dim of
+    their product, and a leaf of one axis has that. A leaf that would be denser than 1
+    is dense, as are those in whose path a pattern of `dense` is found, and the others
+    share what remains.
 
     The leaves together keep exactly `round(density * prunable)` weights: each its share
     rounded down and those furthest below theirs one more. A leaf keeps at least one.
-    Raises ValueError for a density that the leaves forced dense leave no room for.
+
+    Args:
+      mask: what is prunable.
+      density: of all leaves together, in (0, 1].
+      kernel: ERK in place of ER.
+      power: of the ratio.
+      dense: regular expressions of leaves that stay dense.
+      axes: inputs and outputs of kernels whose shape does not tell, as in `sides`.
+
+    Raises:
+      ValueError: for a density that the leaves forced dense leave no room for, and for
+        a shape that does not tell and of which `axes` does not either.
     """
-    shapes = [leaf.shape for leaf in jax.tree.leaves(mask)]
-    dims = [shape if kernel else shape[-2:] for shape in shapes]
+    leaves = zip(jax.tree.leaves(mask), sides.each(mask, axes), strict=True)
+    dims = [_dims(leaf.shape, at, kernel) for leaf, at in leaves]
     raw = np.array([(sum(each) / np.prod(each)) ** power for each in dims])
     return _divide(mask, density, raw, dense)
+
+
+def _dims(shape: tuple[int, ...], at: sides.Sides, kernel: bool) -> list[int]:
+    window = [shape[axis] for axis in at.window] if kernel else []
+    features = [math.prod(shape[i] for i in side) for side in at[:2] if side]
+    return [*window, *features]
 
 
 def from_table(mask: masks.Mask, table: Mapping[str, float]) -> masks.Density:

@@ -28,7 +28,7 @@ from lth.config import ConfigError, Experiment
 from lth.train import TrainState
 
 # What a replicate's randomness is for; each folds into the replicate's key.
-INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN = range(6)
+INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN, SHUFFLE_GLOBAL = range(7)
 
 
 class Learner(NamedTuple):

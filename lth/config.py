@@ -303,7 +303,8 @@ class Experiment:
     """Number of the first replicate."""
     controls: str = ""
     """Trained beside each ticket: reinit (its mask, fresh initialisation), shuffle (its
-    mask shuffled within layers, its starting weights), with prune.at early also invert
+    mask shuffled within layers, its starting weights), shuffle_global (the same, but
+    shuffled over all prunable weights), with prune.at early also invert
     (the weights that the criterion ranks lowest), with a learned mask also rewind (its
     mask, the run's initial weights, as shuffle has them) and train (on from the weights
     it was learned for or beside); such as reinit,shuffle."""
@@ -313,5 +314,5 @@ class Experiment:
 
 # Fields that add to a run without changing what it already holds.
 EXTENDING = ("levels", "controls", "checkpoint_at")
-CONTROLS = ("reinit", "shuffle", "invert", "rewind", "train")
+CONTROLS = ("reinit", "shuffle", "invert", "rewind", "train", "shuffle_global")
 SEEDS = range(2**31)

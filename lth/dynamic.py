@@ -7,11 +7,25 @@ So `train.make_train` needs no change, and neither does anybody else's loop: gra
 go in at the masked params, all of them, and updates come out that leave exactly 0 where
 the mask prunes. Start from `masked(params, opt_state)`.
 
+Updates are to reach the params as they come out, or what is pruned is not 0. Hence what
+rescales or averages them goes inside: `sparsify(optax.chain(adam, scale), rule)`.
+
+| around `sparsify`                                   | what happens               |
+|-----------------------------------------------------|----------------------------|
+| nothing; `inject_hyperparams`                       | exact zeros                |
+| `chain`, `named_chain`, with `sparsify` last        | exact zeros; slots of what |
+|                                                     | stands before see all      |
+| `MultiSteps`, `apply_if_finite`                     | exact zeros; a step is one |
+|                                                     | that they let through      |
+| all else, such as a chain that goes on after it,    | `masked`, `state_of` and   |
+| `optax.masked` and `partition`                      | `records` refuse           |
+
 Steps are counted in those of the optimizer, from 1. Where the mask is to change at step
 t, it is chosen by the weights before the t-th step and by that step's gradients, and
 the step is taken under it. A change at step 0 is part of `init`. Rules are in `rules`.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lth import branch, masks, train
+from lth import branch, masks, rewind, train
 from lth.masks import Mask, Params
 
 
@@ -33,6 +47,8 @@ class Rule(NamedTuple):
     when: Callable[[jax.Array], jax.Array]  # step -> whether the mask changes there
     updates: int  # how often that is
     skips: bool = False  # whether the weights stay put at an update of the mask
+    # step -> whether the optimizer starts afresh there, before it moves the weights
+    resets: Callable[[jax.Array], jax.Array] | None = None
 
 
 class Log(NamedTuple):
@@ -64,15 +80,18 @@ def sparsify(
     """`tx` under a mask that follows `rule`.
 
     `prunable` is that of `masks.ones`; `key` is for rules that draw at random: give
-    each replicate its own. Outermost in a chain, or what comes after would change the
-    moves that bring weights to 0. What is pruned has gradient, update and slots of 0,
-    whatever `tx` is; what is grown starts at 0 with slots of 0.
+    each replicate its own. What is pruned has gradient, update and slots of 0, whatever
+    `tx` is; what is grown starts at 0 with slots of 0. What comes after it would change
+    the moves that bring weights to 0: the module says what may stand around it.
     """
     seed = jax.random.key_data(jax.random.key(0) if key is None else key)
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
         return _begin(tx, rule, prunable, params, seed)
+
+    def afresh(inner, params):
+        return rewind.with_schedule(tx.init(params), inner)
 
     def update(updates, state, params=None, **extra):
         grads: Any = updates
@@ -96,6 +115,8 @@ def sparsify(
                 now, change, (mask, settled, log), (params, grads, state.key)
             )
         inner = train.masked_slots(tx, state.inner, settled)
+        if rule.resets:
+            inner = branch.if_any(rule.resets(step), afresh, inner, params)
         moves, inner = tx.update(masks.apply(grads, settled), inner, params, **extra)
         if rule.skips:
             moves = jax.tree.map(lambda u: jnp.where(now, jnp.zeros_like(u), u), moves)
@@ -158,21 +179,71 @@ def _logged(log: Log, step: jax.Array, params: Params, old: Mask, new: Mask) -> 
 def state_of(opt_state: Any) -> SparseState:
     """The state of `sparsify` inside an optimizer's state.
 
-    Raises ValueError unless there is exactly one.
+    Raises ValueError unless there is exactly one, and nothing around it that may change
+    its updates.
     """
-
-    def known(x):
-        return isinstance(x, SparseState)
-
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=known) if known(x)]
+    found = _sparse(opt_state)
     if len(found) != 1:
         raise ValueError(f"one sparsified optimizer is needed; there are {len(found)}")
+    _check_outermost(opt_state)
     return found[0]
 
 
+# States of optimizers that let updates through unchanged or not at all; beside them
+# `MultiSteps`, whose inner state has another name.
+GATES = (
+    optax.ApplyIfFiniteState,
+    optax.InjectHyperparamsState,
+    optax.InjectStatefulHyperparamsState,
+)
+
+
+def _sparse(opt_state: Any) -> list[SparseState]:
+    def known(x):
+        return isinstance(x, SparseState)
+
+    return [x for x in jax.tree.leaves(opt_state, is_leaf=known) if known(x)]
+
+
+def _check_outermost(state: Any) -> None:
+    """Refuse states in which `sparsify` has not the last word about updates."""
+    while not isinstance(state, SparseState):
+        if isinstance(state, optax.MultiStepsState):
+            state = state.inner_opt_state
+            continue
+        if isinstance(state, GATES):
+            state = state.inner_state
+            continue
+        what, after = f"what holds it ({type(state).__name__})", [state]
+        if type(state) is tuple or isinstance(state, OrderedDict):  # optax.chain
+            parts = list(state.values() if isinstance(state, OrderedDict) else state)
+            place = max(i for i, part in enumerate(parts) if _sparse(part))
+            state, after = parts[place], parts[place + 1 :]
+            names = ", ".join(type(part).__name__ for part in after)
+            what = f"what comes after it in its chain ({names})"
+        if after:
+            raise ValueError(
+                f"sparsify has not the last word: {what} may change its updates, and "
+                "what is pruned would not be 0; write sparsify(optax.chain(…), rule), "
+                "with all of the optimizer inside"
+            )
+
+
 def masked(params: Params, opt_state: Any) -> Params:
-    """The params under the mask of a sparsified optimizer."""
-    return masks.apply(params, state_of(opt_state).mask)
+    """The params under the mask of a sparsified optimizer, to start from.
+
+    Of a Flax NNX model, `nnx.update(model, masked(nnx.state(model, nnx.Param),
+    optimizer.opt_state))`. Raises ValueError where what stands around `sparsify` would
+    undo the mask.
+    """
+
+    def absent(x):
+        return x is None
+
+    # `nnx.Optimizer` has its state in boxes of its own: the same leaves, as `params`.
+    keep = jax.tree.leaves(state_of(opt_state).mask, is_leaf=absent)
+    boxes = jax.tree.structure(params, is_leaf=absent)
+    return masks.apply(params, jax.tree.unflatten(boxes, keep))
 
 
 def records(opt_state: Any) -> list[dict[str, Any]]:

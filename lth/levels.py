@@ -18,6 +18,11 @@ REWINDS = {
     "finetune": rewind.finetune,
     "weights_low_rate": rewind.weights_low_rate,
 }
+# Controls that shuffle the mask: over what, and by which keys.
+SHUFFLES = {
+    "shuffle": ("layer", build.SHUFFLE),
+    "shuffle_global": ("global", build.SHUFFLE_GLOBAL),
+}
 
 
 def dense(parts: Parts, report: Reporter) -> Ticket:
@@ -79,9 +84,10 @@ def control(e, variant, parts, early, ticket, report) -> Ticket:
     if variant == "train":
         late = ticket.state
         early = early._replace(params=late.params, stats=late.stats)
-    if variant == "shuffle":
-        keys = build.keys(parts.replicates, build.SHUFFLE, ticket.level)
-        mask = jax.vmap(masks.shuffle)(mask, keys)
+    if variant in SHUFFLES:
+        scope, stream = SHUFFLES[variant]
+        keys = build.keys(parts.replicates, stream, ticket.level)
+        mask = jax.vmap(partial(masks.shuffle, scope=scope))(mask, keys)
     elif variant == "invert":
         mask = _early_mask(e, parts, early, ticket.level, criteria.inverted)
     state = start(early, early)  # controls belong to weight rewinding: no late state

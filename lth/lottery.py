@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
+import jax
 
 from lth import masks
 from lth.rewind import Rewind
@@ -37,7 +37,7 @@ def prune_once(
     trained state and its metrics; `prune(state, mask, density)` a subset of `mask`.
     """
     mask = prune(ticket.state, ticket.mask, density)
-    if not np.all(masks.count(mask)):
+    if not jax.jit(masks.count)(mask):  # of one network, or of all replicates stacked
         raise ValueError(
             f"pruning to level {ticket.level + 1} left no weight: were the scores NaN?"
         )

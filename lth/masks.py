@@ -3,10 +3,14 @@
 A mask has the structure of `params`, boolean leaves (`True` keeps), and `None` where a
 leaf is not prunable. Hence params go first in `jax.tree.map(f, params, mask)`, and a
 function of masks alone never meets a leaf that is not pruned.
+
+All functions here are of one network. Where masks of several replicates are stacked,
+map them: `jax.vmap(masks.overlap)(masks_7, masks_3)` has a number for each.
 """
 
 import operator
 import re
+import warnings
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -23,9 +27,17 @@ Mask = Any  # the same tree with boolean leaves, None where nothing is pruned
 Scores = Any  # the same tree with floating leaves; higher is kept
 Density = Any  # a number in (0, 1], or a tree of them with the structure of a mask
 
+BOXED = jax.tree_util.GetAttrKey("value")
+
 
 def name(path: tuple) -> str:
-    """The path of a leaf as text, such as `params/hidden_0/kernel`."""
+    """The path of a leaf as text, such as `params/hidden_0/kernel`.
+
+    Boxes around a leaf are no part of it: `nnx.Param` and the like, and Linen's
+    `nn.Partitioned`, hold it as their attribute `value`.
+    """
+    while len(path) > 1 and path[-1] == BOXED:
+        path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -92,21 +104,32 @@ def size(mask: Mask) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(mask))
 
 
-@jax.jit
 def count(mask: Mask) -> jax.Array:
     """The number of kept weights, int32."""
+    _warn_of_replicates(mask)
+    return _count(mask)
+
+
+@jax.jit
+def _count(mask: Mask) -> jax.Array:
     kept = [jnp.sum(leaf, dtype=jnp.int32) for leaf in jax.tree.leaves(mask)]
     return reduce(operator.add, kept)
 
 
 def density(mask: Mask) -> jax.Array:
     """Kept / prunable weights, in (0, 1]."""
-    return count(mask) / size(mask)
+    _warn_of_replicates(mask)
+    return _count(mask) / size(mask)
+
+
+def densities(mask: Mask) -> dict[str, jax.Array]:
+    """The density of each prunable leaf, by path."""
+    _warn_of_replicates(mask)
+    return _densities(mask)
 
 
 @jax.jit
-def densities(mask: Mask) -> dict[str, jax.Array]:
-    """The density of each prunable leaf, by path."""
+def _densities(mask: Mask) -> dict[str, jax.Array]:
     leaves = jax.tree_util.tree_leaves_with_path(mask)
     return {name(path): jnp.mean(leaf, dtype=jnp.float32) for path, leaf in leaves}
 
@@ -116,24 +139,65 @@ def overlap(mask: Mask, other: Mask) -> jax.Array:
 
     Two independent random masks of densities a and b have about ab / (a + b - ab).
     """
-    return count(jax.tree.map(operator.and_, mask, other)) / count(
-        jax.tree.map(operator.or_, mask, other)
-    )
+    _warn_of_replicates(mask)
+    both = _count(jax.tree.map(operator.and_, mask, other))
+    return both / _count(jax.tree.map(operator.or_, mask, other))
 
 
-def shuffle(mask: Mask, key: jax.Array) -> Mask:
-    """The mask permuted within each leaf: the same count per layer in random places.
+def shuffle(mask: Mask, key: jax.Array, scope: str = "layer") -> Mask:
+    """The mask permuted: as many weights kept, in random places.
 
-    The control that asks whether *which* weights were kept matters, or only how many in
-    each layer (Frankle & Carbin 2019, arXiv:1803.03635, appendix).
+    With `scope="layer"` within each leaf, so that the count of each layer stays: the
+    control that asks whether *which* weights were kept matters, or only how many in
+    each layer (Frankle & Carbin 2019, arXiv:1803.03635, appendix). With
+    `scope="global"` over all prunable weights, so that the total alone stays, and
+    whether it matters how many are in each layer is asked as well.
     """
+    _warn_of_replicates(mask)
     leaves, structure = jax.tree.flatten(mask)
-    keys = jax.random.split(key, len(leaves))
-    moved = [
-        jax.random.permutation(k, m.ravel()).reshape(m.shape)
-        for k, m in zip(keys, leaves, strict=True)
-    ]
+    if scope == "layer":
+        keys = jax.random.split(key, len(leaves))
+        moved = [
+            jax.random.permutation(k, m.ravel()).reshape(m.shape)
+            for k, m in zip(keys, leaves, strict=True)
+        ]
+    elif scope == "global":
+        every = jnp.concatenate([m.ravel() for m in leaves])
+        ends = np.cumsum([m.size for m in leaves])[:-1]
+        parts = jnp.split(jax.random.permutation(key, every), ends)
+        moved = [p.reshape(m.shape) for p, m in zip(parts, leaves, strict=True)]
+    else:
+        raise ValueError(f"scope is 'global' or 'layer'; got {scope!r}")
     return jax.tree.unflatten(structure, moved)
+
+
+def _warn_of_replicates(mask: Mask) -> None:
+    """Say that what looks like masks of several replicates is taken for one network.
+
+    Shapes do not tell for sure. A look at values alone: whoever traces has mapped.
+    """
+    leaves = jax.tree.leaves(mask)
+    if len(leaves) < 2 or any(isinstance(leaf, Tracer) for leaf in leaves):
+        return
+    shapes = [np.shape(leaf) for leaf in leaves]
+    n = max(shape[:1] for shape in shapes)
+    # Kernels have two axes or more; square windows of convolutions are no replicates,
+    # and one replicate has nobody to be pooled with.
+    stacked = n > (1,) and all(
+        shape[:1] == n
+        and len(shape) > 2
+        and not (len(shape) == 4 and shape[0] == shape[1])
+        for shape in shapes
+    )
+    if stacked:
+        (n,) = n
+        warnings.warn(
+            f"all {len(leaves)} leaves of the mask lead with an axis of {n} and are "
+            f"taken for one network. If those are {n} replicates, look at one, as of "
+            "run.ticket(level, replicate=0), or map the function: "
+            "jax.vmap(masks.overlap)(a, b)",
+            stacklevel=3,
+        )
 
 
 def keep_top(
@@ -156,6 +220,7 @@ def keep_top(
     no valid mask and which `lottery.imp` refuses.
     """
     leaves = [_floating(path, leaf) for path, leaf in _competing(scores, mask)]
+    _warn_of_replicates(mask)
     alive, structure = jax.tree.flatten(mask)
     names = paths(mask)
     if scope not in ("global", "layer"):

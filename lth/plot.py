@@ -4,6 +4,7 @@ Every function draws on the axes it is given and returns them. Lines are means o
 replicates, bands 95 % confidence intervals of the mean (Student's t).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ NAMES = {
     "ticket": "ticket",
     "reinit": "fresh initialisation",
     "shuffle": "mask shuffled in layers",
+    "shuffle_global": "mask shuffled globally",
     "invert": "lowest scores kept",
     "rewind": "initial weights trained",
     "train": "its weights trained",
@@ -232,7 +234,14 @@ def inputs(mask: masks.Mask, path: str, shape: tuple[int, int], ax: Axes) -> Axe
     `path` is that of the mask's leaf [pixels, units]; pixels fill `shape` row by row.
     The colour scale begins at 0 weights.
     """
-    count = _leaf(mask, path).sum(axis=1).reshape(shape)
+    leaf = _leaf(mask, path)
+    if leaf.ndim != 2 or len(leaf) != math.prod(shape):
+        raise ValueError(
+            f"for a picture of {shape}, {path} is [{math.prod(shape)}, units]; got "
+            f"{leaf.shape}. Of stacked replicates choose one, such as "
+            "run.ticket(level, replicate=0).mask"
+        )
+    count = leaf.sum(axis=1).reshape(shape)
     image = ax.imshow(count, cmap="magma", vmin=0)
     ax.set(xticks=[], yticks=[])
     assert ax.figure is not None

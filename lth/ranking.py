@@ -209,15 +209,11 @@ def unit_of(e: Experiment) -> structure.Unit:
 
 def competitors(e: Experiment, mask: Mask) -> list[int]:
     """How many units each prunable leaf has."""
-    unit = unit_of(e)
-
-    def count(leaf):
-        tile = unit.tile(leaf.shape)
-        return math.prod(
-            -(-n // size) for n, size in zip(leaf.shape, tile, strict=True)
-        )
-
-    return [count(leaf) for leaf in jax.tree.leaves(mask)]
+    tiles = structure.shapes(mask, unit_of(e))
+    return [
+        math.prod(-(-n // size) for n, size in zip(leaf.shape, tile, strict=True))
+        for leaf, tile in zip(jax.tree.leaves(mask), tiles, strict=True)
+    ]
 
 
 def precision(e: Experiment) -> contextlib.AbstractContextManager:

@@ -163,12 +163,29 @@ def _drop_and_grow(density, times, drop, grow, regrow) -> Rule:
     return Rule(start, update, when, -(-(end - begin) // every))
 
 
-def ac_dc(density: float, *, phase: int, warmup: int, steps: int) -> Rule:
+def ac_dc(
+    density: float,
+    *,
+    phase: int,
+    warmup: int,
+    steps: int,
+    reset_momentum: bool = True,
+) -> Rule:
     """AC/DC (Peste et al. 2021, arXiv:2106.12379): dense and sparse phases in turn.
 
     Dense for `warmup` steps; then sparse and dense phases of `phase` steps, the last
     one, which goes on to `steps`, sparse. A sparse phase keeps the largest weights of
     all layers; a dense one lets the others start again from 0.
+
+    Args:
+      density: of the sparse phases, in (0, 1].
+      phase: steps of a phase, at least 1.
+      warmup: steps before the first sparse phase, in (0, steps).
+      steps: length of the training.
+      reset_momentum: whether the optimizer's moments, of all weights, start afresh when
+        a dense phase begins; its schedules go on. The authors' scripts do so (the
+        flag `--reset_momentum_after_recycling` in all their published commands, off
+        unless given). With False kept weights carry the moments of the sparse phase on.
     """
     if not (0 < warmup < steps and phase > 0):
         raise ValueError(
@@ -189,4 +206,8 @@ def ac_dc(density: float, *, phase: int, warmup: int, steps: int) -> Rule:
         at = (step - warmup) % phase == 0
         return (step >= warmup) & at & (place(step) < changes)
 
-    return Rule(lambda params, mask, key: mask, update, when, changes)
+    def resets(step):
+        return when(step) & (place(step) % 2 == 1)
+
+    rule = Rule(lambda params, mask, key: mask, update, when, changes)
+    return rule._replace(resets=resets) if reset_momentum else rule

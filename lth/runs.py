@@ -98,9 +98,28 @@ class Run:
         name = f"step_{step}"
         return store.load_tree(self.path, name, {"state": self._like})["state"]
 
-    def ticket(self, level: int, variant: str = results.TICKET) -> Ticket:
-        """The ticket of a level, or one of its controls (`config.CONTROLS`)."""
-        return store.load(self.path, level, (self._mask_like, self._like), variant)
+    def ticket(
+        self,
+        level: int,
+        variant: str = results.TICKET,
+        replicate: int | None = None,
+    ) -> Ticket:
+        """The ticket of a level, or one of its controls (`config.CONTROLS`).
+
+        With `replicate`, the number of one, its ticket alone: arrays without the axis
+        of replicates, as functions of one network take them.
+        """
+        if replicate is not None and replicate not in self.replicates:
+            raise ValueError(
+                f"replicate is one of {', '.join(map(str, self.replicates))}; "
+                f"got {replicate}"
+            )
+        ticket = store.load(self.path, level, (self._mask_like, self._like), variant)
+        if replicate is None:
+            return ticket
+        index = self.replicates.index(replicate)
+        mask, state, metrics = jax.tree.map(lambda x: x[index], tuple(ticket[1:]))
+        return Ticket(ticket.level, mask, state, metrics)
 
     @property
     def learned(self) -> train.TrainState:

@@ -4,9 +4,11 @@ All of them cut a leaf into tiles: boxes of weights that start at index 0, and o
 only the last along an axis may be cut off. With blocks, rows and columns the tiles
 compete with each other and live or die whole (`keep_top`). With N:M the weights inside
 a tile compete and the tiles do not (`keep_n_of_m`, `keep_within`).
+
+Which axes of a kernel are inputs and which outputs, its shape says of matrices
+[in, out] and of convolutions [window, in, out]; of others `axes` does (`sides`).
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,23 +18,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lth import masks, select
-
-Shape = tuple[int, ...]
+from lth import masks, select, sides, tiles
+from lth.sides import Axes
+from lth.tiles import Shape
 
 
 class Unit(NamedTuple):
     """What lives or dies together.
 
-    `tile(shape)` is the size of a unit along each axis of a leaf of that shape.
+    `tile(shape)` is the size of a unit along each axis of a leaf of that shape; where
+    units are `sided` it takes the `sides.Sides` of the leaf as well.
     `reduce(scores, alive, size)` makes unit scores [...] of weights [..., in the unit]:
     a dead weight has score 0, the lowest where scores are sizes, and `size`, broadcast
     to [...], is the number of weights, dead or alive, without what lies past the edge
     of the leaf.
     """
 
-    tile: Callable[[Shape], Shape]
+    tile: Callable[..., Shape]
     reduce: Callable[[jax.Array, jax.Array, np.ndarray], jax.Array]
+    sided: bool = False
 
 
 REDUCE = {
@@ -52,8 +56,9 @@ def weight() -> Unit:
 def block(shape: Shape, reduce: str = "mean") -> Unit:
     """Blocks of `shape` over the last axes of a leaf, 1 along the others.
 
-    (height, width) lie along (input, output) of a dense kernel. They do not overlap and
-    start at index 0; a block cut off by the edge has the mean of the weights it has.
+    (height, width) lie along (input, output) of a dense kernel, and along the last two
+    axes of any other, whatever those hold. They do not overlap and start at index 0; a
+    block cut off by the edge has the mean of the weights it has.
     tfmot pools such a leaf over windows shifted against the blocks that it prunes.
     """
     if not shape or any(not isinstance(n, int) or n < 1 for n in shape):
@@ -70,22 +75,37 @@ def block(shape: Shape, reduce: str = "mean") -> Unit:
 def outputs(reduce: str = "l1") -> Unit:
     """What makes one output: a column of a dense kernel, a filter of a convolution.
 
-    The last axis. `l1` of the weights ranks as Li et al. (2017, arXiv:1608.08710) do.
+    `l1` of the weights ranks as Li et al. (2017, arXiv:1608.08710) do.
     Of the leaf alone: they take a filter's bias, normalisation and readers out with it,
     which here live on.
     """
-    return Unit(lambda leaf: (*leaf[:-1], 1), _reduction(reduce))
+
+    def tile(leaf, at=None):
+        return _whole(leaf, (at or sides.of(leaf)).summed)
+
+    return Unit(tile, _reduction(reduce), sided=True)
 
 
 def inputs(reduce: str = "l1") -> Unit:
     """What reads one input: a row of a dense kernel, a channel of a convolution."""
 
-    def tile(leaf):
-        if len(leaf) < 2:
+    def tile(leaf, at=None):
+        at = at or sides.of(leaf)
+        if not at.inputs:
             raise ValueError(f"inputs lie along axis -2; got the shape {leaf}")
-        return (*leaf[:-2], 1, leaf[-1])
+        return _whole(leaf, (*at.window, *at.outputs))
 
-    return Unit(tile, _reduction(reduce))
+    return Unit(tile, _reduction(reduce), sided=True)
+
+
+def shapes(mask: masks.Mask, unit: Unit, axes: Axes = None) -> list[Shape]:
+    """The shape of a unit in each prunable leaf; of `outputs`, its size is the fan-in.
+
+    Raises ValueError, with the path, for a leaf that has no such units.
+    """
+    found: list[Shape] = []
+    _map(lambda path, sizes, keep: found.append(sizes), unit, mask, axes=axes)
+    return found
 
 
 def keep_top(
@@ -95,49 +115,69 @@ def keep_top(
     scope: str = "global",
     *,
     unit: Unit,
+    axes: Axes = None,
 ) -> masks.Mask:
     """The mask that keeps the highest units among those in which a weight lives.
 
     Density counts units: exactly `max(1, round(density * units))` are kept in each
     competition, and all else is as in `masks.keep_top`, which chooses. A unit keeps the
     weights that `mask` left in it, so that it is whole only if it was.
+
+    Args:
+      scores, mask, density, scope: as in `masks.keep_top`.
+      unit: such as `outputs()`.
+      axes: inputs and outputs of kernels whose shape does not tell, as in `sides`.
     """
 
     def pool(_, sizes, keep, score):
-        alive = _tiles(keep, sizes)
-        values = jnp.where(alive, _tiles(score, sizes), jnp.zeros((), score.dtype))
-        return unit.reduce(values, alive, _lengths(keep.shape, sizes, score.dtype))
+        alive = tiles.split(keep, sizes)
+        values = jnp.where(alive, tiles.split(score, sizes), jnp.zeros((), score.dtype))
+        return unit.reduce(values, alive, tiles.lengths(keep.shape, sizes, score.dtype))
 
     def living(_, sizes, keep):
-        return jnp.any(_tiles(keep, sizes), -1)
+        return jnp.any(tiles.split(keep, sizes), -1)
 
     def spread(_, sizes, keep, chosen):
-        tiles = jnp.broadcast_to(chosen[..., None], (*chosen.shape, math.prod(sizes)))
-        return _untile(tiles, sizes, keep.shape) & keep
+        boxes = jnp.broadcast_to(chosen[..., None], (*chosen.shape, math.prod(sizes)))
+        return tiles.join(boxes, sizes, keep.shape) & keep
 
-    pooled = _map(pool, unit, mask, _floating(scores, mask))
+    pooled = _map(pool, unit, mask, _floating(scores, mask), axes=axes)
     try:
-        kept = masks.keep_top(pooled, _map(living, unit, mask), density, scope)
+        alive = _map(living, unit, mask, axes=axes)
+        kept = masks.keep_top(pooled, alive, density, scope)
     except ValueError as error:
         error.add_note("structure.keep_top counts units, each of one or more weights")
         raise
-    return _map(spread, unit, mask, kept)
+    return _map(spread, unit, mask, kept, axes=axes)
 
 
 def keep_n_of_m(
-    scores: masks.Scores, mask: masks.Mask, n: int, m: int | None, axis: int = -2
+    scores: masks.Scores,
+    mask: masks.Mask,
+    n: int,
+    m: int | None,
+    axis: int | None = None,
+    axes: Axes = None,
 ) -> masks.Mask:
-    """The mask that keeps the `n` highest of every `m` weights along `axis`.
+    """The mask that keeps the `n` highest of every `m` weights.
 
-    `n` are KEPT: 2:4 keeps two of four (tfmot's `m_by_n` counts the zeros). Axis -2 is
-    the inputs that a sparse matrix product reads. Groups start at index 0; a shorter
-    last one of `l` weights keeps min(n, l). `m=None` makes the whole axis one group,
-    which compares weights per output as Wanda does (arXiv:2306.11695). Ties: the lower
+    `n` are KEPT: 2:4 keeps two of four (tfmot's `m_by_n` counts the zeros). Groups
+    start at index 0; a shorter last one of `l` weights keeps min(n, l). Ties: the lower
     index stays. A group in which `mask` left fewer than `n` keeps those.
     NaN is an error; inside `jit` it keeps nothing of its group.
+
+    Args:
+      scores: a tree of floats; higher is kept.
+      mask: what to prune further.
+      n, m: 1 <= n <= m. `None` for m makes one group of all that an output reads, of a
+        convolution window x inputs, as Wanda compares weights (arXiv:2306.11695).
+      axis: along which groups lie, and with `m=None` the group; by default the inputs,
+        which a sparse matrix product reads (of several axes of inputs the last).
+      axes: inputs and outputs of kernels whose shape does not tell, as in `sides`.
     """
     group = _line(n, m, axis)
-    return _keep_each(scores, mask, jax.tree.map(lambda _: n, mask), group, min)
+    each = jax.tree.map(lambda _: n, mask)
+    return _keep_each(scores, mask, each, group, min, axes)
 
 
 def keep_within(
@@ -145,34 +185,49 @@ def keep_within(
     mask: masks.Mask,
     density: masks.Density,
     m: int | None = None,
-    axis: int = -2,
+    axis: int | None = None,
+    axes: Axes = None,
 ) -> masks.Mask:
-    """The mask that keeps `max(1, round(density * m))` of every `m` along `axis`.
+    """The mask that keeps `max(1, round(density * m))` of every `m` weights.
 
     N:M by its density, which may be traced or a tree: a schedule from 1 down to n / m
-    grows into the pattern that `keep_n_of_m` cuts at once. Groups and ties are as
-    there. More than `mask` left in a group is an error, as in `masks.keep_top`.
+    grows into the pattern that `keep_n_of_m` cuts at once. More than `mask` left in a
+    group is an error, as in `masks.keep_top`.
+
+    Args:
+      scores, mask, m, axis, axes: as in `keep_n_of_m`; by default one group of all that
+        an output reads, of which `max(1, round(density * fan-in))` stay.
+      density: in (0, 1], or a tree of such numbers.
     """
     single = jax.tree.structure(density) == jax.tree.structure(0.0)
     each = jax.tree.map(lambda _: density, mask) if single else density
-    return _keep_each(scores, mask, each, _line(1, m, axis), select.round_count)
+    group = _line(1, m, axis)
+    return _keep_each(scores, mask, each, group, select.round_count, axes)
 
 
-def check(mask: masks.Mask, unit: Unit) -> None:
+def check(mask: masks.Mask, unit: Unit, axes: Axes = None) -> None:
     """ValueError unless every unit is whole or gone, with the place of the first."""
 
     def wrong(count, size):
         return (count > 0) & (count < size)
 
-    _check(mask, unit, wrong, "is pruned in part")
+    _check(mask, unit, wrong, "is pruned in part", axes)
 
 
 def check_n_of_m(
-    mask: masks.Mask, n: int, m: int | None, axis: int = -2, exact: bool = True
+    mask: masks.Mask,
+    n: int,
+    m: int | None,
+    axis: int | None = None,
+    exact: bool = True,
+    axes: Axes = None,
 ) -> None:
-    """ValueError unless each group of `m` keeps `n`, or at most `n` if not `exact`.
+    """Raise ValueError unless each group of `m` keeps `n`.
 
-    A shorter last group of `l` weights keeps min(n, l), as in `keep_n_of_m`.
+    Args:
+      mask, n, m, axis, axes: as in `keep_n_of_m`, where a shorter last group of `l`
+        weights keeps min(n, l).
+      exact: whether fewer than `n` are wrong too.
     """
 
     def wrong(count, size):
@@ -180,26 +235,26 @@ def check_n_of_m(
         return count != right if exact else count > right
 
     rule = f"does not keep {'exactly' if exact else 'at most'} {n} of its weights"
-    _check(mask, _line(n, m, axis), wrong, rule)
+    _check(mask, _line(n, m, axis), wrong, rule, axes)
 
 
-def _check(mask: masks.Mask, unit: Unit, wrong: Callable, fault: str) -> None:
+def _check(mask, unit: Unit, wrong: Callable, fault: str, axes: Axes) -> None:
     def leaf(path, sizes, keep):
-        count = jnp.sum(_tiles(keep, sizes), -1)
-        _refuse(path, sizes, wrong(count, _lengths(keep.shape, sizes)), fault)
+        count = jnp.sum(tiles.split(keep, sizes), -1)
+        _refuse(path, sizes, wrong(count, tiles.lengths(keep.shape, sizes)), fault)
 
-    _map(leaf, unit, mask)
+    _map(leaf, unit, mask, axes=axes)
 
 
-def _keep_each(scores, mask, amounts, group: Unit, quota: Callable) -> masks.Mask:
+def _keep_each(scores, mask, amounts, group, quota, axes) -> masks.Mask:
     """The highest of each tile, `quota(amount, length)` of them."""
 
     def leaf(path, sizes, keep, score, amount):
-        alive, lengths = _tiles(keep, sizes), _lengths(keep.shape, sizes)
+        alive, lengths = tiles.split(keep, sizes), tiles.lengths(keep.shape, sizes)
         rows, grid = (-1, math.prod(sizes)), alive.shape[:-1]
         full, rest = int(lengths.max()), int(lengths.min())
         k = jnp.where(lengths == full, quota(amount, full), quota(amount, rest))
-        values, each = _tiles(score, sizes), jnp.broadcast_to(k, grid)
+        values, each = tiles.split(score, sizes), jnp.broadcast_to(k, grid)
         (kept,), left, nan = _top(
             values.reshape(rows), alive.reshape(rows), each.ravel()
         )
@@ -207,9 +262,9 @@ def _keep_each(scores, mask, amounts, group: Unit, quota: Callable) -> masks.Mas
         if quota is not min:  # N:M is an upper bound, a density a promise
             short = left.reshape(grid) < k
             _refuse(path, sizes, short, f"has fewer weights left than density {amount}")
-        return _untile(kept.reshape(alive.shape), sizes, keep.shape)
+        return tiles.join(kept.reshape(alive.shape), sizes, keep.shape)
 
-    return _map(leaf, group, mask, _floating(scores, mask), amounts)
+    return _map(leaf, group, mask, _floating(scores, mask), amounts, axes=axes)
 
 
 @jax.jit
@@ -218,27 +273,47 @@ def _top(score, alive, k):
     return select.top([score], [alive], k)
 
 
-def _line(n: int, m: int | None, axis: int) -> Unit:
+def _line(n: int, m: int | None, axis: int | None) -> Unit:
     """Groups of `m` along one axis. Nothing is pooled: the weights inside compete."""
     if not 1 <= n <= (n if m is None else m):
         raise ValueError(f"n of every m weights are kept, 1 <= n <= m; got {n} of {m}")
 
-    def tile(leaf):
+    def along(leaf, axis):
         if not -len(leaf) <= axis < len(leaf):
             raise ValueError(f"groups lie along axis {axis}; got the shape {leaf}")
         sizes = [1] * len(leaf)
         sizes[axis] = m or leaf[axis]
         return tuple(sizes)
 
-    return Unit(tile, REDUCE["max"])
+    def read(leaf, at):
+        if m is None and at.inputs:
+            return _whole(leaf, at.summed)
+        return along(leaf, at.inputs[-1] if at.inputs else -2)
+
+    if axis is None:
+        return Unit(read, REDUCE["max"], sided=True)
+    return Unit(lambda leaf: along(leaf, axis), REDUCE["max"])
 
 
-def _map(function: Callable, unit: Unit, mask: masks.Mask, *trees: Any) -> Any:
+def _whole(leaf: Shape, axes: Shape) -> Shape:
+    """As long as the leaf along some axes, and 1 along the others."""
+    return tuple(n if axis in axes else 1 for axis, n in enumerate(leaf))
+
+
+def _map(
+    function: Callable, unit: Unit, mask: masks.Mask, *trees: Any, axes: Axes = None
+) -> Any:
     """`function(path, sizes of a tile, *leaves)` of each prunable leaf."""
+    given = sides.lookup(axes)
+
+    def tile(path, keep):
+        if not unit.sided:
+            return unit.tile(keep.shape)
+        return unit.tile(keep.shape, sides.of(keep.shape, given(path, keep)))
 
     def leaf(path, keep, *others):
         try:
-            sizes = unit.tile(keep.shape)
+            sizes = tile(masks.name(path), keep)
         except ValueError as error:
             raise ValueError(f"{masks.name(path)}: {error}") from None
         return function(masks.name(path), sizes, keep, *others)
@@ -258,34 +333,6 @@ def _floating(scores: masks.Scores, mask: masks.Mask) -> masks.Scores:
         return jnp.asarray(score, jnp.promote_types(kind, jnp.float32))
 
     return jax.tree_util.tree_map_with_path(leaf, scores, mask)
-
-
-def _tiles(leaf: jax.Array, sizes: Shape) -> jax.Array:
-    """[units along each axis, weights in a unit]; past the edge there are zeros."""
-    padding = [(0, -n % size) for n, size in zip(leaf.shape, sizes, strict=True)]
-    grid = [-(-n // size) for n, size in zip(leaf.shape, sizes, strict=True)]
-    split = [n for pair in zip(grid, sizes, strict=True) for n in pair]
-    order = [*range(0, 2 * leaf.ndim, 2), *range(1, 2 * leaf.ndim, 2)]
-    boxes = jnp.pad(leaf, padding).reshape(split).transpose(order)
-    return boxes.reshape(*grid, math.prod(sizes))
-
-
-def _untile(tiles: jax.Array, sizes: Shape, shape: Shape) -> jax.Array:
-    """The leaf of which `_tiles` made tiles."""
-    grid, rank = tiles.shape[:-1], len(shape)
-    order = [axis for i in range(rank) for axis in (i, rank + i)]
-    boxes = tiles.reshape(*grid, *sizes).transpose(order)
-    padded = boxes.reshape([n * size for n, size in zip(grid, sizes, strict=True)])
-    return padded[tuple(slice(n) for n in shape)]
-
-
-def _lengths(shape: Shape, sizes: Shape, dtype: Any = np.int32) -> np.ndarray:
-    """The weights in each unit; 1 long along an axis where all units are alike."""
-    sides = [
-        np.minimum(size, n - np.arange(0, n, size if n % size else n))
-        for n, size in zip(shape, sizes, strict=True)
-    ]
-    return functools.reduce(np.multiply.outer, sides).astype(dtype)
 
 
 def _reduction(name: str) -> Callable:

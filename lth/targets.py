@@ -1,10 +1,11 @@
 """What an experiment prunes, and how much of it at each level."""
 
+import math
 from typing import Any
 
 import jax
 
-from lth import allocation, masks, notation, ranking, schedules, select
+from lth import allocation, masks, notation, ranking, schedules, select, structure
 from lth.config import ConfigError, Experiment
 
 
@@ -30,7 +31,7 @@ def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
     """
     sizes = ranking.competitors(e, mask)
     if e.prune.scope == "output":
-        sizes = [leaf.shape[-2] for leaf in jax.tree.leaves(mask)]
+        sizes = list(map(math.prod, structure.shapes(mask, structure.outputs())))
     if e.prune.scope == "global":
         sizes = [sum(sizes)]
     before = sum(sizes)

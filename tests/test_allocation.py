@@ -1,5 +1,7 @@
 """Densities by layer: each rule against its definition, and equal totals of all."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +62,10 @@ def erdos_renyi(shapes, density, last_two, power, forced):
 
 
 shapes_strategy = st.lists(
-    st.lists(st.integers(1, 40), min_size=1, max_size=4).map(tuple),
+    # Three axes do not tell inputs from outputs.
+    st.lists(st.integers(1, 40), min_size=1, max_size=4)
+    .filter(lambda shape: len(shape) != 3)
+    .map(tuple),
     min_size=1,
     max_size=6,
 )
@@ -143,6 +148,68 @@ def test_erdos_renyi_kernel_counts_the_window():
     assert ratio == pytest.approx((54 / 4608) / (25 / 432), rel=0.02)
     ratio = plain["conv"] / plain["first"]
     assert ratio == pytest.approx((48 / 512) / (19 / 48), rel=0.02)
+
+
+ATTENTION = {  # five maps of 32 features to 32, as Flax shapes them
+    "dense": {"kernel": (32, 32)},
+    **{name: {"kernel": (32, 4, 8)} for name in ("key", "query", "value")},
+    "out": {"kernel": (4, 8, 32)},
+}
+
+
+class Pair(NamedTuple):
+    inputs: tuple
+    outputs: tuple
+
+
+def attention_axes(path, leaf):
+    if len(leaf.shape) == 3:
+        return ((0, 1), (2,)) if path.startswith("out") else ((0,), (1, 2))
+    return None
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_equal_maps_have_equal_densities_however_they_are_shaped(kernel):
+    mask = mask_of(ATTENTION)
+    with pytest.raises(
+        ValueError, match=r"^key/kernel: the shape \(32, 4, 8\) does not"
+    ):
+        allocation.erdos_renyi(mask, 0.2, kernel)
+    tree = {  # of all leaves, as read off a model, or of those that need it
+        name: {"kernel": attention_axes(f"{name}/kernel", Shape(leaf["kernel"]))}
+        for name, leaf in ATTENTION.items()
+    }
+    pairs = jax.tree.map(lambda x: Pair(*x), tree, is_leaf=lambda x: type(x) is tuple)
+    by_path = {f"{name}/kernel": sides["kernel"] for name, sides in tree.items()}
+    for axes in (attention_axes, tree, pairs, by_path):
+        densities = allocation.erdos_renyi(mask, 0.2, kernel, axes=axes)
+        assert counts(mask, densities) == [205] * 4 + [204]  # a fifth of 1 024 is 204.8
+
+
+def test_a_window_is_told_or_known_from_four_axes():
+    mask = mask_of({"a": (3, 16, 32), "b": (10, 10)})
+    for axes, er, erk in (
+        ({"a": ((1,), (2,), (0,))}, 48 / 512, 51 / 1536),  # a convolution over text
+        ({"a": ((0, 1), (-1,))}, 80 / 1536, 80 / 1536),  # attention's way out
+    ):
+        for kernel, share in ((False, er), (True, erk)):
+            got = allocation.erdos_renyi(mask, 0.05, kernel, axes=axes)
+            assert got["a"] / got["b"] == pytest.approx(share / 0.2, rel=0.05)
+    mask = mask_of(CONV)
+    told = {"conv": ((0, 1, 2), (3,)), "first": ((2,), (3,), (0, 1))}
+    for kernel in (False, True):
+        plain = allocation.erdos_renyi(mask, 0.2, kernel)
+        assert allocation.erdos_renyi(mask, 0.2, kernel, axes=told) == plain
+        turned = mask_of(CONV | {"conv": (3, 3, 32, 16)})  # a transposed convolution
+        axes = told | {"conv": ((0, 1, 3), (2,))}
+        assert allocation.erdos_renyi(turned, 0.2, kernel, axes=axes) == plain
+
+
+@pytest.mark.parametrize("wrong", [((0,), (0, 1)), ((0,), (3,)), ((0,),), (0, (1,))])
+def test_axes_that_do_not_fit_are_refused(wrong):
+    mask = mask_of({"a": (3, 16, 32)})
+    with pytest.raises(ValueError, match=r"a: axes are \(inputs, outputs\) or .*; got"):
+        allocation.erdos_renyi(mask, 0.1, axes=lambda path, leaf: wrong)
 
 
 def test_all_rules_keep_equally_many():

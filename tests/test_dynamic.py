@@ -316,6 +316,48 @@ def test_in_a_dense_phase_of_ac_dc_a_pruned_weight_can_overtake():
     assert float(params["w"][0]) == 0
 
 
+def buffers(rule, tx, count):
+    """The momentum of a kept weight after each step under a gradient of 1."""
+    tx = dynamic.sparsify(tx, rule, lambda path, leaf: leaf.ndim == 2)
+    params = {"w": jnp.array([[9.0, 0.5]]), "b": jnp.ones(1)}
+    state, found = tx.init(params), []
+    for _ in range(count):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+        (trace,) = (
+            x for x in jax.tree.leaves(state.inner, is_leaf=_trace) if _trace(x)
+        )
+        found.append(trace.trace)
+    return found, state
+
+
+def _trace(x):
+    return isinstance(x, optax.TraceState)
+
+
+def test_momentum_starts_afresh_when_ac_dc_decompresses():
+    times = {"phase": 5, "warmup": 5, "steps": 20}  # sparse from 5, dense from 10
+    sgd = optax.sgd(1e-3, momentum=0.9)
+    for options, wanted in (({}, 1.0), ({"reset_momentum": False}, 6.513215599)):
+        found, _ = buffers(rules.ac_dc(0.5, **times, **options), sgd, 15)
+        kept = [float(trace["w"][0, 0]) for trace in found]
+        without = [(1 - 0.9**n) / 0.1 for n in range(1, 16)]
+        np.testing.assert_allclose(kept[:9], without[:9], rtol=1e-6)
+        assert kept[9] == pytest.approx(wanted, rel=1e-6)
+        assert kept[14] == pytest.approx(10 * (1 - 0.9**5) + 0.9**5 * wanted, rel=1e-6)
+        assert found[9]["b"].tolist() == [kept[9]]  # that of a bias as well
+        # What was pruned has no momentum at 10 either way, and from 11 on its own.
+        assert [float(t["w"][0, 1]) for t in found[9:11]] == [0.0, 1.0]
+
+
+def test_schedules_go_on_when_momentum_starts_afresh():
+    rule = rules.ac_dc(0.5, phase=5, warmup=5, steps=20)
+    tx = optax.chain(optax.trace(0.9), optax.scale_by_schedule(lambda t: 0.1 / (1 + t)))
+    found, state = buffers(rule, tx, 12)
+    assert int(state.inner[1].count) == 12
+    assert found[9]["w"].tolist() == [[1.0, 0.0]]
+
+
 def test_replicates_draw_masks_of_their_own():
     model, tx = plain_mlp((3, 8, 6, 3)), optax.sgd(0.1)
 
@@ -405,3 +447,112 @@ def test_optimizers_that_ask_for_more_get_it():
     params = {"w": jnp.ones((2, 2))}
     updates, _ = tx.update(params, tx.init(params), params, value=jnp.float32(1))
     assert updates["w"].shape == (2, 2)
+
+
+def trained_inside(around, count=12):
+    """Params, mask and state after steps of what is `around` a sparsified Adam."""
+    rule = rules.rigl(0.5, begin_step=2, end_step=9, frequency=3)
+    tx = around(dynamic.sparsify(optax.adam(0.1), rule, prunable))
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 5)), "b": jnp.ones(5)}
+    state = tx.init(params)
+    params = dynamic.masked(params, state)
+    step = jax.jit(tx.update)
+    for i in range(count):
+        noise = jax.random.normal(jax.random.key(i), (6, 5))
+        grads = {"w": params["w"] + noise, "b": params["b"]}
+        updates, state = step(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def injected(tx):
+    def factory(rate):
+        return optax.chain(optax.scale(rate), tx)
+
+    return optax.inject_hyperparams(factory)(rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("around", "steps"),
+    [
+        (lambda tx: tx, 12),
+        (lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx), 12),
+        (lambda tx: optax.chain(optax.chain(tx)), 12),
+        (lambda tx: optax.named_chain(("z", optax.identity()), ("a", tx)), 12),
+        (lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(), 6),
+        (lambda tx: optax.apply_if_finite(tx, 3), 12),
+        (injected, 12),
+        (lambda tx: optax.apply_if_finite(optax.MultiSteps(tx, 3), 3), 4),
+    ],
+    ids=["none", "chain", "chains", "named", "steps", "finite", "injected", "both"],
+)
+def test_what_lets_updates_through_leaves_exact_zeros(around, steps):
+    params, state = trained_inside(around)
+    found = dynamic.state_of(state)
+    assert int(found.step) == steps
+    assert int(masks.count(found.mask)) == 15
+    assert not pruned({"w": params["w"]}, {"w": found.mask["w"]}).any()
+    assert {row["step"] for row in dynamic.records(state)} == {2, 5, 8} & {
+        *range(steps)
+    }
+
+
+def test_a_step_that_is_not_finite_changes_nothing_under_apply_if_finite():
+    tx = optax.apply_if_finite(
+        dynamic.sparsify(optax.adam(0.1), rules.static(0.5), prunable), 3
+    )
+    params = {"w": jnp.ones((2, 2))}
+    state = tx.init(params)
+    params = dynamic.masked(params, state)
+    updates, after = tx.update({"w": jnp.full((2, 2), jnp.nan)}, state, params)
+    assert not updates["w"].any()
+    assert_same(dynamic.state_of(after), dynamic.state_of(state))
+
+
+@pytest.mark.parametrize(
+    ("around", "what"),
+    [
+        (
+            lambda tx: optax.chain(tx, optax.scale(0.5)),
+            r"comes after it in its chain \((ScaleState|EmptyState)\)",
+        ),
+        (lambda tx: optax.chain(tx, optax.ema(0.9)), r"its chain \(EmaState\)"),
+        (
+            lambda tx: optax.MultiSteps(optax.chain(tx, optax.trace(0.9)), 2),
+            r"its chain \(TraceState\)",
+        ),
+        (
+            lambda tx: optax.named_chain(("z", tx), ("a", optax.ema(0.9))),
+            r"its chain \(EmaState\)",
+        ),
+        (lambda tx: optax.masked(tx, {"w": True, "b": False}), r"\(MaskedState\)"),
+        (
+            lambda tx: optax.partition({"x": tx}, {"w": "x", "b": "x"}),
+            r"\(PartitionState\)",
+        ),
+    ],
+    ids=["scale", "ema", "inside steps", "named", "masked", "partition"],
+)
+def test_what_may_change_updates_is_refused_from_the_start(around, what):
+    with pytest.raises(ValueError, match=what) as caught:
+        trained_inside(around)
+    assert "what is pruned would not be 0" in str(caught.value)
+
+
+def test_what_is_refused_would_not_be_zero():
+    rule = rules.sparse_evolution(0.5, begin_step=2, end_step=9, frequency=3)
+    sparse = dynamic.sparsify(optax.adam(0.1), rule, prunable)
+    tx = optax.chain(sparse, optax.scale(0.5))
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 5))}
+    state = tx.init(params)
+    for _ in range(3):
+        updates, state = tx.update(params, state, params)
+        params = optax.apply_updates(params, updates)
+    assert pruned(params, state[0].mask).any()
+    for read in (
+        dynamic.state_of,
+        dynamic.records,
+        lambda s: dynamic.masked(params, s),
+    ):
+        with pytest.raises(ValueError, match="sparsify has not the last word"):
+            read(state)

@@ -16,6 +16,7 @@ from lth import (
     experiment,
     levels,
     masks,
+    plot,
     results,
     store,
     train,
@@ -48,6 +49,37 @@ def rewinding(mode, to="5it", **fields):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     return experiment.run(SMALL, "small", tmp_path_factory.mktemp("runs")).path
+
+
+def test_a_global_shuffle_is_a_control_like_the_others(tmp_path):
+    e = replace(SMALL, levels=1, controls="shuffle,shuffle_global")
+    run = lth.open_run(experiment.run(e, "small", tmp_path).path)
+    assert run.variants == ["ticket", "shuffle", "shuffle_global"]
+    assert set(run.table["variant"]) == {*run.variants}
+    ticket, layered, mixed = (run.ticket(1, variant) for variant in run.variants)
+    counts = [jax.vmap(masks.count)(t.mask).tolist() for t in (ticket, layered, mixed)]
+    assert counts[0] == counts[1] == counts[2]
+    shares = [jax.vmap(masks.densities)(t.mask) for t in (ticket, layered, mixed)]
+    path = masks.paths(ticket.mask)[0]
+    assert (shares[0][path] == shares[1][path]).all()
+    assert (shares[0][path] != shares[2][path]).all()
+    for mask, w in zip(
+        *map(jax.tree.leaves, (mixed.mask, kernels_of(mixed))), strict=True
+    ):
+        assert not w[~mask].any()
+    assert plot.name("shuffle_global", 1, 0.8) == "mask shuffled globally"
+    one = run.ticket(1, replicate=1)
+    assert_same(one.mask, jax.tree.map(lambda m: m[1], ticket.mask))
+    assert_same(one.state, jax.tree.map(lambda x: x[1], ticket.state))
+    assert one.level == 1
+    with pytest.raises(ValueError, match="replicate is one of 0, 1; got 2"):
+        run.ticket(1, replicate=2)
+
+
+def kernels_of(ticket):
+    return jax.tree.map(
+        lambda w, m: None if m is None else w, ticket.state.params, ticket.mask
+    )
 
 
 def contents(path):

@@ -1,5 +1,7 @@
 """Exact counts, ties by index, subsets: the invariants of every mask."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,6 +200,83 @@ def test_shuffle_keeps_the_count_of_each_layer():
         n: float(d) for n, d in masks.densities(mask).items()
     }
     assert (flat(moved) != flat(mask)).any()
+
+
+def test_a_global_shuffle_keeps_the_total_and_moves_it_between_layers():
+    mask = {"a": jnp.ones((40, 10), bool), "b": None, "c": jnp.zeros((20, 20), bool)}
+    mask["a"] = mask["a"].at[0, 0].set(False)
+    moved = masks.shuffle(mask, jax.random.key(0), scope="global")
+    assert moved["b"] is None
+    assert int(masks.count(moved)) == 399
+    # Of 400 places of 800: mean 199.5, deviation 10.
+    assert 150 < int(moved["a"].sum()) < 250
+    again = masks.shuffle(mask, jax.random.key(0), scope="global")
+    other = masks.shuffle(mask, jax.random.key(1), scope="global")
+    assert (again["a"] == moved["a"]).all()
+    assert (other["a"] != moved["a"]).any()
+    with pytest.raises(ValueError, match="scope is 'global' or 'layer'; got 'all'"):
+        masks.shuffle(mask, jax.random.key(0), scope="all")
+
+
+def test_every_place_is_as_likely_after_a_global_shuffle():
+    mask = {"a": jnp.array([[True, False]]), "b": jnp.array([True, False, False])}
+    keys = jax.random.split(jax.random.key(0), 4000)
+    moved = jax.vmap(lambda key: masks.shuffle(mask, key, "global"))(keys)
+    flat = np.concatenate([m.reshape(4000, -1) for m in jax.tree.leaves(moved)], 1)
+    assert (flat.sum(1) == 2).all()
+    shares = flat.mean(0)  # each 0.4, with a deviation of 0.008
+    assert np.abs(shares - 0.4).max() < 0.04
+
+
+@given(st.integers(0, 500), st.sampled_from(["layer", "global"]))
+def test_shuffles_keep_counts(seed, scope):
+    rng = np.random.default_rng(seed)
+    mask = mask_of(rng.random(SIZE) < rng.random())
+    moved = masks.shuffle(mask, jax.random.key(seed), scope)
+    assert jax.tree.structure(moved) == jax.tree.structure(mask)
+    for m, n in zip(jax.tree.leaves(mask), jax.tree.leaves(moved), strict=True):
+        assert m.shape == n.shape
+        assert scope == "global" or int(m.sum()) == int(n.sum())
+    assert int(masks.count(mask)) == int(masks.count(moved))
+
+
+STACKED = {"a": jnp.ones((2, 4, 3), bool), "b": None, "c": jnp.ones((2, 3, 5), bool)}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        masks.count,
+        masks.density,
+        masks.densities,
+        lambda m: masks.overlap(m, m),
+        lambda m: masks.shuffle(m, jax.random.key(0)),
+        lambda m: masks.keep_top(jax.tree.map(lambda x: x * jnp.float32(1), m), m, 0.5),
+    ],
+)
+def test_stacked_replicates_are_not_pooled_without_a_word(function):
+    with pytest.warns(
+        UserWarning, match="all 2 leaves of the mask lead with an axis of 2"
+    ):
+        function(STACKED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        function(jax.tree.map(lambda m: m[0], STACKED))
+        if function is not masks.densities:
+            each = jax.vmap(function)(STACKED)
+            assert {leaf.shape[0] for leaf in jax.tree.leaves(each)} == {2}
+        function(
+            {"conv": jnp.ones((3, 3, 2, 4), bool), "up": jnp.ones((3, 3, 4, 2), bool)}
+        )
+        function({"conv": jnp.ones((3, 4, 2), bool)})
+        function(jax.tree.map(lambda m: m[:1], STACKED))
+        function(STACKED | {"a": jnp.ones((1, 4, 3), bool)})
+
+
+def test_overlaps_of_stacked_replicates_are_each_their_own():
+    a = {"w": jnp.array([[[True, True]], [[True, False]]])}
+    b = {"w": jnp.array([[[True, False]], [[True, False]]])}
+    assert jax.vmap(masks.overlap)(a, b).tolist() == [0.5, 1.0]
 
 
 def test_overlap_is_the_jaccard_index():

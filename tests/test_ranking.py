@@ -18,7 +18,9 @@ from lth import (
     models,
     ranking,
     structure,
+    targets,
     tasks,
+    tiles,
     train,
 )
 from lth.config import ConfigError, Data, Experiment, Model, Optimizer, Prune
@@ -90,9 +92,8 @@ def count_units(e, mask):
     unit = ranking.unit_of(e)
     found = []
     for leaf in jax.tree.leaves(mask):
-        tile = unit.tile(leaf.shape)
-        tiles = structure._tiles(leaf, tile)
-        found.append(int(jnp.sum(jnp.any(tiles, -1))))
+        units = tiles.split(leaf, unit.tile(leaf.shape))
+        found.append(int(jnp.sum(jnp.any(units, -1))))
     return found
 
 
@@ -174,8 +175,8 @@ def test_equal_scores_keep_the_lower_index(text):
             assert leaf[..., :2, :].all()
             assert not leaf[..., 2:4, :].any()
             continue
-        tiles = structure._tiles(leaf, ranking.unit_of(e).tile(leaf.shape))
-        order = jnp.any(tiles, -1).ravel().astype(int)
+        units = tiles.split(leaf, ranking.unit_of(e).tile(leaf.shape))
+        order = jnp.any(units, -1).ravel().astype(int)
         assert (np.diff(order) <= 0).all()
 
 
@@ -255,13 +256,24 @@ def test_the_filters_that_magnitude_keeps_are_those_small_final_prunes():
         assert not halves or not (a & b).any()
 
 
+def test_levels_of_scope_output_count_all_that_an_output_reads():
+    mask = {"kernel": jnp.ones((5, 5, 1, 6), bool)}
+    prune = Prune(criterion="wanda", scope="output", densities="0.9,0.5,0.4")
+    e = replace(E, prune=prune, levels=3)
+    assert targets.densities(e, mask) == [0.9, 0.5, 0.4]  # 22, 12 and 10 of 25
+    e = replace(e, prune=replace(prune, densities="0.9,0.49,0.485"))
+    with pytest.raises(ConfigError, match="level 3 would keep 12 of 25"):
+        targets.densities(e, mask)
+
+
 def test_wanda_compares_the_weights_of_an_output():
     e = replace(E, prune=Prune(criterion="wanda", scope="output"))
     checks.check(e)
     ones = mask_of(trained()[0])
     kept = ranking.make_keep(e)(first(scores("wanda")), ones, 0.5)
     for leaf in jax.tree.leaves(kept):
-        assert (leaf.sum(-2) == max(1, round(0.5 * leaf.shape[-2]))).all()
+        rows = leaf.reshape(-1, leaf.shape[-1])
+        assert (rows.sum(0) == max(1, round(0.5 * len(rows)))).all()
 
 
 class Normed(nn.Module):

@@ -147,6 +147,82 @@ def test_density_within_groups_is_rounded_by_group_also_under_jit(seed, percent,
             assert (group.sum(-1) == k).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "fan_in", "stay"),
+    [
+        ((5, 5, 1, 6), 25, 2),  # of 25 a tenth is 2.5, and an even 2
+        ((3, 3, 3, 16), 27, 3),
+        ((2, 3, 3, 3, 5), 54, 5),
+        ((20, 4), 20, 2),
+    ],
+)
+def test_all_that_an_output_reads_is_one_group(shape, fan_in, stay):
+    scores = {"kernel": jax.random.uniform(jax.random.key(0), shape)}
+    mask = jax.tree.map(lambda s: jnp.ones(s.shape, bool), scores)
+    columns = np.asarray(scores["kernel"]).reshape(fan_in, -1)
+    wanted = columns >= np.sort(columns, 0)[-stay]
+    assert (wanted.sum(0) == stay).all()
+    for kept in (
+        structure.keep_within(scores, mask, 0.1),
+        structure.keep_n_of_m(scores, mask, stay, None),
+    ):
+        found = np.asarray(kept["kernel"]).reshape(fan_in, -1)
+        np.testing.assert_array_equal(found, wanted)
+        structure.check_n_of_m(kept, stay, None)
+    assert structure.shapes(mask, structure.outputs()) == [(*shape[:-1], 1)]
+
+
+def test_a_tie_in_what_an_output_reads_goes_to_the_lower_index():
+    scores = {"w": jnp.ones((2, 2, 3, 2))}
+    kept = structure.keep_within(scores, ones(2, 2, 3, 2), 1 / 3)
+    rows = np.asarray(kept["w"]).reshape(12, 2)
+    assert rows[:4].all()
+    assert not rows[4:].any()
+
+
+HEADS = {"query": (8, 2, 4), "out": (2, 4, 8)}
+SIDES = {"query": ((0,), (1, 2)), "out": ((0, 1), (2,))}
+
+
+def test_kernels_of_attention_are_told_apart():
+    rng = np.random.default_rng(0)
+    scores = {n: rng.uniform(size=s).astype(np.float32) for n, s in HEADS.items()}
+    full = {n: jnp.ones(s, bool) for n, s in HEADS.items()}
+    matrices = {n: s.reshape(8, 8) for n, s in scores.items()}
+    flat = {n: jnp.ones((8, 8), bool) for n in HEADS}
+    for keep in (
+        lambda s, m, **told: structure.keep_within(s, m, 0.5, **told),
+        lambda s, m, **told: structure.keep_n_of_m(s, m, 2, 4, **told),
+        lambda s, m, **told: structure.keep_n_of_m(s, m, 3, None, **told),
+        lambda s, m, **told: structure.keep_top(
+            s, m, 0.5, unit=structure.outputs(), **told
+        ),
+        lambda s, m, **told: structure.keep_top(
+            s, m, 0.5, unit=structure.inputs(), **told
+        ),
+    ):
+        kept, wanted = keep(scores, full, axes=SIDES), keep(matrices, flat)
+        for name in HEADS:
+            found = np.asarray(kept[name]).reshape(8, 8)
+            np.testing.assert_array_equal(found, wanted[name])
+        with pytest.raises(
+            ValueError, match=r"out: the shape \(2, 4, 8\) does not tell"
+        ):
+            keep(scores, full)
+
+
+def test_layers_of_a_scan_are_kernels_side_by_side():
+    scores = {"w": jax.random.uniform(jax.random.key(1), (3, 8, 5))}
+    mask, axes = ones(3, 8, 5), {"w": ((1,), (2,))}
+    kept = structure.keep_within(scores, mask, 0.25, axes=axes)["w"]
+    assert (kept.sum(1) == 2).all()
+    units = structure.outputs("max")
+    kept = structure.keep_top(scores, mask, 1 / 15, unit=units, axes=axes)["w"]
+    best = np.unravel_index(np.argmax(scores["w"]), (3, 8, 5))
+    assert kept.sum() == 8
+    assert kept[best[0], :, best[2]].all()
+
+
 def test_n_of_m_is_grown_into():
     scores, mask = scores_of(0), full()
     for density in [1.0, 0.75, 0.6, 0.5]:
