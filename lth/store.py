@@ -120,6 +120,8 @@ def claim(run: Path) -> Iterator[None]:
         file.flush()
         for leftover in (run / "tickets").glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in run.glob(".*.*.[0-9]*"):  # of a process killed in `write`
+            leftover.unlink(missing_ok=True)
         yield
 
 
