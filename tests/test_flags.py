@@ -30,7 +30,7 @@ def test_an_unknown_flag_names_what_was_meant_and_its_help(typed, meant, capsys)
     assert cli.command(["run", "digits", typed, "3"]) == 2
     first, *rest = capsys.readouterr().err.splitlines()
     assert first == f"lth: there is no flag {typed}; perhaps it is"
-    assert [line.split()[0] for line in rest] == meant
+    assert [line.split()[0] for line in rest][: len(meant)] == meant
     assert all(len(line.split()) > 3 for line in rest)
 
 
