@@ -5,6 +5,7 @@ As `config`, nothing here imports JAX.
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any, get_type_hints
@@ -107,7 +108,8 @@ def read(args: list[str], kind: type) -> list[str]:
         result += _listed(flag, items, known.get(flag))
         flag, items = arg.replace("_", "-"), []
         own = flag in ("--", "-h", "--help") or flag.startswith("--tyro")
-        if not own and flag not in known:
+        switch = known.get(re.sub(r"^(--|.*\.)no-", r"\1", flag)) is bool
+        if not own and not switch and flag not in known:
             raise ConfigError(_unknown(arg, kind))
     return result
 
