@@ -1,5 +1,15 @@
 """`python -m lth` is the command `lth`."""
 
-from lth.cli import main
+from lth import interrupt
 
-main()
+
+def main() -> None:
+    """The entry point of the command, which hears signals while it is imported."""
+    interrupt.listen()
+    from lth import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -98,7 +98,13 @@ def build(
     steps, rewind_to, stops, checkpoints = _times(e, epoch)
     tx = networks.optimizer(e.optimizer, epoch, steps)
     init = partial(train.init_state, task.model.init, tx)
-    like = jax.eval_shape(init, jax.random.key(0))
+    try:
+        like = jax.eval_shape(init, jax.random.key(0))
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"--model.name {e.model.name} does not fit examples of shape "
+            f"{task.examples.shape}, --data.name {e.data.name}: {error}"
+        ) from error
     _check_memory(e, plan, like)
     try:
         mask = targets.prunable(e, like.params)

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as v0
 from orbax.checkpoint import v1 as ocp
+
+# Words of the system's errors that others say too, of what is no storage.
+UNTOLD = {errno.EINVAL, errno.EDOM, errno.ERANGE, errno.ENOENT}
+
+
+# Who tells the tracebacks of Orbax's threads, and of callbacks that come too late.
+LOGGERS = ("absl", "asyncio", "concurrent.futures")
 
 
 class StoreError(RuntimeError):
@@ -36,10 +44,22 @@ def save(path: Path, tree: dict[str, Any]) -> None:
         except OSError:
             raise
         except Exception as error:  # storage errors come out of the writer's own types
-            for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                if os.strerror(number) in str(error):
-                    raise OSError(number, os.strerror(number)) from error
-            raise
+            number = _system_error(error)
+            if number is None:
+                raise
+            raise OSError(number, os.strerror(number)) from error
+
+
+def _system_error(error: BaseException | None) -> int | None:
+    """The number of the system's error that an error, or its cause, tells of."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        for number in set(errno.errorcode) - UNTOLD:
+            if os.strerror(number) in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _write(path: Path, tree: dict[str, Any], metadata: dict[str, Any]) -> None:
@@ -74,24 +94,32 @@ def load(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any]:
     mention come back as NumPy arrays, in lists where there were tuples of any kind.
     """
     path = path.absolute()
+    if "\\" in str(path):
+        raise StoreError(
+            f"{path} cannot be read: a backslash in a folder's name is taken for a "
+            "slash; rename the folder"
+        )
     try:
-        meta: Any = ocp.metadata(str(path))
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-        def device(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-
-        def host(leaf):
-            return np.empty(leaf.shape, leaf.dtype)
-
-        target = jax.tree.map(host, dict(meta.metadata))
-        target |= jax.tree.map(device, like or {})
         with _alone():
+            meta: Any = ocp.metadata(str(path))
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+            def device(leaf):
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+            def host(leaf):
+                return np.empty(leaf.shape, leaf.dtype)
+
+            target = jax.tree.map(host, dict(meta.metadata))
+            target |= jax.tree.map(device, like or {})
             tree = ocp.load(str(path), target)
         written = meta.custom_metadata["digest"]
     except Exception as error:  # a damaged file can fail anywhere in the reader
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if isinstance(error, PermissionError) or "out of memory" in str(error).lower():
+        number = _system_error(error)
+        if number is not None:
+            raise StoreError(f"{path} cannot be read: {os.strerror(number)}") from error
+        if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
             raise StoreError(f"{path} cannot be read: {reason}") from error
         raise StoreError(_damaged(path, reason)) from error
     if digest(tree) != written:
@@ -137,13 +165,19 @@ def _alone() -> Iterator[None]:
     wait until the block is done. Each thread logs the traceback of an error that is
     raised here all the same, some of them later, so after an error its log stays shut.
     """
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     options = ocp.options.MultiprocessingOptions(**_me())
-    with _uninterrupted(), ocp.Context(multiprocessing_options=options):
-        yield
-    logger.setLevel(before)
+    try:
+        with _uninterrupted(), ocp.Context(multiprocessing_options=options):
+            yield
+    except Exception:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+        raise
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -164,13 +198,18 @@ def _uninterrupted() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+GO_ON = (
+    "What is stored is whole; make room or choose another folder with --runs, then "
+    "give the same command"
+)
+
+
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, advice: str = GO_ON) -> Iterator[None]:
     """Turn a failure to write into a StoreError that says where and how to go on."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}. What is stored is whole; "
-            "make room or choose another folder with --runs, then give the same command"
+            f"cannot write {path}: {error.strerror or error}. {advice}"
         ) from error

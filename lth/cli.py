@@ -7,11 +7,11 @@ output, progress and errors to standard error.
 """
 
 import contextlib
+import difflib
+import glob
 import os
-import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,9 +19,10 @@ from typing import Annotated, Literal
 import tyro
 
 import lth
-from lth import terminal
+from lth import flags as typed
+from lth import interrupt, terminal
 from lth.config import ConfigError, Experiment
-from lth.presets import PRESETS, SUPERMASKS, Preset, named
+from lth.presets import ALIASES, PRESETS, SUPERMASKS, Preset, named
 
 USAGE = """usage: lth COMMAND …
 
@@ -64,9 +65,11 @@ class ReportFlags:
     """One self-contained HTML file of figures and numbers."""
 
     run: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories."""
+    """Run directories, or names of runs as 'lth list' prints them."""
     out: Path | None = None
     """The file to write; else report.html, in the run directory of a single run."""
+    runs: Path = Path("runs")
+    """Where runs are looked for that are given by their names."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ class ShowFlags:
     """A run's results as a table in the terminal."""
 
     run: tyro.conf.Positional[Path]
-    """A run directory."""
+    """A run directory, or the name of a run as 'lth list' prints it."""
+    runs: Path = Path("runs")
+    """Where a run is looked for that is given by its name."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,14 @@ class ListFlags:
 
 def main() -> None:
     """The entry point of the command `lth`."""
-    signal.signal(signal.SIGTERM, _terminated)
+    interrupt.listen()
     try:
         code = command(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # who reads, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    interrupt.close()
     sys.exit(code)
 
 
@@ -127,11 +133,6 @@ def _failures() -> Iterator[list[int]]:
         yield code
     except ConfigError as error:
         code[0] = _refuse(str(error), 2)
-    except KeyboardInterrupt as stop:
-        again = shlex.join(["lth", *sys.argv[1:]])
-        signal_number = int(stop.args[0]) if stop.args else signal.SIGINT
-        text = "stopped; what was finished is stored. The same command continues:"
-        code[0] = _refuse(f"{text}\n  {again}", 128 + signal_number)
     except (ValueError, RuntimeError) as error:
         from lth import data, memory, store  # after parsing: they import JAX
 
@@ -152,31 +153,27 @@ def _refuse(message: str, code: int) -> int:
     return code
 
 
-def _terminated(number: int, _: object) -> None:
-    raise KeyboardInterrupt(number)
-
-
 def run(args: list[str]) -> int:
     """lth run PRESET [flags]"""
     if not args or args[0].startswith("-"):
         terminal.output.print("usage: lth run PRESET [flags]\n", markup=False)
         _list_presets()
         return 0 if {"-h", "--help"} & set(args) else 2
-    name = args[0]
+    name = _short(args[0])
     if name not in PRESETS:
         if named(name):
             preset, method = name.rsplit("-", 1)
             say = f"lth supermask {preset} {method}"
             return _refuse(f"{name} learns its masks: {say}", 2)
-        return _refuse(f"unknown preset {name!r}; there are {', '.join(PRESETS)}", 2)
+        return _refuse(_no_preset(name, PRESETS), 2)
     return _run(name, PRESETS[name], args[1:], f"lth run {name}")
 
 
 def supermask(args: list[str]) -> int:
     """lth supermask PRESET METHOD [flags]"""
+    args = [ALIASES.get(arg, arg) for arg in args[:1]] + args[1:]
     if args and not args[0].startswith("-") and args[0] not in SUPERMASKS:
-        there = ", ".join(SUPERMASKS)
-        return _refuse(f"unknown preset {args[0]!r}; there are {there}", 2)
+        return _refuse(_no_preset(args[0], map(_short, SUPERMASKS)), 2)
     if len(args) < 2 or args[1].startswith("-"):
         terminal.output.print(
             "usage: lth supermask PRESET METHOD [flags]\n", markup=False
@@ -187,15 +184,27 @@ def supermask(args: list[str]) -> int:
     methods = SUPERMASKS[name]
     if method not in methods:
         return _refuse(f"unknown method {method!r}; there are {', '.join(methods)}", 2)
-    prog = f"lth supermask {name} {method}"
+    prog = f"lth supermask {_short(name)} {method}"
     return _run(f"{name}-{method}", methods[method], rest, prog)
+
+
+def _no_preset(name: str, there: Iterable[str]) -> str:
+    there = list(there)
+    near = difflib.get_close_matches(name, there, n=3)
+    perhaps = f"\nPerhaps {' or '.join(near)}?" if near else ""
+    return f"unknown preset {name!r}; there are {', '.join(there)}{perhaps}"
+
+
+def _short(name: str) -> str:
+    """What a preset of learned masks is called; its runs have its long name."""
+    return {long: short for short, long in ALIASES.items()}.get(name, name)
 
 
 def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
     """Run an experiment from the flags after its name, and say what it found."""
     flags = tyro.cli(
         RunFlags,
-        args=args,
+        args=typed.read(args, RunFlags),
         default=RunFlags(preset.experiment),
         prog=prog,
         description=f"{preset.title}. Differs from its source: {preset.differs}.",
@@ -204,7 +213,8 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
     from lth import devices, experiment, report, runs  # JAX, only once it is needed
 
     devices.join(flags.coordinator, flags.processes, flags.process)
-    with terminal.progress(flags.quiet) as watch:
+    learned = flags.experiment.learn.method != "none"
+    with terminal.progress(flags.quiet, "mask" if learned else "dense") as watch:
         outcome = experiment.run(
             flags.experiment, name, flags.runs, flags.data_dir, watch, flags.over
         )
@@ -257,7 +267,7 @@ def _complain(found, outcome) -> None:
 
 def show_list(args: list[str]) -> int:
     """lth list"""
-    flags = tyro.cli(ListFlags, args=args, prog="lth list")
+    flags = tyro.cli(ListFlags, args=typed.read(args, ListFlags), prog="lth list")
     _list_presets()
     terminal.output.print("masks that are learned: lth supermask PRESET METHOD")
     _list_supermasks()
@@ -279,30 +289,50 @@ def _list_presets() -> None:
 
 
 def _list_supermasks() -> None:
-    terminal.output.print(f"presets  {', '.join(SUPERMASKS)}", markup=False)
+    there = ", ".join(map(_short, SUPERMASKS))
+    terminal.output.print(f"presets  {there}", markup=False)
     methods = next(iter(SUPERMASKS.values()))
     terminal.output.print(f"methods  {', '.join(methods)}", markup=False)
 
 
 def show(args: list[str]) -> int:
     """lth show RUN"""
-    flags = tyro.cli(ShowFlags, args=args, prog="lth show")
+    flags = tyro.cli(ShowFlags, args=typed.read(args, ShowFlags), prog="lth show")
+    path = _located(flags.run, flags.runs)
     from lth import runs
 
-    terminal.print_summary(runs.open_run(flags.run))
+    terminal.print_summary(runs.open_run(path))
     return 0
 
 
 def report(args: list[str]) -> int:
     """lth report RUN …"""
-    flags = tyro.cli(ReportFlags, args=args, prog="lth report")
+    flags = tyro.cli(ReportFlags, args=typed.read(args, ReportFlags), prog="lth report")
     if not flags.run:
         raise ConfigError("lth report needs at least one run directory")
+    if flags.out and flags.out.is_dir():
+        inside = flags.out / "report.html"
+        raise ConfigError(f"--out {flags.out} is a folder; give --out {inside}")
+    paths = [_located(path, flags.runs) for path in flags.run]
     from lth import report as reports
     from lth import runs
 
-    found = [runs.open_run(path) for path in flags.run]
+    found = [runs.open_run(path) for path in paths]
     folder = found[0].path if len(found) == 1 else Path()
     written = reports.write(found, flags.out or folder / "report.html")
     terminal.output.print(str(written), markup=False)
     return 0
+
+
+def _located(run: Path, runs: Path) -> Path:
+    """The directory of a run: as it is given, or by its name, or the start of it."""
+    if run.exists() or len(run.parts) > 1:
+        return run
+    name = glob.escape(run.name.rstrip("…"))
+    found = sorted(path.parent for path in runs.glob(f"{name}*/config.json"))
+    if runs / run.name in found:
+        return runs / run.name
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ConfigError(f"{run} may be {names}: give more of its name")
+    return found[0] if found else run

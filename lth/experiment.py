@@ -57,6 +57,7 @@ def run(
     whole.
     """
     began, compiled = time.monotonic(), compilation.seconds()
+    store.check_writable(Path(runs))
     compilation.keep(Path(runs) / ".compiled")
     devices.use_cores(e.replicates)
     parts = build.build(e, data_dir, over)
@@ -110,7 +111,7 @@ def _prepare(e: Experiment, parts: Parts, path: Path, preset: str, identity: str
 def _failures(path: Path, parts: Parts) -> dict[tuple[str, int], tuple[int, int]]:
     """The replicates that failed, from the tickets for which they have no rows."""
     stored = store.stored(path)
-    table = results.read(path / "table.csv", stored)
+    table = store.read_table(path)
     units = table[["variant", "level", "replicate"]].drop_duplicates()
     present = set(units.itertuples(index=False, name=None))
     failed = {}

@@ -86,7 +86,8 @@ def _against_density(summary, column, ax, percent=False, band=True):
             "o-",
             ms=3,
             color=color,
-            label=f"{run}: {called}" if several else called,
+            # A dollar sign would begin a formula.
+            label=f"{run}: {called}".replace("$", r"\$") if several else called,
         )
         half = rows[f"{column}_ci"] * scale
         if band and half.notna().any():

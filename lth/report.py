@@ -57,8 +57,17 @@ def write(runs: list[Run], path: Path) -> Path:
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
         + "\n".join(parts)
         + "</html>\n",
+        advice="Choose another file with --out of 'lth report'",
     )
     return path
+
+
+def _sessions(path: Path) -> str:
+    """Where a run ran, as it is stored; a report does without."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        return f"not known: {path.name}: {error.strerror}"
 
 
 def _what(run: Run) -> str:
@@ -210,7 +219,7 @@ def _around(mean: float, half: float, digits: int = 2) -> str:
 
 def _details(run: Run) -> str:
     fields = json.dumps(dataclasses.asdict(run.config), indent=1)
-    sessions = (run.path / "environment.json").read_text()
+    sessions = _sessions(run.path / "environment.json")
     preset = presets.named(run.preset)
     note = (
         f"<p>Differs from its source: {html.escape(preset.differs)}.</p>"

@@ -86,6 +86,8 @@ def _whole_rows(path: Path, stored: Stored) -> str:
     lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
     variant, level = COLUMNS.index("variant"), COLUMNS.index("level")
     kept = lines[:1]
+    if kept and kept != [",".join(COLUMNS) + "\n"]:
+        raise ValueError(f"line 1 is not {','.join(COLUMNS)}: {kept[0].strip()[:80]!r}")
     for number, line in enumerate(lines[1:], 2):
         cells = line.split(",")
         if len(cells) != len(COLUMNS) or not cells[level].isdecimal():

@@ -59,12 +59,7 @@ class Run:
     @cached_property
     def table(self) -> pd.DataFrame:
         """Every measured value, tidy: columns `results.COLUMNS`."""
-        try:
-            table = results.read(self.path / "table.csv", store.stored(self.path))
-        except (OSError, ValueError) as error:
-            raise store.StoreError(
-                f"{self.path / 'table.csv'} is damaged: {error}"
-            ) from None
+        table = store.read_table(self.path)
         if table.empty:
             found = "every replicate failed" if self.levels else "no ticket is stored"
             raise store.StoreError(f"{self.path} has no results: {found}")

@@ -16,6 +16,7 @@ checked when it is read.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -34,7 +35,7 @@ from typing import Any
 import jax
 
 from lth import _compiler, checkpoint, results
-from lth.checkpoint import StoreError, writing
+from lth.checkpoint import GO_ON, StoreError, writing
 from lth.lottery import Ticket
 
 FORMAT = 2  # of a run directory; raised when older code could not read a newer one
@@ -90,9 +91,21 @@ def read_config(run: Path) -> dict[str, Any]:
             f"{run} was written in format {content['format']}, this lth reads format "
             f"{FORMAT}: {way}"
         )
-    if not {"id", "preset", "data", "examples", "config"} <= set(content):
+    texts = all(isinstance(content.get(n), str) for n in ("id", "preset", "data"))
+    if not texts or not isinstance(content.get("config"), dict):
         raise StoreError(f"{path} is not the configuration of a run")
+    if not _are_examples(content.get("examples")):
+        raise StoreError(
+            f"{path} is damaged: examples are a shape and a number of classes, such as "
+            f"[[8, 8, 1], 10]; got {content.get('examples')!r}"
+        )
     return content
+
+
+def _are_examples(value: Any) -> bool:
+    if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], list)):
+        return False
+    return all(type(n) is int and n > 0 for n in (*value[0], value[1]))
 
 
 @contextlib.contextmanager
@@ -102,6 +115,11 @@ def claim(run: Path) -> Iterator[None]:
     BusyError names the process that holds it already. The lock ends with the process,
     however that ends.
     """
+    if "\\" in str(run.absolute()):
+        raise StoreError(
+            f"cannot write {run}: a backslash in a folder's name is taken for a slash; "
+            "choose another folder with --runs"
+        )
     with writing(run):
         (run / "tickets").mkdir(parents=True, exist_ok=True)
         file = (run / "lock").open("a+")
@@ -120,7 +138,19 @@ def claim(run: Path) -> Iterator[None]:
         file.flush()
         for leftover in (run / "tickets").glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in run.glob(".*.*.[0-9]*"):  # of a process killed in `write`
+            leftover.unlink(missing_ok=True)
         yield
+
+
+def check_writable(runs: Path) -> None:
+    """Refuse a folder of runs, there or not yet, that nothing can be written into."""
+    there = next(p for p in (runs, *runs.absolute().parents) if p.exists())
+    with writing(runs):
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def level_name(level: int, variant: str = results.TICKET) -> str:
@@ -196,8 +226,13 @@ def add_session(run: Path) -> None:
     path = run / "environment.json"
     try:
         sessions = json.loads(path.read_text()) if path.exists() else []
+        if not isinstance(sessions, list):
+            raise ValueError("it holds no list of sessions")
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged: {error}") from None
+        raise StoreError(
+            f"{path} is damaged: {error}\nMove it away and give the same command "
+            "again: no number depends on it"
+        ) from None
     sessions.append(environment())
     write(path, json.dumps(sessions, indent=1) + "\n")
 
@@ -250,15 +285,23 @@ def reconcile(run: Path) -> None:
             raise StoreError(f"{run / 'table.csv'} is damaged: {error}") from None
 
 
+def read_table(run: Path) -> Any:
+    """The rows of stored tickets (`results.read`). Raises StoreError."""
+    try:
+        return results.read(run / "table.csv", stored(run))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{run / 'table.csv'} is damaged: {error}") from None
+
+
 def append_rows(run: Path, rows: Any) -> None:
     """Add rows to the table."""
     with writing(run / "table.csv"):
         results.append(run / "table.csv", rows)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with writing(path):
+def write(path: Path, text: str, advice: str = GO_ON) -> None:
+    """Write a file whole or not at all; `advice` is what to do where that fails."""
+    with writing(path, advice):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(text)
         os.replace(temporary, path)

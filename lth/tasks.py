@@ -186,6 +186,10 @@ def _wired(e, source, learned: data.Dataset, model: models.Model) -> models.Mode
     pixels: Any = learned.image
     if source.task != "classification":
         return model
+    if not pixels.any():
+        raise data.DataError(
+            f"all pixels of the training images of {e.data.name} are 0"
+        )
     if e.data.pixels == "unit":
         return models.standardized(model, 0.0, float(pixels.max()))
     mean, deviation = _statistics(pixels)

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -14,60 +15,53 @@ output = Console(soft_wrap=True, highlight=False)
 
 
 @contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
-    """What shows the progress of a run: a bar in a terminal, else a line a training."""
+def progress(quiet: bool, first: str = "dense") -> Iterator[Callable[[Any], None]]:
+    """Show how far a run is: a bar in a terminal, else a line a training.
+
+    `first` is what level 0 is called: the dense network, or a mask that is learned.
+    """
     if quiet:
         yield lambda progress: None
-        return
-    started = time.monotonic()
+    elif errors.is_terminal:
+        with _bar() as bar:
+            yield partial(_show, bar, first)
+    else:
+        yield partial(_line, time.monotonic(), first)
 
-    def line(p):
-        if p.step == p.steps:
-            errors.print(
-                f"level {p.level:2d} {p.variant:<8} loss {p.loss:.4f}  "
-                f"validation {p.metric} {100 * p.accuracy:.2f} %  "
-                f"{time.monotonic() - started:.0f} s"
-            )
 
-    if not errors.is_terminal:
-        yield line
-        return
-    text = "level {task.fields[level]} {task.fields[variant]}, step {task.fields[step]}"
-    numbers = (
-        "loss {task.fields[loss]:.4f}, "
-        "{task.fields[metric]} {task.fields[accuracy]:.1f} %"
-    )
+def _line(started: float, first: str, p: Any) -> None:
+    if p.step == p.steps:
+        errors.print(
+            f"level {p.level:2d} {_variant(p, first):<8} loss {p.loss:.4f}  "
+            f"validation {p.metric} {100 * p.accuracy:.2f} %  "
+            f"{time.monotonic() - started:.0f} s"
+        )
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
     columns = (
-        TextColumn(text),
+        TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn(numbers),
+        TextColumn("{task.fields[numbers]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(
-            "",
-            total=1.0,
-            level=0,
-            variant="starts",
-            step=0,
-            loss=0.0,
-            metric="accuracy",
-            accuracy=0.0,
-        )
+        bar.add_task("starting", total=1.0, numbers="compiling")
+        yield bar
 
-        def show_bar(p):
-            bar.update(
-                task,
-                completed=p.fraction,
-                level=p.level,
-                variant=p.variant,
-                step=p.step,
-                loss=p.loss,
-                metric=p.metric,
-                accuracy=100 * p.accuracy,
-            )
 
-        yield show_bar
+def _show(bar: Progress, first: str, p: Any) -> None:
+    bar.update(
+        bar.task_ids[0],
+        completed=p.fraction,
+        description=f"level {p.level} {_variant(p, first)}, step {p.step}",
+        numbers=f"loss {p.loss:.4f}, {p.metric} {100 * p.accuracy:.1f} %",
+    )
+
+
+def _variant(p: Any, first: str) -> str:
+    return first if p.level == 0 and p.variant == "ticket" else p.variant
 
 
 def print_summary(run: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lth
-from lth import cli, experiment, store
+from lth import cli, store
 
 FAST = (
     "--model.widths 8 --steps 20it --eval-every 10it --levels 1 --replicates 2 "
@@ -139,7 +139,6 @@ def test_what_cannot_be_run_is_refused_with_exit_code_2(
 @pytest.mark.parametrize(
     ("args", "hint"),
     [
-        (["--levls", "3"], "--levels"),
         (["--levels", "x"], "--levels"),
         (["--rewind.mode", "x"], "learning_rate"),
     ],
@@ -186,19 +185,6 @@ def test_a_replicate_that_fails_exits_with_3_and_names_itself(tmp_path, capsys):
     err = capsys.readouterr().err
     assert (
         "replicate 1 of ticket stopped: its loss or its weights were not finite" in err
-    )
-
-
-def test_an_interrupt_says_how_to_continue(tmp_path, capsys, monkeypatch):
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(experiment, "run", interrupted)
-    monkeypatch.setattr(sys, "argv", ["lth", "run", "digits", "--levels", "3"])
-    assert cli.command(["run", "digits", "--levels", "3"]) == 130
-    assert (
-        "The same command continues:\n  lth run digits --levels 3"
-        in capsys.readouterr().err
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lth.checks import learning, pruning
+from lth.checks import effects, learning, pruning
 from lth.config import CONTROLS, SEEDS, ConfigError, Experiment, Optimizer
 from lth.notation import split_list
 
@@ -22,6 +22,7 @@ def check(e: Experiment) -> None:
     learning.check(e)
     _check_optimizer("--optimizer", e.optimizer)
     _check_optimizer("--learn.optimizer", e.learn.optimizer)
+    effects.check(e)
     if e.optimizer.cosine and e.rewind.mode in ("finetune", "weights_low_rate"):
         raise ConfigError(
             f"--rewind.mode {e.rewind.mode} trains at the last learning rate, which is "

@@ -4,9 +4,12 @@ from lth.presets import attention, images, lenet
 from lth.presets.preset import Preset
 from lth.presets.supermasks import SUPERMASKS
 
-__all__ = ["PRESETS", "SUPERMASKS", "Preset", "named"]
+__all__ = ["ALIASES", "PRESETS", "SUPERMASKS", "Preset", "named"]
 
 PRESETS = {**lenet.PRESETS, **images.PRESETS, **attention.PRESETS}
+
+# One network has one name on the command line; runs of learned masks keep their own.
+ALIASES = {f"conv{depth}": f"conv{depth}-cifar10" for depth in (2, 4, 6)}
 
 
 def named(name: str) -> Preset | None:

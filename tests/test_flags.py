@@ -1,0 +1,127 @@
+"""Flags as people type them: mistyped, by other programs' names, lists in two ways."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import tyro
+
+from lth import cli, flags
+from lth.config import ConfigError
+from lth.presets import PRESETS
+
+MEANT = [
+    ("--seed", ["--first-replicate"]),
+    ("--epochs", ["--steps"]),
+    ("--lr", ["--optimizer.learning-rate"]),
+    ("--batch", ["--batch-size"]),
+    ("--sparsity", ["--prune.densities"]),
+    ("--out", ["--runs"]),
+    ("--levls", ["--levels"]),
+    ("--widths", ["--model.widths"]),
+    ("--prune.structre", ["--prune.structure"]),
+    ("--momentum", ["--optimizer.momentum", "--learn.optimizer.momentum"]),
+]
+
+
+@pytest.mark.parametrize(("typed", "meant"), MEANT)
+def test_an_unknown_flag_names_what_was_meant_and_its_help(typed, meant, capsys):
+    assert cli.command(["run", "digits", typed, "3"]) == 2
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == f"lth: there is no flag {typed}; perhaps it is"
+    assert [line.split()[0] for line in rest][: len(meant)] == meant
+    assert all(len(line.split()) > 3 for line in rest)
+
+
+def test_flags_that_are_not_needed_or_mean_nothing(capsys):
+    assert cli.command(["run", "digits", "--resume"]) == 2
+    assert "the same command continues a run" in capsys.readouterr().err
+    assert cli.command(["run", "digits", "--xyzzy=3"]) == 2
+    assert "no flag --xyzzy; --help lists" in capsys.readouterr().err
+
+
+def test_every_name_in_the_table_leads_to_a_flag_that_is_there():
+    there = flags.describe(cli.RunFlags)
+    assert set(flags.MEANT.values()) <= set(there)
+    assert not {f"--{name}" for name in (*flags.MEANT, *flags.NEEDLESS)} & set(there)
+    assert set(flags.TEXTS) <= set(there)
+    assert all(there.values())
+
+
+def parsed(*args):
+    default = cli.RunFlags(PRESETS["digits"].experiment)
+    listed = flags.read(list(args), cli.RunFlags)
+    options = (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(cli.RunFlags, args=listed, default=default, config=options)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--model.widths", "30", "10", "--controls", "reinit", "shuffle"],
+        ["--model.widths", "30,10", "--controls", "reinit,shuffle"],
+        ["--model.widths=30,10", "--controls=reinit,", "shuffle", "--quiet"],
+        ["--model.widths", "30,", "10", "--controls", "reinit, shuffle"],
+    ],
+)
+def test_lists_are_written_with_commas_or_spaces(args):
+    e = parsed(
+        *args, "--prune.rates", "a=.1", "b=.2", "--data.classes", "3,1"
+    ).experiment
+    assert e.model.widths == (30, 10)
+    assert e.controls.replace(" ", "") == "reinit,shuffle"
+    assert e.prune.rates == "a=.1,b=.2"
+    assert e.data.classes == (3, 1)
+    assert parsed("--prune.rates", "").experiment.prune.rates == ""
+    assert parsed("--batch_size=7").experiment.batch_size == 7
+
+
+def test_help_has_no_line_broken_where_the_source_is(capsys):
+    with pytest.raises(SystemExit):
+        cli.command(["run", "digits", "--help"])
+    text = capsys.readouterr().out
+    for flag, sentence in flags.describe(cli.RunFlags).items():
+        lines = re.findall(rf"│ {re.escape(flag)} .*?(?=│ --|╰)", text, re.DOTALL)
+        words = [line.strip("│ ").split() for line in "".join(lines).splitlines()[1:]]
+        for line, following in itertools.pairwise(words):
+            if line and following and line[0] != "({" and "}" not in line[-1]:
+                assert len(" ".join(line)) + len(following[0]) > 60, (flag, sentence)
+
+
+def test_one_network_has_one_name(monkeypatch):
+    asked = []
+
+    def run(name, preset, args, prog):
+        asked.append((name, prog))
+        return 0
+
+    monkeypatch.setattr(cli, "_run", run)
+    for name in ("conv2", "conv2-cifar10"):
+        assert cli.command(["run", name]) == 0
+        assert cli.command(["supermask", name, "movement"]) == 0
+    assert asked[0] == asked[2] == ("conv2", "lth run conv2")
+    # Runs of before are found: their folders have the long name.
+    wanted = ("conv2-cifar10-movement", "lth supermask conv2 movement")
+    assert asked[1] == asked[3] == wanted
+
+
+def test_a_run_is_found_by_the_name_that_a_list_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits-8d5160d171", "digits-8d99999999", "mnist-1111111111"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").write_text("{}")
+    runs = Path("runs")
+    found = runs / "digits-8d5160d171"
+    assert cli._located(Path("digits-8d5160d171"), runs) == found
+    assert cli._located(Path("digits-8d51…"), runs) == found
+    assert cli._located(Path("digits-8d51"), runs) == found
+    assert cli._located(found, runs) == found
+    assert cli._located(Path("digits-7"), runs) == Path("digits-7")
+    with pytest.raises(ConfigError, match="may be digits-8d5160d171, digits-8d9999"):
+        cli._located(Path("digits-8d"), runs)
+
+
+def test_a_report_into_a_folder_is_told_a_file(tmp_path, capsys):
+    assert cli.command(["report", "run", "--out", str(tmp_path)]) == 2
+    assert f"is a folder; give --out {tmp_path}/report.html" in capsys.readouterr().err
