@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lth import branch, masks, train
+from lth import branch, masks, optimizers, train
 from lth.masks import Mask, Params
 
 
@@ -69,7 +69,7 @@ def sparsify(
     whatever `tx` is; what is grown starts at 0 with slots of 0.
     """
     seed = jax.random.key_data(jax.random.key(0) if key is None else key)
-    tx = optax.with_extra_args_support(tx)
+    tx = optimizers.with_extras(tx)
 
     def init(params):
         return _begin(tx, rule, prunable, params, seed)
