@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax import core
 
 from lth import optimizers
 from lth.train import TrainState
@@ -117,7 +118,7 @@ def with_schedule(opt_state: Any, source: Any) -> Any:
 def _begun(fresh: Any, early: TrainState) -> Any:
     """A fresh optimizer's state, with its schedule where that of `early` stands."""
     step = early.step
-    if isinstance(step, jax.core.Tracer) or np.any(step):
+    if isinstance(step, core.Tracer) or np.any(step):
         return with_schedule(fresh, early.opt_state)
     # At step 0 a fresh state is one of its place, also where it is in one piece.
     fields = optimizers.RATES | optimizers.BATCHES
