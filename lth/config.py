@@ -266,9 +266,8 @@ class Rewind:
         "weights", "learning_rate", "finetune", "weights_low_rate", "reinit"
     ] = "weights"
     """Early weights; trained weights under the schedule again; trained weights at the
-    last learning rate; early weights at the last learning rate; fresh weights. Without
-    warmup or milestones the rate is constant: the second is the third, the first the
-    fourth."""
+    last learning rate that trained; early weights at that rate; fresh weights. The
+    second and the fourth need a rate that changes (warmup, milestones or cosine)."""
     to: str = "0"
     """The rewind point: a step of the dense training, such as 500it or 1ep."""
     moments: Literal["keep", "drop"] = "keep"

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lth import branch, masks, rewind, train
+from lth import branch, masks, optimizers, rewind, train
 from lth.masks import Mask, Params
 
 
@@ -85,7 +85,7 @@ def sparsify(
     the moves that bring weights to 0: the module says what may stand around it.
     """
     seed = jax.random.key_data(jax.random.key(0) if key is None else key)
-    tx = optax.with_extra_args_support(tx)
+    tx = optimizers.with_extras(tx)
 
     def init(params):
         return _begin(tx, rule, prunable, params, seed)

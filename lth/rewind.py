@@ -10,19 +10,30 @@ and fine-tuning.
 |-----------------------|------------------------------|----------|
 | `weights`             | early                        | early    |
 | `learning_rate`       | late                         | early    |
-| `finetune`            | late                         | late     |
-| `weights_low_rate`    | early                        | late     |
+| `finetune`            | late                         | last     |
+| `weights_low_rate`    | early                        | last     |
 | `make_reinit(…)`      | fresh                        | early    |
 
-A schedule at `late` has run its course and stays at its last value.
+The last place of a schedule is that of the last step that trained: after
+`optax.cosine_decay_schedule(0.1, 10)` and 10 steps a rate of 0.00245, not the 0 that
+would come next. There it stays, constant as in Renda et al., for as long as
+`train.make_train` trains up to the step of `late`. A loop of your own moves on from
+there at its second step; give it a schedule that ends in a constant.
+
+Schedules are found wherever Optax holds them (`optimizers.RATES`). Momo, Prodigy and
+others that find their step sizes themselves (`optimizers.ONE_PIECE`) cannot be given
+an early rate with late moments: ValueError, by name.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jax import core
 
+from lth import optimizers
 from lth.train import TrainState
 
 Rewind = Callable[[TrainState, TrainState], TrainState]
@@ -48,13 +59,18 @@ def learning_rate(early: TrainState, late: TrainState) -> TrainState:
 
 
 def finetune(early: TrainState, late: TrainState) -> TrainState:
-    """The trained network at the last learning rate."""
-    return late._replace(step=early.step)
+    """The trained network at the last learning rate that trained it."""
+    opt_state = optimizers.taken(
+        late.opt_state, early.opt_state, optimizers.BATCHES, one_piece={}
+    )
+    return late._replace(step=early.step, opt_state=optimizers.stepped_back(opt_state))
 
 
 def weights_low_rate(early: TrainState, late: TrainState) -> TrainState:
     """The early network at the last learning rate; Renda et al. call it lr_lottery."""
-    return early._replace(opt_state=with_schedule(early.opt_state, late.opt_state))
+    last = optimizers.stepped_back(late.opt_state)
+    opt_state = optimizers.taken(early.opt_state, last, optimizers.RATES)
+    return early._replace(opt_state=opt_state)
 
 
 def make_reinit(init: Callable[[jax.Array], TrainState], key: jax.Array) -> Rewind:
@@ -62,7 +78,7 @@ def make_reinit(init: Callable[[jax.Array], TrainState], key: jax.Array) -> Rewi
 
     def reinit(early, late):
         fresh = init(key)
-        opt_state = with_schedule(fresh.opt_state, early.opt_state)
+        opt_state = _begun(fresh.opt_state, early)
         return fresh._replace(step=early.step, opt_state=opt_state)
 
     return reinit
@@ -76,7 +92,10 @@ def make_fresh_moments(rewind: Rewind, tx: optax.GradientTransformation) -> Rewi
 
     def fresh(early, late):
         state = rewind(early, late)
-        opt_state = with_schedule(tx.init(state.params), state.opt_state)
+        moments = tx.init(state.params)
+        if state.opt_state is early.opt_state:
+            return state._replace(opt_state=_begun(moments, early))
+        opt_state = with_schedule(moments, state.opt_state)
         return state._replace(opt_state=opt_state)
 
     return fresh
@@ -85,18 +104,22 @@ def make_fresh_moments(rewind: Rewind, tx: optax.GradientTransformation) -> Rewi
 def with_schedule(opt_state: Any, source: Any) -> Any:
     """`opt_state` with the schedule positions, and nothing else, of `source`.
 
-    Schedules are known by Optax's `ScaleByScheduleState` and `inject_hyperparams`;
-    Adam's own count, which corrects the bias of its moments, belongs to the moments.
+    Adam's own count, which corrects the bias of its moments, belongs to the moments;
+    so do gradients that `optax.MultiSteps` has accumulated. If how many it accumulates
+    follows a schedule, rewind to and from where it has none.
+
+    Raises ValueError, by name, for an optimizer whose schedule cannot be set apart from
+    its moments.
     """
-    injected = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
+    fields = optimizers.RATES | optimizers.BATCHES
+    return optimizers.taken(opt_state, source, fields)
 
-    def known(state):
-        return isinstance(state, (optax.ScaleByScheduleState, *injected))
 
-    def swap(mine, other):
-        if isinstance(mine, injected):
-            inner = with_schedule(mine.inner_state, other.inner_state)
-            return other._replace(inner_state=inner)
-        return other if known(mine) else mine
-
-    return jax.tree.map(swap, opt_state, source, is_leaf=known)
+def _begun(fresh: Any, early: TrainState) -> Any:
+    """A fresh optimizer's state, with its schedule where that of `early` stands."""
+    step = early.step
+    if isinstance(step, core.Tracer) or np.any(step):
+        return with_schedule(fresh, early.opt_state)
+    # At step 0 a fresh state is one of its place, also where it is in one piece.
+    fields = optimizers.RATES | optimizers.BATCHES
+    return optimizers.taken(fresh, early.opt_state, fields, one_piece={})

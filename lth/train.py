@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lth import masks
+from lth import masks, optimizers
 
 NEVER = np.int32(2**31 - 1)  # as a step: has not happened
 
@@ -97,30 +97,48 @@ def make_train(loss: Loss, sample: Callable, tx: optax.GradientTransformation):
 
     A step draws its batch from (key, step), takes the gradient at the masked params,
     masks it, and masks params and optimizer slots after the update, so that what is
-    pruned is exactly 0 under any optimizer. `sums` holds the sum over the steps of each
-    metric of `loss`, and under `diverged` the first step whose loss was not finite, or
-    `NEVER`. Jit it, after `vmap` for replicates. It may be given its `state` to donate:
-    `fit` hands it a copy first, so that what is rewound to stays whole.
+    pruned is exactly 0 under any optimizer. One that asks for them is given the batch's
+    `value`, its masked `grad`, and `value_fn(params)`, the loss of the same batch at
+    other params, masked too. A schedule that stands ahead of the step stays where it is
+    (`rewind.finetune` puts it there).
+
+    `sums` holds the sum over the steps of each metric of `loss`, and under `diverged`
+    the first step whose loss was not finite, or `NEVER`. Jit it, after `vmap` for
+    replicates. It may be given its `state` to donate: `fit` hands it a copy first, so
+    that what is rewound to stays whole. Where an optimizer cannot be trained so, it
+    raises ValueError, by name, when it is first called.
     """
     # The slots are masked where the next step reads them, not where this one writes
     # them: the same values, but XLA then updates them in place (a masked Adam step took
     # 1.17 times an unmasked one otherwise, and 1.01 times so).
+    tx = optimizers.with_extras(tx)
 
     def train(state, mask, data, key, n):
         order, noise = jax.random.split(key)
 
-        def gradient(state):
+        def drawn(state):
             batch = sample(order, state.step, data)
-            key = jax.random.fold_in(noise, state.step)
+            return batch, jax.random.fold_in(noise, state.step)
+
+        def gradient(state, drawn):
             value = jax.value_and_grad(loss, has_aux=True)
-            return value(state.params, state.stats, batch, key)
+            return value(state.params, state.stats, *drawn)
 
         def step(_, carry):
             state, sums, diverged = carry
             state = mask_slots(tx, state, mask)
-            (value, (stats, metrics)), grads = gradient(state)
+            batch = drawn(state)
+            (value, (stats, metrics)), grads = gradient(state, batch)
             grads = masks.apply(grads, mask)
-            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+
+            def value_fn(params):
+                return loss(masks.apply(params, mask), state.stats, *batch)[0]
+
+            extras = optimizers.extras(state.opt_state, value, grads, value_fn)
+            updates, opt_state = tx.update(
+                grads, state.opt_state, state.params, **extras
+            )
+            opt_state = optimizers.waiting(opt_state, state.opt_state, state.step)
             params = optax.apply_updates(state.params, updates)
             bad = jnp.where(jnp.isfinite(value), NEVER, state.step)
             params = masks.apply(params, mask)
@@ -128,8 +146,9 @@ def make_train(loss: Loss, sample: Callable, tx: optax.GradientTransformation):
             sums = jax.tree.map(jnp.add, sums, metrics)
             return state, sums, jnp.minimum(diverged, bad)
 
+        optimizers.check(state.opt_state, state.params)
         state = state._replace(params=masks.apply(state.params, mask))
-        (_, (_, metrics)), _ = jax.eval_shape(gradient, state)
+        (_, (_, metrics)), _ = jax.eval_shape(lambda s: gradient(s, drawn(s)), state)
         sums = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
         state, sums, diverged = jax.lax.fori_loop(0, n, step, (state, sums, NEVER))
         return mask_slots(tx, state, mask), {**sums, "diverged": diverged}
@@ -154,16 +173,7 @@ def masked_slots(
     tx: optax.GradientTransformation, opt_state: Any, mask: masks.Mask
 ) -> Any:
     """An optimizer's state with exactly 0 in the slots of every pruned weight."""
-
-    def absent(value):  # `optax.masked` and `optax.partition` leave leaves out
-        return isinstance(value, optax.MaskedNode)
-
-    def slot(value, keep):
-        if absent(value) or keep is None or jnp.shape(value) != keep.shape:
-            return value  # not prunable, or no slot per weight (factored moments)
-        return jnp.where(keep, value, jnp.zeros_like(value))
-
-    return optax.tree_map_params(tx, slot, opt_state, mask, is_leaf=absent)
+    return optimizers.masked_slots(opt_state, mask)
 
 
 def reestimate(

@@ -250,8 +250,13 @@ REFUSED = [
         "nothing is rewound: masks are learned for the",
     ),
     (
-        {"optimizer": {"cosine": True}, "rewind": {"mode": "finetune"}},
-        "0 after --optimizer.cosine",
+        {"rewind": {"mode": "learning_rate"}},
+        "mode learning_rate needs a learning rate that changes: with a constant one it "
+        "is --rewind.mode finetune",
+    ),
+    (
+        {"rewind": {"mode": "weights_low_rate"}},
+        "with a constant one it is --rewind.mode weights;",
     ),
 ]
 

@@ -12,6 +12,7 @@ LAYERS = [
     {"manifest", "checks"},
     {"models", "data", "allocation", "schedules", "results", "criteria"},
     {"structure", "actions", "accounting", "search", "packing", "superposition"},
+    {"optimizers"},
     {"train", "plot"},
     {"rewind", "networks", "dynamic", "reparametrise", "supermask"},
     {"lottery", "tasks", "rules"},

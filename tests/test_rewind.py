@@ -41,11 +41,11 @@ def test_weight_rewinding_restores_every_bit(states):
     assert_same(jax.tree.map(np.asarray, early), copy)  # training cannot reach it
 
 
-TABLE = [  # weights of, moments of, schedule of
+TABLE = [  # weights of, moments of, place of the schedule: the 8th step was at 7
     (rewind.weights, "early", "early", 3),
     (rewind.learning_rate, "late", "late", 3),
-    (rewind.finetune, "late", "late", 8),
-    (rewind.weights_low_rate, "early", "early", 8),
+    (rewind.finetune, "late", "late", 7),
+    (rewind.weights_low_rate, "early", "early", 7),
 ]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from lth.checks import effects, learning, pruning
 from lth.config import CONTROLS, SEEDS, ConfigError, Experiment, Optimizer
-from lth.notation import split_list
+from lth.notation import parse_steps, split_list
 
 IN_ONE_PIECE = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}
@@ -23,10 +23,19 @@ def check(e: Experiment) -> None:
     _check_optimizer("--optimizer", e.optimizer)
     _check_optimizer("--learn.optimizer", e.learn.optimizer)
     effects.check(e)
-    if e.optimizer.cosine and e.rewind.mode in ("finetune", "weights_low_rate"):
+    _check_rewinding(e)
+
+
+def _check_rewinding(e: Experiment) -> None:
+    o, same = e.optimizer, {"learning_rate": "finetune", "weights_low_rate": "weights"}
+    if e.rewind.mode in same and not (
+        parse_steps(o.warmup, 1, "--optimizer.warmup") or o.milestones or o.cosine
+    ):
         raise ConfigError(
-            f"--rewind.mode {e.rewind.mode} trains at the last learning rate, which is "
-            "0 after --optimizer.cosine: nothing would move"
+            f"--rewind.mode {e.rewind.mode} needs a learning rate that changes: with "
+            "a constant one it is --rewind.mode "
+            f"{same[e.rewind.mode]}; give that, or --optimizer.warmup, "
+            "--optimizer.milestones or --optimizer.cosine"
         )
 
 
