@@ -7,9 +7,19 @@ import lth
 
 ROOT = Path(lth.__file__).parent
 LAYERS = [
-    {"_compiler", "branch", "select", "checkpoint", "compilation", "config", "memory"},
+    {
+        "_compiler",
+        "interrupt",
+        "tiles",
+        "branch",
+        "select",
+        "checkpoint",
+        "compilation",
+        "config",
+        "memory",
+    },
     {"masks", "presets", "notation", "devices"},
-    {"manifest", "checks"},
+    {"manifest", "checks", "optimizers", "sides", "flags"},
     {"models", "data", "allocation", "schedules", "results", "criteria"},
     {"structure", "actions", "accounting", "search", "packing", "superposition"},
     {"optimizers"},
@@ -21,8 +31,9 @@ LAYERS = [
     {"targets"},
     {"store", "build"},
     {"runs", "progress"},
-    {"levels", "report"},
-    {"experiment", "terminal"},
+    {"levels", "conclusion"},
+    {"experiment", "report"},
+    {"terminal"},
     {"cli"},
     {"__main__"},
 ]

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -93,7 +94,7 @@ def _values(x, kernel, *, strides, pads, mapped):
 
 def _shape(x, kernel, **options):
     shape = jax.eval_shape(partial(_values, **options), x, kernel)
-    return jax.core.ShapedArray(shape.shape, shape.dtype)
+    return ShapedArray(shape.shape, shape.dtype)
 
 
 def _batched(arrays, axes, *, mapped, **options):
