@@ -32,7 +32,7 @@ def progress(quiet: bool, first: str = "dense") -> Iterator[Callable[[Any], None
 def _line(started: float, first: str, p: Any) -> None:
     if p.step == p.steps:
         errors.print(
-            f"level {p.level:2d} {_variant(p, first):<8} loss {p.loss:.4f}  "
+            f"level {p.level:2d} {_variant(p, first):<14} loss {p.loss:.4f}  "
             f"validation {p.metric} {100 * p.accuracy:.2f} %  "
             f"{time.monotonic() - started:.0f} s"
         )

@@ -482,3 +482,19 @@ def test_iterative_pruning_may_start_from_a_learned_mask():
     assert [int(masks.count(t.mask)) for t in (start, first, second)] == [48, 24, 12]
     inside = jax.tree.map(lambda a, b: bool((a <= b).all()), second.mask, mask)
     assert all(jax.tree.leaves(inside))
+
+
+def test_scores_of_attention_start_by_what_their_outputs_read():
+    """Query kernels [in, heads, dim] have `in` inputs, and shapes do not tell."""
+
+    def init(key):
+        return {"query": {"kernel": jnp.ones((100, 4, 25))}}, {}
+
+    model = models.Model(init, lambda *args: (args[2], {}))
+    with pytest.raises(ValueError, match="query/kernel.*axes"):
+        supermask.edge_popup(model, 0.5).model.init(jax.random.key(0))
+    axes = {"query/kernel": ((0,), (1, 2))}
+    made = supermask.edge_popup(model, 0.5, axes=axes)
+    scores, _ = made.model.init(jax.random.key(0))
+    largest = float(jnp.abs(scores["query"]["kernel"]).max())
+    assert 0.0999 < largest <= 0.1

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from lth import branch, masks
+from lth import branch, masks, sides
 from lth.masks import Mask, Params
 from lth.models import Model
 from lth.supermask.core import (
@@ -105,6 +105,7 @@ def edge_popup(
     scale: bool = False,
     weigh: Callable[[jax.Array, jax.Array], jax.Array] = lambda w, mask: w,
     prunable: Prunable = masks.is_kernel,
+    axes: sides.Axes = None,
 ) -> Supermask:
     """Ramanujan et al. (2020, arXiv:1911.13299): the weights of highest score.
 
@@ -116,6 +117,7 @@ def edge_popup(
 
     The highest are found exactly, every `every` steps of training; in between the mask
     stands still while scores move. Evaluation and `choose` take those of that moment.
+    `axes` says which axes are inputs where shapes do not (see `sides`).
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep is the fraction of weights kept, in (0, 1]; got {keep}")
@@ -133,7 +135,7 @@ def edge_popup(
             weights = jax.tree.map(
                 lambda w, m: w if m is None else w / math.sqrt(keep), weights, ones
             )
-        scores = _uniform_scores(ones, jax.random.fold_in(key, SCORES))
+        scores = _uniform_scores(ones, jax.random.fold_in(key, SCORES), axes)
         return scores, Chosen(weights, inner, top(scores), jnp.int32(0))
 
     def apply(params, stats, inputs, train, key):
@@ -179,11 +181,12 @@ def drawn(logits: Any, key: jax.Array) -> Mask:
     )
 
 
-def _uniform_scores(ones: Mask, key: jax.Array) -> Any:
+def _uniform_scores(ones: Mask, key: jax.Array, axes: sides.Axes) -> Any:
     # In full precision: scores that are equal would be ranked by where they are.
     leaves, structure = jax.tree.flatten(ones)
     found = []
-    for m, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
-        bound = 1 / math.sqrt(math.prod(m.shape[:-1]))
+    keys = jax.random.split(key, len(leaves))
+    for m, k, side in zip(leaves, keys, sides.each(ones, axes), strict=True):
+        bound = 1 / math.sqrt(math.prod(m.shape[i] for i in side.summed))
         found.append(jax.random.uniform(k, m.shape, minval=-bound, maxval=bound))
     return jax.tree.unflatten(structure, found)
