@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lth.models import taps
+
 Stats = Any  # a tree: batch-norm averages and other state that gradients do not train
-KERNELS = (nn.Dense, nn.Conv)  # modules whose inputs meet a kernel [..., in, out]
 
 
 class Model(NamedTuple):
@@ -55,27 +56,7 @@ def from_linen(
         )
         return outputs, stats
 
-    def seen(params, stats, inputs):
-        found = {}
-
-        def record(call, args, kwargs, context):
-            module, outputs = context.module, call(*args, **kwargs)
-            if isinstance(module, KERNELS) and context.method_name == "__call__":
-                found[*module.path, "kernel"] = args[0], outputs
-            return outputs
-
-        with nn.intercept_methods(record):
-            apply(params, stats, inputs, False, None)
-
-        def side(which):
-            def leaf(path, _):
-                return found.get(tuple(key.key for key in path), (None, None))[which]
-
-            return jax.tree_util.tree_map_with_path(leaf, params)
-
-        return side(0), side(1)
-
-    return Model(init, apply, seen)
+    return Model(init, apply, taps.make_seen(apply))
 
 
 def from_nnx(make: Callable[[Any], Any]) -> Model:
@@ -126,7 +107,7 @@ def from_nnx(make: Callable[[Any], Any]) -> Model:
         outputs = module(inputs)
         return outputs, values(nnx.split(module, *kinds)[3])
 
-    return Model(init, apply)
+    return Model(init, apply, taps.make_seen(apply))
 
 
 def standardized(

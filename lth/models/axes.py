@@ -31,6 +31,7 @@ class Site(NamedTuple):
     operand: int  # which one
     var: Any  # the variable that holds it, without what a stride skips
     reads: tuple[Read, ...]  # several where kernels were joined to one
+    result: int = 0  # which of the equation's results is the product
 
 
 class Plan(NamedTuple):
@@ -129,7 +130,7 @@ def plan(jaxpr: Any, given: list[Any], times: int = 1) -> Plan:
             continue
         seen = [_view(env, var) for var in eqn.invars]
         if eqn.primitive.name in CALLS:
-            below = plan(_inside(eqn), seen, times)
+            below = plan(views.opened(inside(eqn)), seen, times)
             lifted = _lifted(eqn, below, env)
             if lifted is not None:
                 sites[i] = lifted
@@ -158,18 +159,18 @@ def plan(jaxpr: Any, given: list[Any], times: int = 1) -> Plan:
 
 def living(jaxpr: Any) -> set[int]:
     """The places of the equations that results depend on."""
-    needed, live = set(filter(_is_var, jaxpr.outvars)), set()
+    needed, live = set(filter(is_var, jaxpr.outvars)), set()
     for i, eqn in reversed(list(enumerate(jaxpr.eqns))):
         if eqn.effects or needed.intersection(eqn.outvars):
             live.add(i)
-            needed.update(filter(_is_var, eqn.invars))
+            needed.update(filter(is_var, eqn.invars))
     return live
 
 
-def _inside(eqn: Any) -> Any:
-    """The jaxpr of a call, without constants of its own."""
+def inside(eqn: Any) -> Any:
+    """The jaxpr of a call, open or closed."""
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-    return views.opened(next(eqn.params[n] for n in names if n in eqn.params))
+    return next(eqn.params[n] for n in names if n in eqn.params)
 
 
 def _lifted(eqn: Any, below: Plan, env: dict) -> tuple[Site, ...] | None:
@@ -178,7 +179,7 @@ def _lifted(eqn: Any, below: Plan, env: dict) -> tuple[Site, ...] | None:
     The call is then done as it stands, with the gradient that it may define. An operand
     that is also used otherwise in there would not do.
     """
-    jaxpr = _inside(eqn)
+    jaxpr = views.opened(inside(eqn))
     if below.inner or not below.sites:
         return None
     uses = [v for e in jaxpr.eqns for v in e.invars] + list(jaxpr.outvars)
@@ -186,13 +187,16 @@ def _lifted(eqn: Any, below: Plan, env: dict) -> tuple[Site, ...] | None:
     for i, sites in sorted(below.sites.items()):
         for site in sites:
             var = jaxpr.eqns[i].invars[site.operand]
-            alone = sum(use is var for use in uses) == 1
-            if not (alone and var in jaxpr.invars and site.var is var):
+            out = jaxpr.eqns[i].outvars[site.result]
+            alone = sum(use is var for use in uses) == 1 and var in jaxpr.invars
+            direct = site.var is var and out in jaxpr.outvars
+            if not (alone and direct) or site.reads[0].index:
                 return None
             operand = jaxpr.invars.index(var)
             outer = eqn.invars[operand]
             source = env[outer].source if isinstance(env.get(outer), Flow) else None
-            found.append(Site(operand, source or outer, site.reads))
+            result = jaxpr.outvars.index(out)
+            found.append(Site(operand, source or outer, site.reads, result))
     return tuple(found)
 
 
@@ -269,16 +273,17 @@ def _cond(eqn: Any, seen: list, times: int) -> Plan:
 
 
 def _view(env: dict, var: Any) -> Any:
-    return env.get(var) if _is_var(var) else None
+    return env.get(var) if is_var(var) else None
 
 
-def _is_var(var: Any) -> bool:
+def is_var(var: Any) -> bool:
+    """Whether it is a variable, and not a number written into the jaxpr."""
     return not hasattr(var, "val")  # else it is a literal
 
 
 def _axes(read: Read, shape: tuple[int, ...]) -> Axes:
     """The axes of a leaf that a read sums over, and those it keeps."""
-    met = read.contracted.union(*read.roles)
+    met = read.contracted | read.beside
     inputs, outputs = [], []
     for axis, (stride, length) in enumerate(
         zip(views.strides(shape), shape, strict=True)

@@ -8,6 +8,8 @@ some of them along each of its axes, none along an axis of copies or of length 1
 import math
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 Factor = tuple[int, int]  # stride and size in the flattened leaf
 Factors = tuple[Factor, ...]
 
@@ -87,6 +89,21 @@ def factors(shape: tuple[int, ...]) -> tuple[Factors, ...]:
 def strides(shape: tuple[int, ...]) -> list[int]:
     """How far apart neighbours along each axis lie in a leaf written row by row."""
     return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+def spread(values: Any, met: Factors, shape: tuple[int, ...]) -> Any:
+    """Numbers with an axis for each of these factors, as a leaf of that shape has them.
+
+    Along what is no factor they are alike.
+    """
+    order = sorted(range(len(met)), key=lambda i: -met[i][0])
+    fine, short, rest = [], [], math.prod(shape)
+    for stride, size in (met[i] for i in order):
+        fine += [rest // (stride * size), size]
+        short += [1, size]
+        rest = stride
+    values = values.transpose(order).reshape(*short, 1)
+    return jnp.broadcast_to(values, (*fine, rest)).reshape(shape)
 
 
 def step(eqn: Any, seen: list, times: int) -> Outcome:
