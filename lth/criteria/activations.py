@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from lth import masks
+from lth.criteria.gradients import wide
 from lth.masks import Params, Scores
 from lth.models import Inputs, Unseen, views
 
@@ -70,7 +71,7 @@ def _scored(
     def leaf(path, w, x):
         if x is None:
             return jnp.zeros_like(w)
-        w = jnp.asarray(w, jnp.promote_types(w.dtype, jnp.float32))
+        w = wide(w)
         total, count = 0, 0
         for one in _inputs(path, w, x):
             one_total, n = _summed(one, each, w.shape)
@@ -121,10 +122,10 @@ def _summed(x: Inputs, each: Callable, shape: tuple[int, ...]) -> tuple[jax.Arra
     if x.index:  # of a 1 among zeros, `each` is that 1 and else 0
         *before, length = sizes
         values = values.reshape(-1, *before)
-        places = values[..., None] == jnp.arange(length)
+        places = jax.nn.one_hot(values, length, dtype=bool)
         total = jnp.sum(places, 0, dtype=jnp.float32)
     else:
         values = values.reshape(-1, *sizes)
-        wide = jnp.promote_types(values.dtype, jnp.float32)
-        total = jnp.sum(each(values.astype(wide)), 0, dtype=wide)
+        values = wide(values)
+        total = jnp.sum(each(values), 0, dtype=values.dtype)
     return views.spread(total, x.factors, shape), len(values)

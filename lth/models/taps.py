@@ -90,7 +90,7 @@ def evaluate(
     plan: Plan,
     gates: dict[tuple, jax.Array] | None = None,
     at: tuple = (),
-) -> tuple[list, dict[tuple, tuple[jax.Array, jax.Array]]]:
+) -> tuple[list, dict[tuple, tuple[jax.Array, ...]]]:
     """The results of a jaxpr, and what its sites hold and give.
 
     Args:
@@ -101,7 +101,8 @@ def evaluate(
       at: the place of this jaxpr in the whole.
 
     Returns:
-      The results, and (operand, result of the product) by the place of each site.
+      The results, and by the place of each site (what meets weights there, the
+      product, the operand itself, which is less where a stride skips).
     """
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     found = {}
@@ -120,7 +121,9 @@ def evaluate(
             for site in here:
                 x = env[site.var]
                 x = x[..., 0] if site.reads[0].index else x
-                found[*at, i, site.operand] = x, outs[site.result]
+                operand = eqn.invars[site.operand]
+                own = env[operand] if axes.is_var(operand) else operand.val
+                found[*at, i, site.operand] = x, outs[site.result], own
         env.update(zip(eqn.outvars, outs, strict=True))
     return [env[v] if axes.is_var(v) else v.val for v in jaxpr.outvars], found
 
@@ -185,7 +188,7 @@ def _entry(shape: tuple[int, ...], met: list) -> Any:
         return None
     usual = views.factors(shape)[-2] if len(shape) > 1 else None
     groups: dict[tuple, list] = {}
-    for read, x, _ in met:
+    for read, x, *_ in met:
         one = arranged(read, x)
         groups.setdefault((one.factors, one.index), []).append(one.values)
     found = []
@@ -208,8 +211,13 @@ def arranged(read: Read, x: jax.Array) -> Inputs:
         x = jax.lax.slice_in_dim(x, start, start + size, axis=axis)
     order = sorted(range(x.ndim), key=lambda axis: bool(roles[axis]))
     x = x if order == list(range(x.ndim)) else jnp.transpose(x, order)
-    factors = tuple(f for axis in order for f in roles[axis])
+    factors = tuple(f for role in roles for f in role)
     rows = sum(not role for role in roles)
     split = (*x.shape[:rows], *(size for _, size in factors))
     x = x if x.shape == split else x.reshape(split)
-    return Inputs(x, factors + (read.roles[-1] if read.index else ()), read.index)
+    return Inputs(x, arranged_factors(read), read.index)
+
+
+def arranged_factors(read: Read) -> Factors:
+    """The factors that a read meets, in the order of `arranged`."""
+    return tuple(f for role in read.roles for f in role)
