@@ -1,6 +1,5 @@
 """What a mask saves: parameters and multiplications, counted, of the whole network."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 
 from lth import masks
 from lth.masks import Mask, Params
-from lth.models import Model
+from lth.models import Model, axes
 
 
 class Size(NamedTuple):
@@ -30,14 +29,18 @@ class Size(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Multiply-accumulates of one example, by the path of the kernel."""
+    """Multiply-accumulates of one example, by the path of the weights they read."""
 
     dense: dict[str, int]
     kept: dict[str, int]
+    other: int = 0  # of products that read no weight, such as attention's own
 
     @property
     def speedup(self) -> float:
-        """Dense over kept: the theoretical speed-up, were zeros free to skip."""
+        """Dense over kept: the theoretical speed-up, were zeros free to skip.
+
+        `other` products are in neither.
+        """
         return sum(self.dense.values()) / sum(self.kept.values())
 
 
@@ -55,30 +58,44 @@ def work(
     mask: Mask,
     dtype: Any = np.float32,
 ) -> Work:
-    """The multiply-accumulates of kernels for one example of `shape` and `dtype`.
+    """The multiply-accumulates of one example of `shape` and `dtype`.
 
-    A kernel weight is used once at each position of the outputs, kh kw in out H W in
-    all for a convolution. Norms, biases, attention's own products and what happens at
-    padded edges are left out, as is usual. Nothing is computed, only shapes.
+    Every matrix product and convolution that evaluating the network does is counted,
+    in loops of a fixed length as often as they go round, of the branches of a condition
+    the one with the most, and belongs to the weights that it reads: those of a layer
+    that is called twice have both. What happens at padded edges is counted, as is
+    usual; where a stride spreads inputs out, the zeros between them are not. Products
+    of two activations are `other`. Norms, biases, look-ups and what else multiplies
+    place by place is left out. Nothing is computed, only shapes.
 
-    Raises ValueError for a model that cannot tell what leaves its kernels.
+    Args:
+      model: its `apply` is asked.
+      params, stats: of the model, or their shapes.
+      shape: of one example, without the batch.
+      mask: a mask of `params`; where it is None, all weights are kept.
+      dtype: of the inputs.
+
+    Raises:
+      ValueError: with their paths, for weights that meet inputs in a way that cannot be
+        counted, such as a loop whose length depends on values.
     """
-    if model.seen is None:
-        raise ValueError("the model has no `seen`: its positions are not known")
     example = jax.ShapeDtypeStruct((1, *shape), dtype)
-    _, outputs = jax.eval_shape(model.seen, params, stats, example)
+    apply = axes.evaluation(model.apply)
+    _, plan = axes.trace(apply, params, (stats, example), (False, True))
+    axes.refuse(plan, params)
+    total: dict[int, int] = {}
+    for read in (*plan.reads(), *(read for read, _ in plan.hidden)):
+        if not read.index:
+            total[read.leaf] = total.get(read.leaf, 0) + read.macs
     dense, kept = {}, {}
-
-    def leaf(path, w, out, keep):
-        if out is None:
-            return
-        positions = math.prod(out.shape[1:-1])
-        dense[masks.name(path)] = w.size * positions
-        count = w.size if keep is None else int(np.sum(keep))
-        kept[masks.name(path)] = count * positions
-
-    jax.tree_util.tree_map_with_path(leaf, params, outputs, mask)
-    return Work(dense, kept)
+    masked = jax.tree.leaves(mask, is_leaf=lambda keep: keep is None)
+    named = jax.tree_util.tree_leaves_with_path(params)
+    for i, ((path, w), keep) in enumerate(zip(named, masked, strict=True)):
+        if i in total:  # every weight of a leaf is used equally often
+            dense[masks.name(path)] = total[i]
+            count = w.size if keep is None else int(np.sum(keep))
+            kept[masks.name(path)] = total[i] // w.size * count
+    return Work(dense, kept, plan.other)
 
 
 def needed(total: int, prunable: int, compression: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lth import criteria, masks, networks, notation, structure, tasks, train
+from lth import criteria, masks, models, networks, notation, structure, tasks, train
 from lth.checks.pruning import MOVED
 from lth.config import ConfigError, Experiment
 from lth.criteria import history
@@ -61,7 +61,26 @@ def _weights(function: Callable) -> Callable[[View], Scores]:
 
 
 def _inputs(function: Callable) -> Callable[[View], Scores]:
-    return lambda v: function(v.state.params, v.inputs())
+    def scores(v):
+        params = v.state.params
+        found = function(*_covered(params, v.inputs(), v.mask))
+        return jax.tree.map(
+            lambda w, s: jnp.zeros_like(w) if s is None else s, params, found
+        )
+
+    return scores
+
+
+def _covered(params: Params, inputs: Any, mask: Mask) -> tuple[Params, Any]:
+    """Without the leaves of which nothing is pruned and nothing seen."""
+
+    def out(x, keep):
+        return keep is None and (x is None or isinstance(x, models.Unseen))
+
+    kept = jax.tree.map(lambda w, x, m: None if out(x, m) else w, params, inputs, mask)
+    return kept, jax.tree.map(
+        lambda w, x, m: None if out(x, m) else x, params, inputs, mask
+    )
 
 
 CRITERIA: dict[str, Callable[[View], Scores]] = {
@@ -166,7 +185,10 @@ def _cooled(task: tasks.Task) -> tuple[train.Loss, Callable]:
 
 
 def _check_inputs(found: Any, mask: Mask, criterion: str) -> None:
-    covered = jax.tree.map(lambda m, x: m if x is None else None, mask, found)
+    def unseen(keep, x):
+        return keep if x is None or isinstance(x, models.Unseen) else None
+
+    covered = jax.tree.map(unseen, mask, found)
     if jax.tree.leaves(covered):
         raise ConfigError(
             f"--prune.criterion {criterion} looks at the inputs of kernels, and "

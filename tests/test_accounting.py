@@ -94,6 +94,3 @@ def test_compressions_that_cannot_be():
     assert accounting.needed(20_410, 20_388, 4.978) == pytest.approx(0.2, abs=1e-4)
     with pytest.raises(ValueError, match=r"lies in \[1, 1.8\d*\] where 10 of 20"):
         accounting.needed(20, 10, 3.0)
-    plain = models.Model(lambda key: None, lambda *args: None)
-    with pytest.raises(ValueError, match="the model has no `seen`"):
-        accounting.work(plain, {}, {}, (1,), {})

@@ -23,7 +23,7 @@ Loss = Callable[[Params, Any], jax.Array]
 
 def mean_gradient(loss: Loss, params: Params, batches: Any) -> Params:
     """The gradient of the mean of `loss` over the batches."""
-    return _mean(lambda batch: jax.grad(loss)(params, batch), batches)
+    return mean_over(lambda batch: jax.grad(loss)(params, batch), batches)
 
 
 def gradient_magnitude(loss: Loss, params: Params, batches: Any) -> Scores:
@@ -38,7 +38,7 @@ def weight_gradient(loss: Loss, params: Params, batches: Any) -> Scores:
     of one batch. At a minimum of the loss it says nothing: every gradient is 0.
     """
     gradient = mean_gradient(loss, params, batches)
-    return jax.tree.map(lambda w, g: jnp.abs(w * g), params, gradient)
+    return jax.tree.map(lambda w, g: jnp.abs(w * g), wide(params), gradient)
 
 
 def snip(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
@@ -63,7 +63,7 @@ def grasp(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
     """
     gradient = _within(mean_gradient(loss, params, batches), mask)
     product = _hessian_product(loss, params, gradient, batches)
-    scores = _within(jax.tree.map(jnp.multiply, params, product), mask)
+    scores = _within(jax.tree.map(jnp.multiply, wide(params), product), mask)
     return _divided(scores, jnp.abs(_sum(scores)) + 1e-10)
 
 
@@ -77,7 +77,8 @@ def synflow(apply: Callable, params: Params, stats: Any, inputs: Any) -> Scores:
     layers. R grows with every layer: where float32 overflows, scores are not finite,
     and float64 params, inputs and modules will do (under `jax.enable_x64`).
     """
-    size, stats = jax.tree.map(jnp.abs, (params, stats))
+    size, stats = wide(jax.tree.map(jnp.abs, (params, stats)))
+    inputs = wide(inputs)
 
     def flow(size):
         return jnp.sum(apply(size, stats, inputs, False, None)[0])
@@ -91,7 +92,9 @@ def obd(params: Params, diagonal: Params) -> Scores:
     Optimal brain damage (LeCun et al. 1989) with any `diagonal` of the Hessian:
     `empirical_fisher`, `hutchinson` or `adam_second_moment`.
     """
-    return jax.tree.map(lambda w, h: h * jnp.square(w) / 2, params, diagonal)
+    return jax.tree.map(
+        lambda w, h: h * jnp.square(w) / 2, wide(params), wide(diagonal)
+    )
 
 
 def empirical_fisher(loss: Loss, params: Params, batches: Any) -> Params:
@@ -117,11 +120,11 @@ def mean_over_examples(
     def batch_mean(batch):
         def one(example):
             alone = jax.tree.map(lambda x: x[None], example)
-            return function(jax.grad(loss)(params, alone))
+            return function(wide(jax.grad(loss)(params, alone)))
 
         return jax.tree.map(lambda g: jnp.mean(g, 0), jax.vmap(one)(batch))
 
-    return _mean(batch_mean, batches)
+    return mean_over(batch_mean, batches)
 
 
 def hutchinson(
@@ -142,7 +145,7 @@ def hutchinson(
         v = jax.tree.unflatten(structure, signs)
         return jax.tree.map(jnp.multiply, v, _hessian_product(loss, params, v, batches))
 
-    return _mean(probe, jax.random.split(key, probes))
+    return mean_over(probe, jax.random.split(key, probes))
 
 
 def adam_second_moment(opt_state: Any) -> Params:
@@ -158,14 +161,14 @@ def adam_second_moment(opt_state: Any) -> Params:
     return found[0].nu
 
 
-def _mean(function: Callable[[Any], Params], over: Any) -> Params:
-    """The mean of a tree-valued function over the leading axis of `over`."""
+def mean_over(function: Callable[[Any], Params], over: Any) -> Params:
+    """The mean of a tree-valued function over the leading axis, float32 or wider."""
     first = jax.tree.map(lambda x: x[0], over)
-    like = jax.eval_shape(function, first)
+    like = jax.eval_shape(lambda one: wide(function(one)), first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
     def add(total, one):
-        return jax.tree.map(jnp.add, total, function(one)), None
+        return jax.tree.map(jnp.add, total, wide(function(one))), None
 
     total, _ = jax.lax.scan(add, zeros, over)
     count = jax.tree.leaves(over)[0].shape[0]
@@ -187,7 +190,19 @@ def _hessian_product(loss: Loss, params: Params, vector: Params, batches: Any):
 
         return jax.grad(inner)(params)
 
-    return _mean(product, batches)
+    return mean_over(product, batches)
+
+
+def wide(tree: Any) -> Any:
+    """The tree with floating numbers in float32, or as they are where that is less."""
+
+    def leaf(x):
+        x = jnp.asarray(x)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    return jax.tree.map(leaf, tree)
 
 
 def _within(tree: Params, mask: Mask) -> Params:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lth.criteria.gradients import wide
 from lth.masks import Mask, Params, Scores
 
 LAST = float("-inf")  # as a score: kept when nothing else is left
@@ -43,7 +44,9 @@ def small_init(initial: Params, final: Params) -> Scores:
 
 def magnitude_increase(initial: Params, final: Params) -> Scores:
     """|w_f| - |w_i|: how far training drove the weight away from 0."""
-    return jax.tree.map(lambda i, f: jnp.abs(f) - jnp.abs(i), initial, final)
+    return jax.tree.map(
+        lambda i, f: jnp.abs(f) - jnp.abs(i), wide(initial), wide(final)
+    )
 
 
 def movement(initial: Params, final: Params) -> Scores:
@@ -51,7 +54,7 @@ def movement(initial: Params, final: Params) -> Scores:
 
     Not the movement pruning of Sanh et al. (see `movement_accumulated`).
     """
-    return jax.tree.map(lambda i, f: jnp.abs(f - i), initial, final)
+    return jax.tree.map(lambda i, f: jnp.abs(f - i), wide(initial), wide(final))
 
 
 def large_init_large_final(initial: Params, final: Params) -> Scores:
@@ -178,7 +181,7 @@ def karnin(state: History, initial: Params, final: Params) -> Scores:
         still = jnp.abs(way) < jnp.finfo(way.dtype).tiny
         return jnp.where(still, 0, total * (f / jnp.where(still, 1, way)))
 
-    return jax.tree.map(leaf, state.sensitivity, initial, final)
+    return jax.tree.map(leaf, state.sensitivity, wide(initial), wide(final))
 
 
 def movement_accumulated(state: History) -> Scores:

@@ -15,13 +15,18 @@ of |w ∂L/∂w| over a unit is `weight_gradient` pooled by a structure.
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lth import masks
-from lth.criteria.gradients import Loss, mean_gradient, mean_over_examples
+from lth.criteria.gradients import (
+    Loss,
+    mean_gradient,
+    mean_over,
+    mean_over_examples,
+    wide,
+)
 from lth.masks import Params, Scores
+from lth.models import axes, taps, views
 
 
 def taylor(loss: Loss, params: Params, batches: Any) -> Scores:
@@ -60,44 +65,67 @@ def taylor_abs(loss: Loss, params: Params, batches: Any) -> Scores:
     """The mean over examples of the sum over positions of |x ∂L/∂x|, x the input.
 
     What code derived from that of Molchanov et al. (2019) computes. In a dense layer
-    with one position it is `taylor`; over a map it takes a gate on each element, which
-    Dense and Conv layers of Flax Linen are given here, so `loss` must not be
-    compiled. Leaves that multiply no input score 0.
+    with one position it is `taylor`; over a map it takes a gate on each element that
+    meets a weight. The input of a look-up is a 1 among zeros. Leaves that meet no input
+    in a product, such as biases, score 0.
+
+    Raises ValueError, with the paths, for kernels whose inputs take no gate.
     """
+    first = jax.tree.map(lambda x: x[0, :1], batches)
+    whole = lambda params, rest: loss(params, *rest)  # noqa: E731
+    closed, plan = axes.trace(whole, params, (first,), (True,))
+    places = taps.sites(plan)
+    _refuse(plan, params)
 
-    def inputs(batch):
-        found = {}
-        _with_inputs(found.setdefault, loss, params, batch)
-        return found
-
-    shapes = jax.eval_shape(inputs, jax.tree.map(lambda x: x[0, :1], batches))
-    gates = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
-
-    def gated(gates, batch):
-        met = set()
-
-        def gate(path, x):
-            met.add(path)
-            return x * gates[path]
-
-        value = _with_inputs(gate, loss, params, batch)
-        if not met or met != gates.keys():  # a compiled loss is not called again
-            raise ValueError(
-                "the loss calls no Dense or Conv of Flax Linen, or is compiled"
-            )
-        return value
-
-    def of_example(gradient):
-        return jax.tree.map(
-            lambda g: jnp.sum(jnp.abs(g).reshape(-1, g.shape[-1]), 0), gradient
+    def run(batch, gates=None):
+        values = jax.tree.leaves((params, (batch,)))
+        (value,), found = taps.evaluate(
+            closed.jaxpr, closed.consts, values, plan, gates
         )
+        own = {at: found[at][2] for at, _ in places}
+        index = {at: own[at][..., 0] for at, read in places if read.index}
+        return value, own | index
 
-    found = mean_over_examples(gated, gates, batches, of_example)
+    shapes = jax.eval_shape(run, first)[1]
+    gates = {
+        at: jnp.ones(x.shape, closed.out_avals[0].dtype) for at, x in shapes.items()
+    }
 
-    def leaf(path, w):
-        return found.get(masks.name(path), jnp.zeros(w.shape[-2:-1]))
+    def one(example):
+        alone = jax.tree.map(lambda x: x[None], example)
+        gradient, met = jax.grad(lambda g: run(alone, g), has_aux=True)(gates)
+        return [_of_read(read, gradient[at], met[at]) for at, read in places]
 
-    return _spread(jax.tree_util.tree_map_with_path(leaf, params), params)
+    def batch_mean(batch):
+        return jax.tree.map(lambda g: jnp.mean(g, 0), jax.vmap(one)(batch))
+
+    leaves, structure = jax.tree.flatten(params)
+    scores = [jnp.zeros_like(w) for w in wide(leaves)]
+    means = mean_over(batch_mean, batches)
+    for (_, read), total in zip(places, means, strict=True):
+        factors = taps.arranged_factors(read)
+        scores[read.leaf] += views.spread(total, factors, leaves[read.leaf].shape)
+    return structure.unflatten(scores)
+
+
+def _refuse(plan: axes.Plan, params: Params) -> None:
+    why = plan.lost | {read.leaf: reason for read, reason in plan.hidden}
+    axes.refuse(plan._replace(lost=why), params)
+    if not plan.reads():
+        raise ValueError("the loss reads no weight in a product or a look-up")
+
+
+def _of_read(read: views.Read, gradient: jax.Array, met: jax.Array) -> jax.Array:
+    """The sums of |gate gradients| over positions, by what the weights meet."""
+    found = taps.arranged(read, jnp.abs(gradient.astype(jnp.float32)))
+    if not read.index:
+        sizes = [size for _, size in found.factors]
+        return jnp.sum(found.values.reshape(-1, *sizes), 0)
+    where = taps.arranged(read, met)
+    *before, length = (size for _, size in found.factors)
+    values, places = (x.values.reshape(-1, *before) for x in (found, where))
+    hit = jax.nn.one_hot(places, length, dtype=bool)
+    return jnp.sum(jnp.where(hit, values[..., None], 0), 0)
 
 
 def normalised(scores: Scores) -> Scores:
@@ -115,23 +143,9 @@ def normalised(scores: Scores) -> Scores:
     return jax.tree.map(leaf, scores)
 
 
-def _with_inputs(change: Callable, loss: Loss, params: Params, batch: Any) -> jax.Array:
-    """The loss with `change(path, x)` in place of the input x of each kernel."""
-
-    def intercept(call, args, kwargs, context):
-        module = context.module
-        if isinstance(module, nn.Dense | nn.Conv) and context.method_name == "__call__":
-            x, *rest = args
-            args = change("/".join((*module.path, "kernel")), x), *rest
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(intercept):
-        return loss(params, batch)
-
-
 def _gates(params: Params, gradient: Params) -> Any:
     """The gradient at the gate of each input: [in] for a kernel; 0 for a vector."""
-    return _by_input(lambda w, g: jnp.sum(w * g, _others(w)), params, gradient)
+    return _by_input(lambda w, g: jnp.sum(w * g, _others(w)), wide(params), gradient)
 
 
 def _spread(gates: Any, params: Params) -> Scores:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from lth.criteria.gradients import wide
 from lth.masks import Params, Scores
 
 
@@ -22,7 +23,7 @@ def normalised_magnitude(params: Params) -> Scores:
         norm = jnp.sqrt(jnp.sum(jnp.square(w)))
         return jnp.abs(w) / jnp.where(norm > 0, norm, 1)
 
-    return jax.tree.map(leaf, params)
+    return jax.tree.map(leaf, wide(params))
 
 
 def standardised_magnitude(params: Params) -> Scores:
@@ -39,7 +40,7 @@ def standardised_magnitude(params: Params) -> Scores:
         distance = size - jnp.mean(size, axes, keepdims=True)
         return distance / jnp.where(deviation > 0, deviation, 1)
 
-    return jax.tree.map(leaf, params)
+    return jax.tree.map(leaf, wide(params))
 
 
 def lamp(params: Params) -> Scores:
@@ -58,7 +59,7 @@ def lamp(params: Params) -> Scores:
         share = energy[order] / jnp.where(rest > 0, rest, 1)
         return jnp.zeros_like(energy).at[order].set(share)[::-1].reshape(w.shape)
 
-    return jax.tree.map(leaf, params)
+    return jax.tree.map(leaf, wide(params))
 
 
 def random(params: Params, key: jax.Array) -> Scores:

@@ -17,6 +17,7 @@ from lth.models.initialisers import INITIALISERS, NORM_SCALES
 from lth.models.lenet5 import LeNet5
 from lth.models.mlp import MLP
 from lth.models.resnet import ImageNetResNet, ResNet
+from lth.models.taps import Inputs, Unseen
 from lth.models.transformer import Transformer
 from lth.models.vgg import VGG
 from lth.models.vit import ViT
@@ -29,10 +30,12 @@ __all__ = [
     "VGG",
     "Conv",
     "ImageNetResNet",
+    "Inputs",
     "LeNet5",
     "Model",
     "ResNet",
     "Transformer",
+    "Unseen",
     "ViT",
     "WideResNet",
     "from_linen",

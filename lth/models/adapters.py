@@ -1,15 +1,22 @@
 """The model protocol, and what turns Linen and NNX modules into it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.core
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lth.models import taps
+
 Stats = Any  # a tree: batch-norm averages and other state that gradients do not train
-KERNELS = (nn.Dense, nn.Conv)  # modules whose inputs meet a kernel [..., in, out]
+
+
+MUTABLE = flax.core.DenyList("intermediates")  # as `nn.Module.init` has it
 
 
 class Model(NamedTuple):
@@ -20,7 +27,12 @@ class Model(NamedTuple):
     feeds dropout and is unused when `train` is false, and the returned stats replace
     the given ones after a training step. `seen(params, stats, inputs)`, where a model
     has it, gives what enters and what leaves each kernel in evaluation: two trees like
-    params with arrays [batch, …, in] and [batch, …, out], and `None` for other leaves.
+    params with arrays [batch, …, in] and [batch, …, out], and `None` for biases, norms
+    and other leaves that meet no input in a product. What leaves is before a bias, and
+    None for a kernel of several products. Where a kernel is called several times, its
+    inputs are [n, in], of all calls. One that reads along other axes has a tuple of
+    `Inputs`, and one whose inputs cannot be seen `Unseen`. `taps.make_seen(apply)` is a
+    `seen` for any `apply`.
     """
 
     init: Callable[[jax.Array], tuple[Any, Stats]]
@@ -35,47 +47,63 @@ def from_linen(
 
     `dtype` is that of the inputs, an integer one where they are tokens.
     Every collection beside `params` (such as `batch_stats`) becomes stats. Dropout
-    draws from the `dropout` stream.
+    draws from the `dropout` stream. Boxes around params (`nn.with_partitioning`) are
+    taken off: arrays are placed by whoever holds them.
+
+    What `sow` puts into `intermediates` is ignored. Another collection that the module
+    runs without, such as sown `losses`, is of one training step alone: stats hold what
+    the last one left, for a loss to read. `init` raises ValueError where its shapes
+    follow the batch, which no loop of training can carry.
     """
 
+    def variables(key, count=1, mutable=MUTABLE):
+        given = jnp.zeros((count, *shape), dtype)
+        found = module.init({"params": key}, given, train=False, mutable=mutable)
+        return nn.meta.unbox(found)
+
+    @functools.cache
+    def passing(name):
+        """Whether the module runs without a collection."""
+        without = flax.core.DenyList(("intermediates", name))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        try:
+            jax.eval_shape(functools.partial(variables, mutable=without), key)
+        except (
+            flax.errors.ScopeVariableNotFoundError,
+            flax.errors.ScopeCollectionNotFound,
+            flax.errors.ModifyScopeVariableError,
+        ):
+            return False
+        return True
+
     def init(key):
-        variables = module.init(
-            {"params": key}, jnp.zeros((1, *shape), dtype), train=False
-        )
-        return variables["params"], {
-            k: v for k, v in variables.items() if k != "params"
-        }
+        params, stats = _parted(variables(key))
+        for name in filter(passing, stats):
+            two = jax.eval_shape(functools.partial(variables, count=2), key)[name]
+            if [x.shape for x in jax.tree.leaves(two)] != [
+                x.shape for x in jax.tree.leaves(stats[name])
+            ]:
+                raise ValueError(
+                    f"the collection {name!r} holds values whose shapes follow the "
+                    "batch: sow their mean, or sow them into 'intermediates', which "
+                    "training ignores"
+                )
+        return params, stats
 
     def apply(params, stats, inputs, train, key):
-        variables = {"params": params, **stats}
         if not train:
-            return module.apply(variables, inputs, train=False), stats
+            return module.apply({"params": params, **stats}, inputs, train=False), stats
+        kept = {name: value for name, value in stats.items() if not passing(name)}
         outputs, stats = module.apply(
-            variables, inputs, train=True, rngs={"dropout": key}, mutable=list(stats)
+            {"params": params, **kept},
+            inputs,
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(stats),
         )
         return outputs, stats
 
-    def seen(params, stats, inputs):
-        found = {}
-
-        def record(call, args, kwargs, context):
-            module, outputs = context.module, call(*args, **kwargs)
-            if isinstance(module, KERNELS) and context.method_name == "__call__":
-                found[*module.path, "kernel"] = args[0], outputs
-            return outputs
-
-        with nn.intercept_methods(record):
-            apply(params, stats, inputs, False, None)
-
-        def side(which):
-            def leaf(path, _):
-                return found.get(tuple(key.key for key in path), (None, None))[which]
-
-            return jax.tree_util.tree_map_with_path(leaf, params)
-
-        return side(0), side(1)
-
-    return Model(init, apply, seen)
+    return Model(init, apply, taps.make_seen(apply))
 
 
 def from_nnx(make: Callable[[Any], Any]) -> Model:
@@ -126,7 +154,12 @@ def from_nnx(make: Callable[[Any], Any]) -> Model:
         outputs = module(inputs)
         return outputs, values(nnx.split(module, *kinds)[3])
 
-    return Model(init, apply)
+    return Model(init, apply, taps.make_seen(apply))
+
+
+def _parted(variables: Any) -> tuple[Any, dict]:
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    return variables["params"], rest
 
 
 def standardized(
