@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lth import branch, masks, optimizers, rewind, train
+from lth import branch, masks, optimizers, train
 from lth.masks import Mask, Params
 
 
@@ -91,7 +91,7 @@ def sparsify(
         return _begin(tx, rule, prunable, params, seed)
 
     def afresh(inner, params):
-        return rewind.with_schedule(tx.init(params), inner)
+        return optimizers.with_schedule(tx.init(params), inner)
 
     def update(updates, state, params=None, **extra):
         grads: Any = updates

@@ -200,6 +200,14 @@ def _warn_of_replicates(mask: Mask) -> None:
         )
 
 
+def uniform(tree: Any, key: jax.Array) -> Scores:
+    """Uniform in [0, 1) for each entry of a tree of arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    scores = [jax.random.uniform(k, w.shape) for k, w in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, scores)
+
+
 def keep_top(
     scores: Scores, mask: Mask, density: Density, scope: str = "global"
 ) -> Mask:

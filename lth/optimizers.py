@@ -203,6 +203,11 @@ def taken(
     return _walk(take, opt_state, source, None)
 
 
+def with_schedule(opt_state: Any, source: Any) -> Any:
+    """`opt_state` with the schedule positions of `source`: see `rewind`."""
+    return taken(opt_state, source, RATES | BATCHES)
+
+
 def stepped_back(opt_state: Any) -> Any:
     """`opt_state` with its schedules where the last step found them, not left them.
 

@@ -111,8 +111,7 @@ def with_schedule(opt_state: Any, source: Any) -> Any:
     Raises ValueError, by name, for an optimizer whose schedule cannot be set apart from
     its moments.
     """
-    fields = optimizers.RATES | optimizers.BATCHES
-    return optimizers.taken(opt_state, source, fields)
+    return optimizers.with_schedule(opt_state, source)
 
 
 def _begun(fresh: Any, early: TrainState) -> Any:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lth import criteria, masks, select
+from lth import masks, select
 from lth.masks import Mask
 
 Fitness = Callable[[Mask], jax.Array]
@@ -38,7 +38,7 @@ def swapped(mask: Mask, key: jax.Array, count: int) -> Mask:
     most = jnp.minimum(count, jnp.minimum(kept, masks.size(mask) - kept))
     free = [~m for m in alive]
     from_kept, from_free = (
-        select.top(jax.tree.leaves(criteria.random(mask, k)), places, most)[0]
+        select.top(jax.tree.leaves(masks.uniform(mask, k)), places, most)[0]
         for k, places in zip(jax.random.split(key), (alive, free), strict=True)
     )
     pairs = zip(alive, from_kept, from_free, strict=True)
@@ -52,7 +52,7 @@ def random_search(
     _check(evaluations)
 
     def draw(key):
-        return masks.keep_top(criteria.random(mask, key), mask, density)
+        return masks.keep_top(masks.uniform(mask, key), mask, density)
 
     def one(carry, key):
         best, highest = carry

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from lth.criteria.gradients import wide
+from lth import masks
 from lth.masks import Params, Scores
 
 
@@ -64,10 +65,7 @@ def lamp(params: Params) -> Scores:
 
 def random(params: Params, key: jax.Array) -> Scores:
     """Uniform in [0, 1) for each weight: the control that knows nothing."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    scores = [jax.random.uniform(k, w.shape) for k, w in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, scores)
+    return masks.uniform(params, key)
 
 
 def inverted(scores: Scores) -> Scores:

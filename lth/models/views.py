@@ -9,6 +9,9 @@ import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
+
+from lth.models import convolution
 
 Factor = tuple[int, int]  # stride and size in the flattened leaf
 Factors = tuple[Factor, ...]
@@ -22,6 +25,15 @@ ELEMENTWISE = frozenset(
     "imag".split()
 )
 BESIDE = ELEMENTWISE | {"concatenate", "dynamic_update_slice"}
+# What `models.convolution` leaves unsaid of its plain convolutions.
+PLAIN = {
+    "dimension_numbers": lax.conv_dimension_numbers(
+        (1, 1, 1, 1), (1, 1, 1, 1), convolution.LAYOUT
+    ),
+    "feature_group_count": 1,
+    "batch_group_count": 1,
+    "lhs_dilation": (1, 1),
+}
 SAME = ("optimization_barrier", "device_put")
 RESHAPES = ("reshape", "squeeze", "expand_dims")
 
@@ -116,7 +128,8 @@ def step(eqn: Any, seen: list, times: int) -> Outcome:
         out = _followed(eqn, seen) if held else None
         return Outcome((out,) * len(eqn.outvars))
     outs = (Flow(),) * len(eqn.outvars)
-    if name in ("dot_general", "conv_general_dilated"):
+    plain = name == "convolve" and not eqn.params["mapped"]  # `models.convolution`
+    if name in ("dot_general", "conv_general_dilated") or plain:
         return _product(eqn, seen, times)
     if name == "gather" and isinstance(seen[0], Weight):
         return _look_up(eqn, seen[0])
@@ -323,7 +336,7 @@ def _dot(eqn: Any, side: int, w: Weight, cut: Any) -> Read | None:
 
 def _conv(eqn: Any, side: int, w: Weight, cut: Any) -> Read | None:
     """What a convolution with the weight for a kernel reads."""
-    p, kernel = eqn.params, eqn.invars[1].aval.shape
+    p, kernel = PLAIN | eqn.params, eqn.invars[1].aval.shape
     lhs, rhs = p["dimension_numbers"].lhs_spec, p["dimension_numbers"].rhs_spec
     groups, out = p["feature_group_count"], rhs[0]
     if side != 1 or cut or p["batch_group_count"] != 1:
@@ -351,7 +364,7 @@ def _conv_macs(eqn: Any) -> int:
 
     Where a stride spreads the inputs out, it meets each of those once instead.
     """
-    p = eqn.params
+    p = PLAIN | eqn.params
     spec = p["dimension_numbers"]
     x, kernel, y = (v.aval for v in (*eqn.invars, *eqn.outvars))
     places = [
