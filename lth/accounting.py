@@ -85,7 +85,7 @@ def work(
     axes.refuse(plan, params)
     total: dict[int, int] = {}
     for read in (*plan.reads(), *(read for read, _ in plan.hidden)):
-        if not read.index:
+        if not read.by_place:
             total[read.leaf] = total.get(read.leaf, 0) + read.macs
     dense, kept = {}, {}
     masked = jax.tree.leaves(mask, is_leaf=lambda keep: keep is None)

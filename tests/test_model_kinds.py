@@ -88,6 +88,7 @@ class Kind(NamedTuple):
 
 
 HEAD = 4 * 3
+FAST = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
 KINDS = {
     "dense": Kind(lambda m, x: nn.Dense(4)(x), (5, 4), 5 * 16),
     "conv": Kind(lambda m, x: nn.Conv(4, (3, 3))(x), (4, 4, 2), 16 * 72),
@@ -171,7 +172,8 @@ def right_training(name):
     tx = optax.sgd(1e-2, momentum=0.9)  # Adam's 1e-8 is 0 in float16
     loss, _ = train.classification(c.model.apply)
     data = Dataset(c.batches[0][0], c.batches[1][0])
-    step = jax.jit(train.make_train(loss, lambda key, i, data: data, tx))
+    steps = train.make_train(loss, lambda key, i, data: data, tx)
+    step = jax.jit(steps, compiler_options=FAST)
     mask = masks.keep_top(criteria.magnitude(c.params), c.mask, 0.5)
     state = train.init_state(c.model.init, tx, KEY)
     state, sums = step(state, mask, data, KEY, 2)

@@ -83,7 +83,7 @@ def taylor_abs(loss: Loss, params: Params, batches: Any) -> Scores:
             closed.jaxpr, closed.consts, values, plan, gates
         )
         own = {at: found[at][2] for at, _ in places}
-        index = {at: own[at][..., 0] for at, read in places if read.index}
+        index = {at: own[at][..., 0] for at, read in places if read.by_place}
         return value, own | index
 
     shapes = jax.eval_shape(run, first)[1]
@@ -118,7 +118,7 @@ def _refuse(plan: axes.Plan, params: Params) -> None:
 def _of_read(read: views.Read, gradient: jax.Array, met: jax.Array) -> jax.Array:
     """The sums of |gate gradients| over positions, by what the weights meet."""
     found = taps.arranged(read, jnp.abs(gradient.astype(jnp.float32)))
-    if not read.index:
+    if not read.by_place:
         sizes = [size for _, size in found.factors]
         return jnp.sum(found.values.reshape(-1, *sizes), 0)
     where = taps.arranged(read, met)

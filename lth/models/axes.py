@@ -81,7 +81,7 @@ def contracted(apply: Callable, params: Any, stats: Any, inputs: Any) -> Any:
     refuse(plan, params)
     found: dict[int, Axes] = {}
     reads = [*plan.reads(), *(read for read, _ in plan.hidden)]
-    for read in sorted(reads, key=lambda read: read.index):
+    for read in sorted(reads, key=lambda read: read.by_place):
         found.setdefault(read.leaf, _axes(read, named[read.leaf][1].shape))
     return structure.unflatten([found.get(i) for i in range(len(named))])
 
@@ -190,7 +190,7 @@ def _lifted(eqn: Any, below: Plan, env: dict) -> tuple[Site, ...] | None:
             out = jaxpr.eqns[i].outvars[site.result]
             alone = sum(use is var for use in uses) == 1 and var in jaxpr.invars
             direct = site.var is var and out in jaxpr.outvars
-            if not (alone and direct) or site.reads[0].index:
+            if not (alone and direct) or site.reads[0].by_place:
                 return None
             operand = jaxpr.invars.index(var)
             outer = eqn.invars[operand]

@@ -120,7 +120,7 @@ def evaluate(
             outs = _done(eqn, here, values, gates, (*at, i))
             for site in here:
                 x = env[site.var]
-                x = x[..., 0] if site.reads[0].index else x
+                x = x[..., 0] if site.reads[0].by_place else x
                 operand = eqn.invars[site.operand]
                 own = env[operand] if axes.is_var(operand) else operand.val
                 found[*at, i, site.operand] = x, outs[site.result], own
@@ -131,9 +131,11 @@ def evaluate(
 def _done(eqn: Any, here: tuple, values: list, gates: dict | None, at: tuple) -> list:
     """An equation's results, with a gate on each operand that meets weights."""
     scale = None
-    for site in here if gates is not None else ():
+    for site in here:
+        if gates is None:
+            break
         gate = gates[*at, site.operand]
-        if site.reads[0].index:  # the row that is taken is what the 1 is worth
+        if site.reads[0].by_place:  # the row that is taken is what the 1 is worth
             rows = eqn.params["dimension_numbers"].offset_dims
             scale = jnp.expand_dims(gate, rows)
         else:
@@ -205,7 +207,7 @@ def _entry(shape: tuple[int, ...], met: list) -> Any:
 
 def arranged(read: Read, x: jax.Array) -> Inputs:
     """An operand with its rows in front, and an axis for each factor that it meets."""
-    roles = read.roles[:-1] if read.index else read.roles
+    roles = read.roles[:-1] if read.by_place else read.roles
     if read.part:
         axis, start, size = read.part
         x = jax.lax.slice_in_dim(x, start, start + size, axis=axis)
@@ -215,7 +217,7 @@ def arranged(read: Read, x: jax.Array) -> Inputs:
     rows = sum(not role for role in roles)
     split = (*x.shape[:rows], *(size for _, size in factors))
     x = x if x.shape == split else x.reshape(split)
-    return Inputs(x, arranged_factors(read), read.index)
+    return Inputs(x, arranged_factors(read), read.by_place)
 
 
 def arranged_factors(read: Read) -> Factors:

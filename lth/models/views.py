@@ -76,7 +76,9 @@ class Read(NamedTuple):
     contracted: frozenset[Factor]  # what is summed over
     beside: frozenset[Factor]  # along which kernels lie side by side
     macs: int  # multiply-accumulates, 0 for a look-up
-    index: bool = False  # the array holds places along its last role, as in a look-up
+    by_place: bool = (
+        False  # the array holds places along its last role, as in a look-up
+    )
     part: tuple[int, int, int] | None = None  # (axis, start, size) of the array
 
 
@@ -135,8 +137,8 @@ def step(eqn: Any, seen: list, times: int) -> Outcome:
         return _look_up(eqn, seen[0])
     if name == "slice" and max(eqn.params["strides"] or (1,)) > 1:
         return Outcome((Flow(seen[0].source or eqn.invars[0]),))
-    if name == "mul" and isinstance(next(iter(held), None), Weight):
-        return Outcome((Flow(scaled=tuple(held)),))
+    if name == "mul":
+        return Outcome((Flow(scaled=tuple(v for v in held if isinstance(v, Weight))),))
     if name == "convert_element_type":
         return Outcome((Flow(scaled=seen[0].scaled),))
     if name == "reduce_sum":
@@ -394,5 +396,5 @@ def _look_up(eqn: Any, w: Weight) -> Outcome:
     roles = (*w.loops, *places, w.axes[axis])
     lost = dict.fromkeys(w.mixed, "has a part in the numbers of another kernel")
     met = frozenset(w.axes[axis]), frozenset(_flat(w.loops))
-    read = Read(w.leaf, roles, *met, 0, index=True)
+    read = Read(w.leaf, roles, *met, 0, by_place=True)
     return Outcome((Flow(),), 1, (read,), lost)
