@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from lth.criteria.gradients import wide
 from lth import masks
+from lth.criteria.gradients import wide
 from lth.masks import Params, Scores
 
 
