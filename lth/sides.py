@@ -68,11 +68,16 @@ def each(mask: masks.Mask, axes: Axes = None) -> list[Sides]:
     given, found = lookup(axes), []
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
         path = masks.name(path)
-        try:
-            found.append(of(leaf.shape, given(path, leaf)))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        found.append(named(path, leaf, given(path, leaf)))
     return found
+
+
+def named(path: str, leaf: Any, given: Any = None) -> Sides:
+    """`of` the leaf at a path, which is part of what it raises."""
+    try:
+        return of(leaf.shape, given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def lookup(axes: Axes) -> Callable[[str, Any], Any]:

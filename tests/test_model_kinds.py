@@ -329,12 +329,23 @@ def right_taylor_abs(name):
     """Of the head, which reads the mean over positions once: `taylor` is the same."""
     c = case(name)
     found = criteria.taylor_abs(c.loss, c.params, c.batches)
-    other = criteria.taylor(c.loss, c.params, c.batches)
+    inputs = jax.tree.leaves(c.batches)[0][0]
+    met = axes.contracted(c.model.apply, c.params, c.stats, inputs)
+    other = criteria.taylor(c.loss, c.params, c.batches, met)
     np.testing.assert_allclose(
         found["head"]["kernel"], other["head"]["kernel"], rtol=2e-2, atol=1e-4
     )
     named = jax.tree_util.tree_leaves_with_path(found)
     assert all(np.any(s) for path, s in named if masks.is_kernel(masks.name(path), s))
+    if name == "attention":  # a gate stands on each input, of all heads together
+        query, out = (
+            np.asarray(other["MultiHeadDotProductAttention_0"][side]["kernel"])
+            for side in ("query", "out")
+        )
+        assert (query == query[:, :1, :1]).all()
+        assert len(set(query[:, 0, 0])) > 1
+        assert (out == out[:, :, :1]).all()
+        assert len(set(out[..., 0].ravel())) > 1
 
 
 FUNCTIONS = {

@@ -5,13 +5,14 @@ judged by its rank correlation with this (`scipy.stats.spearmanr`, which gives t
 mean of their ranks).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lth import masks
+from lth import masks, sides
 from lth.masks import Mask, Params, Scores
 
 CHUNK = 64  # evaluations of the loss at a time
@@ -26,26 +27,32 @@ def without_each_weight(
     absolute value (Molchanov et al. 2017, arXiv:1611.06440), under which a gain
     counts as a change like any other. `loss(params)` is over all data that is to count.
     """
-    return _without(loss, params, mask, lambda index, leaf: index == _indices(leaf))
+    return _without(loss, params, mask, lambda leaf: leaf.shape)
 
 
 def without_each_input(
-    loss: Callable[[Params], jax.Array], params: Params, mask: Mask
+    loss: Callable[[Params], jax.Array],
+    params: Params,
+    mask: Mask,
+    axes: sides.Axes = None,
 ) -> Scores:
-    """The same for whole rows and input channels (axis -2), spread over their weights.
+    """The same for whole rows and input channels, spread over their weights.
 
     Without its weights into the next layer, a unit is as good as gone: the gate of a
-    channel closed.
+    channel closed. `axes` says which axes are inputs where shapes do not (see `sides`).
     """
+    each = iter(sides.each(mask, axes))
 
-    def gone(index, leaf):
-        rows = jnp.arange(leaf.shape[-2]).reshape(-1, 1)
-        return jnp.broadcast_to(index == rows, leaf.shape)
+    def units(leaf):
+        side = next(each)
+        whole = (*side.window, *side.outputs)
+        return [1 if axis in whole else n for axis, n in enumerate(leaf.shape)]
 
-    return _without(loss, params, mask, gone, axis=-2)
+    return _without(loss, params, mask, units)
 
 
-def _without(loss, params, mask, gone: Callable, axis: int | None = None) -> Scores:
+def _without(loss, params, mask, units: Callable) -> Scores:
+    """`units(leaf)` is the shape of an array of what is left out together."""
     base = loss(params)
     leaves, structure = jax.tree.flatten(params)
     kept = jax.tree.leaves(mask, is_leaf=lambda x: x is None)
@@ -54,20 +61,16 @@ def _without(loss, params, mask, gone: Callable, axis: int | None = None) -> Sco
         if keep is None:
             found.append(jnp.zeros_like(leaf))
             continue
+        shape = units(leaf)
+        count = math.prod(shape)
+        places = jnp.arange(count).reshape(shape)
 
-        def change(index, i=i, leaf=leaf):
-            new = jnp.where(gone(index, leaf), 0, leaf)
+        def change(index, i=i, leaf=leaf, places=places):
+            new = jnp.where(index == places, 0, leaf)
             changed = [*leaves[:i], new, *leaves[i + 1 :]]
             return loss(structure.unflatten(changed)) - base
 
-        count = leaf.size if axis is None else leaf.shape[axis]
-        chunk = min(CHUNK, count)
-        changes = jax.lax.map(change, jnp.arange(count), batch_size=chunk)
-        shape = leaf.shape if axis is None else (-1, 1)
+        changes = jax.lax.map(change, jnp.arange(count), batch_size=min(CHUNK, count))
         spread = jnp.broadcast_to(changes.reshape(shape), leaf.shape)
         found.append(jnp.where(keep, spread, 0))
     return masks.apply(structure.unflatten(found), mask)
-
-
-def _indices(leaf: jax.Array) -> jax.Array:
-    return jnp.arange(leaf.size).reshape(leaf.shape)

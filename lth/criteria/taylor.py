@@ -12,12 +12,14 @@ average, in which signs cancel; `taylor_squared` the square of that average; and
 of |w ∂L/∂w| over a unit is `weight_gradient` pooled by a structure.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from lth import masks, sides
 from lth.criteria.gradients import (
     Loss,
     mean_gradient,
@@ -29,35 +31,40 @@ from lth.masks import Params, Scores
 from lth.models import axes, taps, views
 
 
-def taylor(loss: Loss, params: Params, batches: Any) -> Scores:
+def taylor(loss: Loss, params: Params, batches: Any, axes: sides.Axes = None) -> Scores:
     """The mean over examples of |t| (Molchanov et al. 2017, arXiv:1611.06440).
 
     The paper divides by the positions of a map, which are the same within a layer, and
-    by the layer's l2 norm: `normalised` does, and the positions then cancel.
+    by the layer's l2 norm: `normalised` does, and the positions then cancel. `axes`
+    says which axes are inputs where shapes do not (see `sides`), here and below.
     """
 
     def of_example(gradient):
-        return jax.tree.map(jnp.abs, _gates(params, gradient))
+        return jax.tree.map(jnp.abs, _gates(params, gradient, axes))
 
     return _spread(mean_over_examples(loss, params, batches, of_example), params)
 
 
-def taylor_batch(loss: Loss, params: Params, batches: Any) -> Scores:
+def taylor_batch(
+    loss: Loss, params: Params, batches: Any, axes: sides.Axes = None
+) -> Scores:
     """|mean of t|, in which examples of opposite sign cancel.
 
     What a popular implementation of the paper computes, and what is left of any
     implementation that looks at the gradient of a batch alone.
     """
-    gates = _gates(params, mean_gradient(loss, params, batches))
+    gates = _gates(params, mean_gradient(loss, params, batches), axes)
     return _spread(jax.tree.map(jnp.abs, gates), params)
 
 
-def taylor_squared(loss: Loss, params: Params, batches: Any) -> Scores:
+def taylor_squared(
+    loss: Loss, params: Params, batches: Any, axes: sides.Axes = None
+) -> Scores:
     """(mean of t)², the gate form of Molchanov et al. (2019, arXiv:1906.10771).
 
     It ranks as `taylor_batch` does within a layer, and otherwise across layers.
     """
-    gates = _gates(params, mean_gradient(loss, params, batches))
+    gates = _gates(params, mean_gradient(loss, params, batches), axes)
     return _spread(jax.tree.map(jnp.square, gates), params)
 
 
@@ -128,42 +135,45 @@ def _of_read(read: views.Read, gradient: jax.Array, met: jax.Array) -> jax.Array
     return jnp.sum(jnp.where(hit, values[..., None], 0), 0)
 
 
-def normalised(scores: Scores) -> Scores:
+def normalised(scores: Scores, axes: sides.Axes = None) -> Scores:
     """Scores of units over the l2 norm of those of their layer, to compare layers.
 
     `scores` are as the functions above give them, alike for all weights of a unit.
     """
 
-    def leaf(s):
-        if s.ndim < 2:
-            return s
-        norm = jnp.sqrt(jnp.sum(jnp.square(s)) * s.shape[-2] / s.size)
+    def leaf(s, side):
+        # Kernels that lie side by side are layers of their own.
+        every = (*side.summed, *side.outputs)
+        units, size = (math.prod(s.shape[i] for i in at) for at in (side.inputs, every))
+        norm = jnp.sqrt(jnp.sum(jnp.square(s), every, keepdims=True) * units / size)
         return s / jnp.where(norm > 0, norm, 1)
 
-    return jax.tree.map(leaf, scores)
+    return _by_input(leaf, lambda s: s, axes, scores)
 
 
-def _gates(params: Params, gradient: Params) -> Any:
-    """The gradient at the gate of each input: [in] for a kernel; 0 for a vector."""
-    return _by_input(lambda w, g: jnp.sum(w * g, _others(w)), wide(params), gradient)
+def _gates(params: Params, gradient: Params, axes: sides.Axes) -> Any:
+    """The gradient at the gate of each input, of length 1 along all other axes."""
+
+    def leaf(w, side, g):
+        return jnp.sum(w * g, (*side.window, *side.outputs), keepdims=True)
+
+    return _by_input(leaf, jnp.zeros_like, axes, wide(params), gradient)
 
 
 def _spread(gates: Any, params: Params) -> Scores:
-    def leaf(gate, w):
-        return jnp.broadcast_to(gate.reshape(-1, 1), w.shape)
-
-    return _by_input(leaf, gates, params)
+    return jax.tree.map(lambda g, w: jnp.broadcast_to(g, w.shape), gates, params)
 
 
-def _by_input(kernel: Callable, first: Any, params: Params) -> Any:
-    """A function of kernels; vectors read no input, and score 0."""
+def _by_input(
+    kernel: Callable, vector: Callable, axes: sides.Axes, tree: Any, *rest: Any
+) -> Any:
+    """`kernel(leaf, its sides, …)`; vectors read no input."""
+    given = sides.lookup(axes)
 
-    def leaf(a, b):
-        many = max(jnp.ndim(a), jnp.ndim(b)) >= 2
-        return kernel(a, b) if many else jnp.zeros_like(b)
+    def leaf(path, x, *others):
+        if x.ndim < 2:
+            return vector(x)
+        name = masks.name(path)
+        return kernel(x, sides.named(name, x, given(name, x)), *others)
 
-    return jax.tree.map(leaf, first, params)
-
-
-def _others(w: jax.Array) -> tuple[int, ...]:
-    return tuple(i for i in range(w.ndim) if i != w.ndim - 2)
+    return jax.tree_util.tree_map_with_path(leaf, tree, *rest)
