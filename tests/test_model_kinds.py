@@ -5,6 +5,7 @@
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ import optax
 import pytest
 from flax import nnx
 
-from lth import accounting, criteria, masks, models, train
+from lth import accounting, allocation, criteria, masks, models, train
 from lth.data import Dataset
 from lth.models import axes
 
@@ -348,7 +349,40 @@ def right_taylor_abs(name):
         assert len(set(out[..., 0].ravel())) > 1
 
 
+def right_densities(name):
+    """Erdős-Rényi by the inputs and outputs that the network's computation has."""
+    c = case(name)
+    inputs = jax.tree.leaves(c.batches)[0][0]
+    met = axes.contracted(c.model.apply, c.params, c.stats, inputs)
+    ones = masks.ones(c.params)
+    found = jax.tree.leaves(allocation.erdos_renyi(ones, 0.3, axes=met))
+    sides = dict(axes_by_path(met))
+    ratios, sizes = [], []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(ones):
+        side = sides[masks.name(path)]
+        window = leaf.ndim - 2 if leaf.ndim > 3 and len(side.outputs) == 1 else 0
+        reads = [n for i, n in enumerate(leaf.shape) if i in side.inputs][window:]
+        gives = [leaf.shape[i] for i in side.outputs]
+        dims = math.prod(reads), math.prod(gives)
+        ratios.append(sum(dims) / math.prod(dims))
+        sizes.append(leaf.size)
+    total = sum(d * n for d, n in zip(found, sizes, strict=True))
+    assert round(total) == round(0.3 * sum(sizes))
+    # Of leaves that are not whole: in proportion, but for a weight of rounding.
+    free = [i for i, d in enumerate(found) if d < 1]
+    scales = [found[i] / ratios[i] for i in free]
+    slack = max(1.5 / (sizes[i] * ratios[i]) for i in free)
+    assert max(scales) - min(scales) <= slack
+
+
+def axes_by_path(met):
+    known = lambda x: isinstance(x, axes.Axes)  # noqa: E731
+    named = jax.tree_util.tree_leaves_with_path(met, is_leaf=known)
+    return [(masks.name(path), side) for path, side in named]
+
+
 FUNCTIONS = {
+    "erdos_renyi": right_densities,
     "size, density": right_sizes,
     "train": right_training,
     "magnitude, lamp": right_weights,
@@ -459,4 +493,3 @@ if __name__ == "__main__":
                 cell = "WRONG"
             cells.append(f"{function}: {cell}")
         print(f"{name:12}", *cells, sep=" | ")
-    print("erdos_renyi: elsewhere")
