@@ -10,9 +10,11 @@ import hashlib
 import logging
 import os
 import signal
+import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +177,16 @@ def _alone() -> Iterator[None]:
             yield
     except Exception:
         warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+        sys.excepthook = partial(_unless_late, sys.excepthook)
         raise
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)
+
+
+def _unless_late(report: Callable, kind: type, error: Any, trace: Any) -> None:
+    """Report an exception, but for what a failed reader's threads find closed."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        report(kind, error, trace)
 
 
 @contextlib.contextmanager

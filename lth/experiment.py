@@ -57,9 +57,10 @@ def run(
     whole.
     """
     began, compiled = time.monotonic(), compilation.seconds()
-    store.check_writable(Path(runs))
-    compilation.keep(Path(runs) / ".compiled")
     devices.use_cores(e.replicates)
+    if jax.process_count() == 1:  # of several, the first fails for all, below
+        store.check_writable(Path(runs))
+    compilation.keep(Path(runs) / ".compiled")
     parts = build.build(e, data_dir, over)
     identity = manifest.identity(e)
     path = Path(runs) / f"{preset}-{identity}"

@@ -90,7 +90,8 @@ def test_training_uses_up_its_own_states_and_never_the_early_one(
     monkeypatch.setattr(experiment, "_checkpoints", kept)
     monkeypatch.setattr(store, "save", lambda run, ticket, _: saved.append(ticket))
     monkeypatch.setattr(experiment, "_failures", lambda *_: {})
-    e = replace(SMALL, rewind=config.Rewind(mode=mode, to="2it"))
+    falling = replace(SMALL.optimizer, milestones="3it")  # what rewinding rates needs
+    e = replace(SMALL, optimizer=falling, rewind=config.Rewind(mode=mode, to="2it"))
     path = experiment.run(e, "small", tmp_path).path
     stored = store.load_tree(path, "early", {"state": early[0]})["state"]
     assert_same(early[0], stored)

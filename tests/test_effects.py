@@ -89,6 +89,7 @@ SOMETIMES = [
     ("prune.rate", 0.3, {}, {"prune.structure": "2:4"}),
     ("prune.densities", "0.5,0.2", {}, {"prune.structure": "2:4"}),
     ("prune.rates", "output=.1", {"prune.scope": "layer"}, ERK),
+    ("prune.mode", "training", {"prune.criterion": "snip"}, {}),
     ("rewind.moments", "drop", {"rewind.to": "5it"}, {}),
     ("rewind.moments", "drop", {"rewind.mode": "finetune"}, {**SGD, "rewind.to": "5"}),
     (
@@ -100,7 +101,11 @@ SOMETIMES = [
     (
         "rewind.moments",
         "drop",
-        {"rewind.mode": "weights_low_rate", "rewind.to": "5it"},
+        {
+            "rewind.mode": "weights_low_rate",
+            "rewind.to": "5it",
+            "optimizer.milestones": "9it",
+        },
         {"rewind.to": "5it", "prune.at": "early"},
     ),
     ("controls", "train", MASK, {}),
