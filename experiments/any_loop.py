@@ -28,7 +28,8 @@ import numpy as np
 import optax
 import tyro
 
-from lth import data, dynamic, masks, rules
+from lth import data, dynamic, masks
+from lth.dynamic import rules
 
 DENSITY = 0.2
 

@@ -35,8 +35,9 @@ import tyro
 from matplotlib.figure import Figure
 
 import lth
-from lth import experiment, plot, results
-from lth.presets import PRESETS
+from lth import plot, results
+from lth.lab import runner
+from lth.lab.config.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -65,7 +66,7 @@ def main() -> None:
         if p.step == p.steps:
             print(f"level {p.level} {p.variant}: {100 * p.accuracy:.2f} %", flush=True)
 
-    outcome = experiment.run(chosen, "conv2-fast", flags.runs, flags.data_dir, watch)
+    outcome = runner.run(chosen, "conv2-fast", flags.runs, flags.data_dir, watch)
     table = lth.open_run(outcome.path).table
     flags.out.mkdir(parents=True, exist_ok=True)
     results.summary(table).drop(columns="run").round(5).to_csv(

@@ -92,22 +92,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import lth
-from lth import (
-    criteria,
-    experiment,
-    lottery,
-    masks,
-    models,
-    networks,
-    plot,
-    results,
-    schedules,
-    tasks,
-    train,
-)
-from lth.config import Data, Experiment, Model, Prune
-from lth.presets import PRESETS
-from lth.ranking import GRASP_TEMPERATURE
+from lth import criteria, lottery, masks, models, plot, results, train
+from lth.lab import runner
+from lth.lab.build import networks, tasks
+from lth.lab.build.ranking import GRASP_TEMPERATURE
+from lth.lab.config import Data, Experiment, Model, Prune
+from lth.lab.config.presets import PRESETS
+from lth.masks import schedules
 from lth.train import TrainState
 
 RESULTS = Path(__file__).parent / "results"
@@ -328,9 +319,7 @@ def trained(flags: Flags) -> pd.DataFrame:
             replicates=flags.replicates,
             controls=",".join(CONTROLS),
         )
-        outcome = experiment.run(
-            chosen, f"at-init-{criterion}", flags.runs, flags.data_dir
-        )
+        outcome = runner.run(chosen, f"at-init-{criterion}", flags.runs, flags.data_dir)
         print(f"{criterion}: {outcome.seconds:.0f} s", flush=True)
         tables.append(lth.open_run(outcome.path).table.assign(run=criterion))
     return pd.concat(tables, ignore_index=True)

@@ -77,19 +77,9 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lth import (
-    allocation,
-    data,
-    dynamic,
-    masks,
-    models,
-    plot,
-    reparametrise,
-    results,
-    rules,
-    schedules,
-    train,
-)
+from lth import data, dynamic, masks, models, plot, results, train
+from lth.dynamic import forward, rules
+from lth.masks import allocation, schedules
 from lth.train import TrainState
 
 RESULTS = Path(__file__).parent / "results"
@@ -154,14 +144,14 @@ def _erk(s: Setting, density: float) -> masks.Density:
 
 def straight_through(s: Setting, density: float, key: jax.Array) -> Method:
     # With global scope the first layer starts empty at 98 %, and nothing revives it.
-    model, final = reparametrise.straight_through(s.model, _erk(s, density))
+    model, final = forward.straight_through(s.model, _erk(s, density))
     loss = train.classification(model.apply)[0]
     return Method(model, loss, s.tx, lambda state: final(state.params, state.stats))
 
 
 def top_kast(s: Setting, density: float, key: jax.Array) -> Method:
     backward = BACKWARD.get(density, min(1.0, 2 * density))
-    model, final, penalty = reparametrise.top_kast(s.model, density, backward)
+    model, final, penalty = forward.top_kast(s.model, density, backward)
     plain = train.classification(model.apply)[0]
 
     def loss(params, stats, *rest):
@@ -258,7 +248,7 @@ def make_program(method, setting: Setting, density: float, splits: data.Splits):
         if m.tx is not setting.tx:
             state = state._replace(params=masks.apply(params, old))
         step = train.make_train(m.loss, sample, m.tx)
-        nothing = masks.nothing(state.params)
+        nothing = masks.unmasked(state.params)
         state, _ = step(state, nothing, learned, order, setting.steps)
         params, mask = m.found(state)
         accuracy = evaluate(params, {}, test)["accuracy"]

@@ -52,7 +52,8 @@ import pandas as pd
 import tyro
 from matplotlib.figure import Figure
 
-from lth import data, masks, models, results, search, supermask, train
+from lth import data, masks, models, results, supermask, train
+from lth.supermask import search
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -90,7 +91,7 @@ def accuracies(model: models.Model, tx: Any, splits: data.Splits, flags: Flags):
     def run(keys, learned, test):
         def one(key):
             state = train.init_state(model.init, tx, key)
-            nothing = masks.nothing(state.params)
+            nothing = masks.unmasked(state.params)
             state, _ = step(state, nothing, learned, key, flags.steps)
             return evaluate(state.params, state.stats, test)["accuracy"]
 

@@ -69,22 +69,11 @@ import pandas as pd
 import tyro
 from matplotlib.figure import Figure
 
-from lth import (
-    criteria,
-    data,
-    devices,
-    dynamic,
-    lottery,
-    masks,
-    models,
-    plot,
-    results,
-    rewind,
-    rules,
-    schedules,
-    train,
-)
-from lth.lottery import Ticket
+from lth import criteria, data, dynamic, lottery, masks, models, plot, results, train
+from lth.dynamic import rules
+from lth.lab import devices
+from lth.lottery import Ticket, rewind
+from lth.masks import schedules
 from lth.train import TrainState
 
 RESULTS = Path(__file__).parent / "results"
@@ -205,7 +194,7 @@ def fit_rule(lab: Lab, rule: dynamic.Rule, params, at: int, n: int) -> tuple:
     def trial(params, key, splits):
         state = TrainState(jnp.int32(at), params, {}, tx.init(params))
         state = state._replace(params=dynamic.masked(params, state.opt_state))
-        state, accuracy = one(state, masks.nothing(params), key, splits, n)
+        state, accuracy = one(state, masks.unmasked(params), key, splits, n)
         return dynamic.state_of(state.opt_state).mask, accuracy
 
     return devices.spread(lab.plan, trial, (0, 0, None))(params, lab.order, lab.splits)

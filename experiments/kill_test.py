@@ -23,7 +23,8 @@ from pathlib import Path
 
 import tyro
 
-from lth import checkpoint, store
+from lth.lab import store
+from lth.lab.store import checkpoint
 
 SMALL = (
     "run digits --quiet --model.widths 30 --steps 150it --eval-every 50it --levels 5 "

@@ -51,7 +51,8 @@ import optax
 import pandas as pd
 import tyro
 
-from lth import criteria, data, masks, models, results, schedules, supermask, train
+from lth import criteria, data, masks, models, results, supermask, train
+from lth.masks import schedules
 
 RESULTS = Path(__file__).parent / "results"
 DENSITIES = (0.5, 0.2, 0.05)
@@ -86,7 +87,7 @@ class Study:
         loss, _ = train.classification(model.apply)
         sample = data.make_sample(60, len(self.splits.train.label))
         state = train.init_state(model.init, tx, key)
-        mask = masks.nothing(state.params) if mask is None else mask
+        mask = masks.unmasked(state.params) if mask is None else mask
         step = train.make_train(loss, sample, tx)
         return step(state, mask, learned, key, self.steps)[0]
 

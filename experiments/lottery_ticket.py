@@ -43,8 +43,9 @@ import tyro
 from matplotlib.figure import Figure
 
 import lth
-from lth import experiment, plot, results
-from lth.presets import PRESETS
+from lth import plot, results
+from lth.lab import runner
+from lth.lab.config.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 LEVELS = (3, 7, 12, 15, 18)  # 51 %, 21 %, 7 %, 3.5 % and 1.8 % of the weights
@@ -76,9 +77,7 @@ def main() -> None:
                 f"level {p.level} {p.variant}: {100 * p.accuracy:.2f} % on validation"
             )
 
-    outcome = experiment.run(
-        chosen, "lenet-mnist-fast", flags.runs, flags.data_dir, watch
-    )
+    outcome = runner.run(chosen, "lenet-mnist-fast", flags.runs, flags.data_dir, watch)
     table = lth.open_run(outcome.path).table
     flags.out.mkdir(parents=True, exist_ok=True)
     results.summary(table).drop(columns="run").round(5).to_csv(

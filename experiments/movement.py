@@ -70,19 +70,9 @@ import pandas as pd
 import tyro
 from matplotlib.figure import Figure
 
-from lth import (
-    criteria,
-    data,
-    dynamic,
-    masks,
-    models,
-    plot,
-    results,
-    rules,
-    schedules,
-    supermask,
-    train,
-)
+from lth import criteria, data, dynamic, masks, models, plot, results, supermask, train
+from lth.dynamic import rules
+from lth.masks import schedules
 
 RESULTS = Path(__file__).parent / "results"
 SCORE_RATE = 0.03
@@ -189,7 +179,7 @@ def soft(s: Setting, density: float, charge: Any) -> Method:
     threshold = s.cubic(0.1, 1)
     learned = supermask.movement_soft(s.model, threshold, by_matrix=True, prunable=body)
     loss, _ = train.classification(learned.model.apply)
-    return moved(s, learned, supermask.charged(loss, learned, charge))
+    return moved(s, learned, supermask.penalised(loss, learned, charge))
 
 
 METHODS: dict[str, Callable[[Setting, float, Any], Method]] = {
@@ -253,7 +243,8 @@ def pretrained(model: models.Model, source: data.Dataset, keys: jax.Array) -> An
     def run(keys, source):
         def one(key):
             state = train.init_state(model.init, tx, key)
-            return step(state, masks.nothing(state.params), source, key, 1500)[0].params
+            mask = masks.unmasked(state.params)
+            return step(state, mask, source, key, 1500)[0].params
 
         return jax.lax.map(one, keys)
 
@@ -282,7 +273,7 @@ def make_program(model: models.Model, method: Callable, density: float, flags: F
             m = method(setting, density, charge)
             state = train.init_state(m.model.init, m.tx, new)
             step = train.make_train(m.loss, sample, m.tx)
-            nothing = masks.nothing(state.params)
+            nothing = masks.unmasked(state.params)
             state, _ = step(state, nothing, learned, order, flags.steps)
             params, mask = m.found(state)
             accuracy = evaluate(params, {}, test)["accuracy"]

@@ -65,10 +65,13 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lth import data, devices, dynamic, masks, models, plot, results, rules, schedules
+from lth import data, dynamic, masks, models, plot, results
 from lth import train as training
 from lth.data import generated
-from lth.schedules import Schedule
+from lth.dynamic import rules
+from lth.lab import devices
+from lth.masks import schedules
+from lth.masks.schedules import Schedule
 
 RESULTS = Path(__file__).parent / "results"
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -198,7 +201,7 @@ def make_trial(problem: Problem, schedule: Schedule) -> Callable:
         state = training.init_state(model.init, tx, draw)
         start = dynamic.masked(state.params, state.opt_state)
         state = state._replace(params=start)
-        state, _ = step(state, masks.nothing(start), learned, order, problem.steps)
+        state, _ = step(state, masks.unmasked(start), learned, order, problem.steps)
         outputs, _ = model.apply(state.params, {}, held.image, False, None)
         return {
             "params": left(state.params, dynamic.state_of(state.opt_state).mask),

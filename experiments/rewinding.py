@@ -38,9 +38,10 @@ import tyro
 from matplotlib.figure import Figure
 
 import lth
-from lth import experiment, plot, results
-from lth.config import Prune, Rewind
-from lth.presets import PRESETS
+from lth import plot, results
+from lth.lab import runner
+from lth.lab.config import Prune, Rewind
+from lth.lab.config.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -81,7 +82,7 @@ def main() -> None:
                 print(f"k = {k}, level {p.level}: {100 * p.accuracy:.2f} %", flush=True)
 
         name = "resnet20-fast"
-        outcome = experiment.run(chosen, name, flags.runs, flags.data_dir, watch)
+        outcome = runner.run(chosen, name, flags.runs, flags.data_dir, watch)
         tables.append(lth.open_run(outcome.path).table.assign(run=f"k = {k}"))
     table = pd.concat(tables, ignore_index=True)
     flags.out.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,7 @@ def fitted(model: models.Model, tx: Any, splits: data.Splits, flags: Flags, meas
     def run(keys, learned, test):
         def one(key):
             state = train.init_state(model.init, tx, key)
-            nothing = masks.nothing(state.params)
+            nothing = masks.unmasked(state.params)
             start = {n: m(state.params, state.stats, test) for n, m in measures.items()}
             state, _ = step(state, nothing, learned, key, flags.steps)
             end = {n: m(state.params, state.stats, test) for n, m in measures.items()}

@@ -60,7 +60,8 @@ import pandas as pd
 import tyro
 from matplotlib.figure import Figure
 
-from lth import data, masks, models, plot, results, supermask, superposition, train
+from lth import data, masks, models, plot, results, supermask, train
+from lth.supermask import superposition
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS = (300, 100)
@@ -177,7 +178,7 @@ def make_learn(learned: supermask.Supermask, flags: Flags, examples: int):
             own, task = each
             scores, order = jax.random.split(own)
             start = early._replace(params=learned.model.init(scores)[0])
-            nothing = masks.nothing(start.params)
+            nothing = masks.unmasked(start.params)
             state, _ = step(start, nothing, (splits.train, task), order, flags.steps)
             mask = learned.choose(state.params, state.stats, own)
             return mask, accuracy(state.params, state.stats, splits.test, task)
@@ -195,7 +196,7 @@ def make_sequential(outputs: int, flags: Flags, examples: int):
     @jax.jit
     def run(key, keys, tasks, splits):
         state = train.init_state(model.init, tx, key)
-        nothing = masks.nothing(state.params)
+        nothing = masks.unmasked(state.params)
 
         def one(state, each):
             own, task = each

@@ -70,20 +70,11 @@ import tyro
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lth import (
-    actions,
-    allocation,
-    criteria,
-    data,
-    devices,
-    masks,
-    models,
-    plot,
-    results,
-    schedules,
-    train,
-)
+from lth import criteria, data, masks, models, plot, results, train
 from lth.criteria import history
+from lth.lab import devices
+from lth.lottery import starts
+from lth.masks import allocation, schedules
 
 RESULTS = Path(__file__).parent / "results"
 CRITERIA = (  # of `history`
@@ -171,14 +162,14 @@ def make_trial(model: models.Model, examples: int, steps: int) -> Callable:
     sample, tx = data.make_sample(60, examples), optax.adam(1.2e-3)
 
     def trial(start, mask, frozen, key, splits):
-        step = train.make_train(actions.with_frozen(loss, mask, frozen), sample, tx)
-        test = train.make_evaluate(actions.with_frozen(measure, mask, frozen), 250)
+        step = train.make_train(starts.with_frozen(loss, mask, frozen), sample, tx)
+        test = train.make_evaluate(starts.with_frozen(measure, mask, frozen), 250)
         state = train.TrainState(jnp.int32(0), start, {}, tx.init(start))
         state, _ = step(state, mask, splits.train, key, steps)
         tested = {
             "accuracy": state.params,
             "untrained": start,
-            "constant": actions.signed_constant(start, mask),
+            "constant": starts.signed_constant(start, mask),
         }
         return state.params, {
             k: test(w, {}, splits.test)["accuracy"] for k, w in tested.items()
@@ -210,7 +201,7 @@ def lottery(study: Study, name: str, dense: Any, flags: Flags) -> Iterator[tuple
         noise = keys(flags.replicates, PRUNE, level)
         density = jax.tree.map(jnp.float32, density)
         mask, old = pruned(name, study.initial, end, mask, density, noise), mask
-        seen = jax.vmap(actions.filled)(end, old, seen)
+        seen = jax.vmap(starts.filled)(end, old, seen)
         end, accuracies = study.trial(study.initial, mask, study.zeros)
         yield level, mask, seen, accuracies
 
@@ -249,13 +240,13 @@ def kept_actions(initial, mask, key, fresh) -> dict[str, masks.Params]:
     """Where the kept weights start."""
     return {
         "fresh": fresh,
-        "fresh, signs kept": actions.signs_kept(fresh, initial),
-        "permuted": actions.permuted(initial, mask, key),
-        "rescaled": actions.rescaled(initial, mask),
-        "reshuffled": actions.reshuffled(initial, mask, key),
-        "reshuffled, signs kept": actions.reshuffled_signs_kept(initial, mask, key),
-        "signed constant": actions.signed_constant(initial, mask),
-        "signed constant, permuted": actions.random_signed_constant(initial, mask, key),
+        "fresh, signs kept": starts.signs_kept(fresh, initial),
+        "permuted": starts.permuted(initial, mask, key),
+        "rescaled": starts.rescaled(initial, mask),
+        "reshuffled": starts.reshuffled(initial, mask, key),
+        "reshuffled, signs kept": starts.reshuffled_signs_kept(initial, mask, key),
+        "signed constant": starts.signed_constant(initial, mask),
+        "signed constant, permuted": starts.random_signed_constant(initial, mask, key),
     }
 
 
@@ -263,13 +254,13 @@ def kept_actions(initial, mask, key, fresh) -> dict[str, masks.Params]:
 @jax.vmap
 def pruned_actions(initial, seen, mask, key) -> dict[str, tuple]:
     """Where the kept weights start and what the pruned ones are."""
-    zeros = actions.freeze_init_zero_shrunk(initial, seen, mask)
-    moved = actions.freeze_init_zero_reshuffled(initial, zeros, mask, key)
+    zeros = starts.freeze_init_zero_shrunk(initial, seen, mask)
+    moved = starts.freeze_init_zero_reshuffled(initial, zeros, mask, key)
     return {
-        "initial": (initial, actions.freeze_init(initial, mask)),
+        "initial": (initial, starts.freeze_init(initial, mask)),
         "0 if shrunk": (initial, zeros),
-        "0 if shrunk, kept too": (actions.zero_shrunk(initial, seen, mask), zeros),
-        "0 if grown": (initial, actions.freeze_init_zero_grown(initial, seen, mask)),
+        "0 if shrunk, kept too": (starts.zero_shrunk(initial, seen, mask), zeros),
+        "0 if grown": (initial, starts.freeze_init_zero_grown(initial, seen, mask)),
         "0 at random": (initial, moved),
     }
 

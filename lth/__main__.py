@@ -1,14 +1,14 @@
 """`python -m lth` is the command `lth`."""
 
-from lth import interrupt
+from lth.cli import interrupt
 
 
 def main() -> None:
     """The entry point of the command, which hears signals while it is imported."""
     interrupt.listen()
-    from lth import cli
+    from lth.cli import main
 
-    cli.main()
+    main.main()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lth import cli, config, devices, experiment, models, networks
-from lth.presets import PRESETS
+from lth import models
+from lth.cli import main
+from lth.lab import config, devices, runner
+from lth.lab.build import networks
+from lth.lab.config.presets import PRESETS
 
 SMALL = replace(
     PRESETS["digits"].experiment,
@@ -62,7 +65,7 @@ def run(e, folder, over="replicates", only=8):
     """The run's path, on the first `only` devices."""
     first = jax.devices()[:only]
     with mock.patch.object(jax, "devices", return_value=first):
-        return str(experiment.run(e, "small", folder, over=over).path)
+        return str(runner.run(e, "small", folder, over=over).path)
 
 
 def many(folder):
@@ -112,24 +115,24 @@ def joined(process, port, folder):
     shared = f"--coordinator localhost:{port} --processes 2 --process {process}"
     runs = ["--runs", str(folder / "joined"), "--quiet"]
     facts = {
-        "code": cli.command(["run", "digits", *f"{FLAGS} {shared}".split(), *runs])
+        "code": main.command(["run", "digits", *f"{FLAGS} {shared}".split(), *runs])
     }
     facts["processes"] = jax.process_count()
     facts["used"] = [d.process_index for d in devices.plan(2).mesh.devices]
     seen = []
-    again = experiment.run(SMALL, "digits", folder / "joined", watch=seen.append)
+    again = runner.run(SMALL, "digits", folder / "joined", watch=seen.append)
     facts |= {"path": str(again.path), "trained_again": len(seen)}
-    spread = experiment.run(SMALL, "digits", folder / "spread", over="batch")
+    spread = runner.run(SMALL, "digits", folder / "spread", over="batch")
     facts["spread"] = str(spread.path)
     (folder / "file").touch()
     try:
-        experiment.run(SMALL, "digits", folder / "file")
+        runner.run(SMALL, "digits", folder / "file")
     except RuntimeError as error:
         facts["failure"] = f"{type(error).__name__}: {error}"
     return facts
 
 
-def main():
+def work():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if sys.argv[1] == "many":
@@ -141,4 +144,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    work()

@@ -5,9 +5,11 @@ import jax
 import numpy as np
 import pytest
 
-from lth import accounting, criteria, masks, models, networks
-from lth.config import Model
-from lth.networks import Examples
+from lth import criteria, masks, models
+from lth.analysis import cost
+from lth.lab.build import networks
+from lth.lab.build.networks import Examples
+from lth.lab.config import Model
 
 
 class Small(nn.Module):
@@ -23,14 +25,14 @@ class Small(nn.Module):
 def test_the_table_of_a_small_network():
     params, _ = models.from_linen(Small(), (28, 28, 1)).init(jax.random.key(0))
     mask = masks.ones(params)
-    dense = accounting.size(params, mask)
+    dense = cost.size(params, mask)
     assert (dense.total, dense.prunable) == (20_410, 20_388)
     assert dense.total - dense.prunable == 22  # biases
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(mask)) == 20_388
     kept = masks.keep_top(criteria.magnitude(params), mask, 0.2, "layer")
     counts = {k: int(v["kernel"].sum()) for k, v in kept.items()}
     assert counts == {"Conv_0": 22, "Dense_0": 4056}
-    pruned = accounting.size(params, kept)
+    pruned = cost.size(params, kept)
     assert pruned.remaining == 4100
     assert pruned.compression == pytest.approx(4.978, abs=5e-4)
     # 22 of 108 is what 80 % comes to there, and no tolerance of 1e-6 holds.
@@ -43,7 +45,7 @@ def counted(name, shape=(32, 32, 3), classes=10):
     mask = jax.tree.map(
         lambda w: np.ones(w.shape, bool) if len(w.shape) > 1 else None, params
     )
-    return params, accounting.work(model, params, stats, shape, mask)
+    return params, cost.work(model, params, stats, shape, mask)
 
 
 def test_multiply_accumulates_by_hand():
@@ -74,7 +76,7 @@ def test_the_share_of_work_is_that_of_the_layers_kept():
     params, stats = model.init(jax.random.key(0))
     mask = masks.ones(params)
     mask["hidden_0"]["kernel"] = mask["hidden_0"]["kernel"].at[0].set(False)
-    found = accounting.work(model, params, stats, (3,), mask)
+    found = cost.work(model, params, stats, (3,), mask)
     assert found.dense == {"hidden_0/kernel": 12, "output/kernel": 8}
     assert found.kept == {"hidden_0/kernel": 8, "output/kernel": 8}
     assert found.speedup == 20 / 16
@@ -84,13 +86,13 @@ def test_xla_counts_the_same():
     model = models.from_linen(models.MLP(widths=(300, 100)), (784,))
     params, stats = model.init(jax.random.key(0))
     program = jax.jit(lambda p, x: model.apply(p, stats, x, False, None)[0])
-    cost = program.lower(params, np.ones((1, 784), np.float32)).compile()
-    found = accounting.work(model, params, stats, (784,), masks.ones(params))
-    flops = cost.cost_analysis()["flops"]
+    whole = program.lower(params, np.ones((1, 784), np.float32)).compile()
+    found = cost.work(model, params, stats, (784,), masks.ones(params))
+    flops = whole.cost_analysis()["flops"]
     assert flops / 2 == pytest.approx(sum(found.dense.values()), rel=0.05)
 
 
 def test_compressions_that_cannot_be():
-    assert accounting.needed(20_410, 20_388, 4.978) == pytest.approx(0.2, abs=1e-4)
+    assert cost.needed(20_410, 20_388, 4.978) == pytest.approx(0.2, abs=1e-4)
     with pytest.raises(ValueError, match=r"lies in \[1, 1.8\d*\] where 10 of 20"):
-        accounting.needed(20, 10, 3.0)
+        cost.needed(20, 10, 3.0)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lth import actions, data, masks, models, train
+from lth import data, masks, models, train
+from lth.lottery import starts
 from tests.conftest import assert_same, make_problem, plain_mlp
 
 SHAPES = {"a": (6, 5), "b": (7, 2), "bias": (5,)}
@@ -46,7 +47,7 @@ def leaves(*trees):
 @given(cases())
 def test_kept_weights_change_places_among_themselves(case):
     params, _, mask, key = case
-    new = actions.reshuffled(params, mask, key)
+    new = starts.reshuffled(params, mask, key)
     for w, m, n in leaves(params, mask, new):
         same_values(n[m], w[m])
         np.testing.assert_array_equal(n[~m], w[~m])
@@ -56,7 +57,7 @@ def test_kept_weights_change_places_among_themselves(case):
 @given(cases())
 def test_kept_magnitudes_change_places_and_signs_stay(case):
     params, _, mask, key = case
-    new = actions.reshuffled_signs_kept(params, mask, key)
+    new = starts.reshuffled_signs_kept(params, mask, key)
     for w, m, n in leaves(params, mask, new):
         same_values(np.abs(n[m]), np.abs(w[m]))
         np.testing.assert_array_equal(n[~m], w[~m])
@@ -67,7 +68,7 @@ def test_kept_magnitudes_change_places_and_signs_stay(case):
 @given(cases())
 def test_a_leaf_permuted_has_its_values(case):
     params, _, mask, key = case
-    new = actions.permuted(params, mask, key)
+    new = starts.permuted(params, mask, key)
     for w, n in leaves(params, new):
         same_values(n, w)
     assert_same(new["bias"], params["bias"])
@@ -76,7 +77,7 @@ def test_a_leaf_permuted_has_its_values(case):
 @given(cases())
 def test_a_draw_with_the_signs_of_the_weights(case):
     params, fresh, _, _ = case
-    new = actions.signs_kept(fresh, params)
+    new = starts.signs_kept(fresh, params)
     for name in SHAPES:
         w = params[name]
         np.testing.assert_array_equal(new[name], np.sign(w) * np.abs(fresh[name]))
@@ -85,8 +86,8 @@ def test_a_draw_with_the_signs_of_the_weights(case):
 @given(cases(), st.sampled_from([None, 0.25]))
 def test_signed_constants(case, deviation):
     params, _, mask, key = case
-    new = actions.signed_constant(params, mask, deviation)
-    moved = actions.random_signed_constant(params, mask, key, deviation)
+    new = starts.signed_constant(params, mask, deviation)
+    moved = starts.random_signed_constant(params, mask, key, deviation)
     for w, n, r in leaves(params, new, moved):
         size = w.astype(np.float64).std() if deviation is None else deviation
         np.testing.assert_allclose(n, np.sign(w) * size, rtol=1e-5)
@@ -98,7 +99,7 @@ def test_signed_constants(case, deviation):
 @given(cases())
 def test_rescaling_undoes_the_share_that_is_kept(case):
     params, _, mask, _ = case
-    new = actions.rescaled(params, mask)
+    new = starts.rescaled(params, mask)
     for w, m, n in leaves(params, mask, new):
         np.testing.assert_allclose(n, w * (m.size / max(m.sum(), 1)), rtol=1e-6)
     assert_same(new["bias"], params["bias"])
@@ -107,10 +108,10 @@ def test_rescaling_undoes_the_share_that_is_kept(case):
 @given(cases())
 def test_what_pruned_weights_are_frozen_at(case):
     initial, final, mask, key = case
-    stay = actions.freeze_init(initial, mask)
-    shrunk = actions.freeze_init_zero_shrunk(initial, final, mask)
-    grown = actions.freeze_init_zero_grown(initial, final, mask)
-    moved = actions.freeze_init_zero_reshuffled(initial, shrunk, mask, key)
+    stay = starts.freeze_init(initial, mask)
+    shrunk = starts.freeze_init_zero_shrunk(initial, final, mask)
+    grown = starts.freeze_init_zero_grown(initial, final, mask)
+    moved = starts.freeze_init_zero_reshuffled(initial, shrunk, mask, key)
     for i, f, m, *frozen in leaves(initial, final, mask, stay, shrunk, grown, moved):
         for x in frozen:
             assert not x[m].any()
@@ -131,7 +132,7 @@ def test_what_pruned_weights_are_frozen_at(case):
 @given(cases())
 def test_kept_weights_that_shrank_start_at_zero(case):
     initial, final, mask, _ = case
-    start = actions.zero_shrunk(initial, final, mask)
+    start = starts.zero_shrunk(initial, final, mask)
     for i, f, s in leaves(initial, final, start):
         np.testing.assert_array_equal(s, np.where(np.abs(f) < np.abs(i), 0, i))
     assert_same(start["bias"], initial["bias"])
@@ -143,13 +144,13 @@ def test_what_was_frozen_stays_so_in_later_rounds():
     first = {"w": np.array([False, False, True, True])}
     then = {"w": np.array([False] * 4)}
     rules = {
-        actions.freeze_init_zero_shrunk: [0, 2, 3, 0],
-        actions.freeze_init_zero_grown: [1, 0, 0, 4],
+        starts.freeze_init_zero_shrunk: [0, 2, 3, 0],
+        starts.freeze_init_zero_grown: [1, 0, 0, 4],
     }
     for rule, expected in rules.items():
         frozen = rule(initial, final, first)
-        start = actions.filled(initial, first, frozen)
-        end = actions.filled(final, first, frozen)
+        start = starts.filled(initial, first, frozen)
+        end = starts.filled(final, first, frozen)
         np.testing.assert_array_equal(rule(start, end, then)["w"], expected)
 
 
@@ -157,7 +158,7 @@ def test_places_are_drawn_evenly():
     mask = {"w": jnp.array([True, False, True, True, False, True])}
     params = {"w": jnp.arange(6.0)}
     keys = jax.random.split(jax.random.key(0), 4000)
-    new = jax.jit(jax.vmap(lambda k: actions.reshuffled(params, mask, k)))(keys)["w"]
+    new = jax.jit(jax.vmap(lambda k: starts.reshuffled(params, mask, k)))(keys)["w"]
     places = [0, 2, 3, 5]
     for at in places:
         shares = [np.mean(np.asarray(new)[:, at] == value) for value in places]
@@ -174,13 +175,13 @@ def test_replicates_with_masks_of_different_counts_share_a_program():
 
     def all_of(params, mask, key):
         traces.append(1)
-        frozen = actions.freeze_init(params, mask)
+        frozen = starts.freeze_init(params, mask)
         return (
-            actions.reshuffled(params, mask, key),
-            actions.reshuffled_signs_kept(params, mask, key),
-            actions.permuted(params, mask, key),
-            actions.random_signed_constant(params, mask, key),
-            actions.freeze_init_zero_reshuffled(params, frozen, mask, key),
+            starts.reshuffled(params, mask, key),
+            starts.reshuffled_signs_kept(params, mask, key),
+            starts.permuted(params, mask, key),
+            starts.random_signed_constant(params, mask, key),
+            starts.freeze_init_zero_reshuffled(params, frozen, mask, key),
         )
 
     stack = [jax.tree.map(lambda *x: jnp.stack(x), *t) for t in (many, kept)]
@@ -207,7 +208,7 @@ def frozen_problem():
 
     @jax.jit
     def run(state, mask, frozen, n):
-        wrapped = actions.with_frozen(loss, mask, frozen)
+        wrapped = starts.with_frozen(loss, mask, frozen)
         step = train.make_train(wrapped, sample, tx)
         dataset = jax.tree.map(jnp.asarray, problem.data)
         return step(state, mask, dataset, jax.random.key(1), n)[0]
@@ -228,7 +229,7 @@ def test_nothing_frozen_trains_as_ever(frozen_problem):
 
 def test_frozen_weights_take_part_and_stay(frozen_problem):
     problem, mask, run = frozen_problem
-    frozen = actions.freeze_init(problem.early.params, mask)
+    frozen = starts.freeze_init(problem.early.params, mask)
     state = run(problem.early, mask, frozen, 9)
     assert not np.asarray(state.params["w0"])[~np.asarray(mask["w0"])].any()
     # By hand: the dense network, whose updates are masked and not its weights.
@@ -242,7 +243,7 @@ def test_frozen_weights_take_part_and_stay(frozen_problem):
         old = jax.tree.map(jnp.zeros_like, grads) if velocity is None else velocity
         velocity = jax.tree.map(lambda v, g: 0.9 * v + g, old, grads)
         params = jax.tree.map(lambda w, v: w - 0.1 * v, params, velocity)
-    whole = actions.filled(state.params, mask, frozen)
+    whole = starts.filled(state.params, mask, frozen)
     for name, value in whole.items():
         np.testing.assert_allclose(value, params[name], atol=1e-5)
 
@@ -251,9 +252,9 @@ def test_an_apply_is_wrapped_like_a_loss(frozen_problem):
     problem, mask, _ = frozen_problem
     start = problem.early.params
     inputs = jnp.ones((2, 3))
-    frozen = actions.freeze_init(start, mask)
+    frozen = starts.freeze_init(start, mask)
     masked = masks.apply(start, mask)
-    wrapped = actions.with_frozen(problem.model.apply, mask, frozen)
+    wrapped = starts.with_frozen(problem.model.apply, mask, frozen)
     assert_same(
         wrapped(masked, {}, inputs, False, None),
         problem.model.apply(start, {}, inputs, False, None),

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lth import allocation, masks, select
+from lth import masks
+from lth.masks import allocation, topk
 
 LENET = {
     "hidden_0": {"kernel": (784, 300), "bias": None},
@@ -41,7 +42,7 @@ def counts(mask, densities):
     """What `masks.keep_top` would keep of each leaf."""
     assert jax.tree.structure(mask) == jax.tree.structure(densities)
     leaves = zip(jax.tree.leaves(mask), jax.tree.leaves(densities), strict=True)
-    return [select.round_count(density, leaf.size) for leaf, density in leaves]
+    return [topk.round_count(density, leaf.size) for leaf, density in leaves]
 
 
 def erdos_renyi(shapes, density, last_two, power, forced):

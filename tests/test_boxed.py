@@ -8,7 +8,9 @@ import optax
 import pytest
 from flax import nnx
 
-from lth import allocation, dynamic, masks, rules, structure
+from lth import dynamic, masks
+from lth.dynamic import rules
+from lth.masks import allocation, structure
 
 
 class Net(nnx.Module):
@@ -81,7 +83,7 @@ def test_masks_of_boxes_do_what_masks_do(params):
         moved = masks.shuffle(kept, jax.random.key(0), scope)
         assert int(masks.count(moved)) == 10
     assert float(masks.overlap(kept, kept)) == 1
-    assert masks.paths(masks.nothing(params)) == []
+    assert masks.paths(masks.unmasked(params)) == []
     share = allocation.by_path(mask, 0.5, {"output": 1.0})
     assert int(masks.count(masks.keep_top(scores, mask, share))) == 12 + 16
     er = allocation.erdos_renyi(mask, 0.5)

@@ -10,21 +10,11 @@ import optax
 import pytest
 from scipy.stats import spearmanr
 
-from lth import (
-    allocation,
-    criteria,
-    data,
-    dynamic,
-    masks,
-    models,
-    packing,
-    rules,
-    schedules,
-    structure,
-    supermask,
-    train,
-)
+from lth import criteria, data, dynamic, masks, models, supermask, train
+from lth.compress import packing
 from lth.data import generated
+from lth.dynamic import rules
+from lth.masks import allocation, schedules, structure
 
 
 class Trained:
@@ -41,7 +31,7 @@ class Trained:
         self.params = []
         for seed in range(seeds):
             state = train.init_state(self.model.init, tx, jax.random.key(seed))
-            nothing, key = masks.nothing(state.params), jax.random.key(100 + seed)
+            nothing, key = masks.unmasked(state.params), jax.random.key(100 + seed)
             state, _ = step(state, nothing, self.splits.train, key, steps)
             self.params.append(state.params)
 
@@ -213,10 +203,10 @@ def test_l0_gates_zero_most_of_a_network_at_little_loss():
     loss, measure = train.classification(learned.model.apply)
     tx = optax.adam(optax.cosine_decay_schedule(1e-2, 2500))
     sample = data.make_sample(60, len(dense.splits.train.label))
-    charged = supermask.charged(loss, learned, 20.0)
+    charged = supermask.penalised(loss, learned, 20.0)
     step = jax.jit(train.make_train(charged, sample, tx))
     state = train.init_state(learned.model.init, tx, jax.random.key(0))
-    nothing, key = masks.nothing(state.params), jax.random.key(9)
+    nothing, key = masks.unmasked(state.params), jax.random.key(9)
     state, _ = step(state, nothing, dense.splits.train, key, 2500)
     assert masks.density(learned.choose(state.params, state.stats, key)) <= 0.2
     found = measure(state.params, state.stats, dense.splits.test)["accuracy"]
@@ -235,7 +225,7 @@ def pruned(params, schedule, tx, loss, learned, batch, key):
     opt_state = tx.init(params)
     start = dynamic.masked(params, opt_state)
     state = train.TrainState(jnp.int32(0), start, {}, opt_state)
-    return step(state, masks.nothing(start), learned, key, STEPS)[0].params
+    return step(state, masks.unmasked(start), learned, key, STEPS)[0].params
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import lth
-from lth import cli, store
+from lth.cli import main
+from lth.lab import store
 
 FAST = (
     "--model.widths 8 --steps 20it --eval-every 10it --levels 1 --replicates 2 "
@@ -20,7 +21,7 @@ FAST = (
 
 
 def lth_run(*args, folder):
-    return cli.command(["run", "digits", *FAST, "--runs", str(folder), *args])
+    return main.command(["run", "digits", *FAST, "--runs", str(folder), *args])
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,9 @@ def test_a_run_tells_what_it_found(tmp_path, capsys):
 
 
 def test_show_and_list(finished, capsys):
-    assert cli.command(["show", str(finished)]) == 0
+    assert main.command(["show", str(finished)]) == 0
     assert "early stop" in capsys.readouterr().out
-    assert cli.command(["list", "--runs", str(finished.parent)]) == 0
+    assert main.command(["list", "--runs", str(finished.parent)]) == 0
     out = capsys.readouterr().out
     assert "lenet-mnist-sgd" in out
     assert "figures 1, 3 and 4" in out
@@ -66,7 +67,7 @@ def test_the_report_is_one_file_that_needs_no_other(finished, tmp_path, capsys):
     other = next((tmp_path / "runs").iterdir())
     capsys.readouterr()
     page = tmp_path / "page.html"
-    assert cli.command(["report", str(finished), str(other), "--out", str(page)]) == 0
+    assert main.command(["report", str(finished), str(other), "--out", str(page)]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text()
     assert text.count("<svg") == 4
@@ -81,13 +82,13 @@ def test_the_report_is_one_file_that_needs_no_other(finished, tmp_path, capsys):
 
 def test_a_run_is_not_drawn_twice(finished, tmp_path, capsys):
     page = str(tmp_path / "page.html")
-    assert cli.command(["report", str(finished), str(finished), "--out", page]) == 2
+    assert main.command(["report", str(finished), str(finished), "--out", page]) == 2
     assert f"two runs are called {finished.name}" in capsys.readouterr().err
 
 
 def test_help_names_every_field_without_importing_jax():
     code = (
-        "import sys; from lth import cli\n"
+        "import sys; from lth.cli import main as cli\n"
         "try: cli.command(['run', 'digits', '--help'])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "assert 'jax' not in sys.modules"
@@ -131,7 +132,7 @@ def test_what_cannot_be_run_is_refused_with_exit_code_2(
     args, message, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert cli.command(args) == 2
+    assert main.command(args) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -145,7 +146,7 @@ def test_what_cannot_be_run_is_refused_with_exit_code_2(
 )
 def test_unknown_flags_and_choices_exit_with_2(args, hint, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.command(["run", "digits", *args])
+        main.command(["run", "digits", *args])
     assert stop.value.code == 2
     assert hint in capsys.readouterr().err
 
@@ -160,7 +161,7 @@ def test_missing_data_exits_with_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("LTH_DATA", raising=False)
     args = ["run", "lenet-mnist", "--data-dir", str(tmp_path / "none")]
-    assert cli.command([*args, "--runs", str(tmp_path / "runs")]) == 2
+    assert main.command([*args, "--runs", str(tmp_path / "runs")]) == 2
     assert "Put these files there" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
@@ -175,7 +176,7 @@ def test_a_folder_that_cannot_be_written_exits_with_5(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert lth_run(folder=tmp_path / "file") == 5
     assert "cannot write" in capsys.readouterr().err
-    assert cli.command(["show", str(tmp_path)]) == 5
+    assert main.command(["show", str(tmp_path)]) == 5
     assert "is not a run" in capsys.readouterr().err
 
 
@@ -194,7 +195,7 @@ def test_signals_end_a_run_cleanly(tmp_path, number):
     # A job in a shell's background is born deaf to Ctrl-C; this one must hear it.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from lth.cli import main; main()"
+        "from lth.cli.main import main; main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "run", "digits", *args],

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from lth import _compiler
+from lth.lab import compiler
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 # A vmapped product and sum of squares: of the 40 001 rows, jaxlib 0.10.2 alone has
@@ -39,7 +39,7 @@ def test_the_canary_sings_right_once_lth_is_imported():
 
 
 @pytest.mark.skipif(
-    _compiler.version() != "0.10.2", reason="this jaxlib is not the one that is wrong"
+    compiler.version() != "0.10.2", reason="this jaxlib is not the one that is wrong"
 )
 def test_without_the_guard_the_canary_fails():
     done = run(CANARY)
@@ -48,22 +48,22 @@ def test_without_the_guard_the_canary_fails():
 
 
 def test_the_users_flags_stay(monkeypatch):
-    monkeypatch.setattr(_compiler, "version", lambda: "0.10.2")
-    monkeypatch.setattr(_compiler, "started", lambda: False)
+    monkeypatch.setattr(compiler, "version", lambda: "0.10.2")
+    monkeypatch.setattr(compiler, "started", lambda: False)
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/tmp/x")
-    _compiler.guard()
-    assert _compiler.os.environ["XLA_FLAGS"] == f"--xla_dump_to=/tmp/x {FLAG}=-reduce"
-    _compiler.guard()  # a second time changes nothing
-    assert _compiler.os.environ["XLA_FLAGS"] == f"--xla_dump_to=/tmp/x {FLAG}=-reduce"
-    assert "not fused" in _compiler.note()
+    compiler.guard()
+    assert compiler.os.environ["XLA_FLAGS"] == f"--xla_dump_to=/tmp/x {FLAG}=-reduce"
+    compiler.guard()  # a second time changes nothing
+    assert compiler.os.environ["XLA_FLAGS"] == f"--xla_dump_to=/tmp/x {FLAG}=-reduce"
+    assert "not fused" in compiler.note()
 
 
 def test_a_jaxlib_without_a_known_fault_gets_no_flag(monkeypatch):
-    monkeypatch.setattr(_compiler, "version", lambda: "0.12.0.1")
+    monkeypatch.setattr(compiler, "version", lambda: "0.12.0.1")
     monkeypatch.setenv("XLA_FLAGS", "")
-    _compiler.guard()
-    assert _compiler.os.environ["XLA_FLAGS"] == ""
-    assert _compiler.note() == ""
+    compiler.guard()
+    assert compiler.os.environ["XLA_FLAGS"] == ""
+    assert compiler.note() == ""
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_a_jaxlib_without_a_known_fault_gets_no_flag(monkeypatch):
     [("", True), ("-reduce", True), ("-dot,-reduce", True), ("+reduce", False)],
 )
 def test_a_users_value_of_the_flag_is_kept_and_judged(monkeypatch, value, good):
-    monkeypatch.setattr(_compiler, "version", lambda: "0.10.2")
+    monkeypatch.setattr(compiler, "version", lambda: "0.10.2")
     monkeypatch.setenv("XLA_FLAGS", f"{FLAG}={value}")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        _compiler.guard()
-    assert _compiler.os.environ["XLA_FLAGS"] == f"{FLAG}={value}"
+        compiler.guard()
+    assert compiler.os.environ["XLA_FLAGS"] == f"{FLAG}={value}"
     assert bool(said) != good
     assert all("39103" in str(w.message) for w in said)
 
@@ -85,9 +85,9 @@ def test_a_guard_that_comes_too_late_says_so():
     code = """
 import jax
 jax.devices()
-from lth import _compiler
-_compiler.FAULTS = {_compiler.version(): next(iter(_compiler.FAULTS.values()))}
-_compiler.guard()
+from lth.lab import compiler
+compiler.FAULTS = {compiler.version(): next(iter(compiler.FAULTS.values()))}
+compiler.guard()
 """
     done = run(code)
     assert done.returncode == 0

@@ -6,18 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from lth import (
-    checks,
-    config,
-    data,
-    learners,
-    manifest,
-    models,
-    networks,
-    notation,
-    presets,
-)
-from lth.config import ConfigError, Experiment
+from lth import data, models
+from lth.lab import config
+from lth.lab.build import learners, networks
+from lth.lab.config import ConfigError, Experiment, identity, parse, presets, validate
 
 STEPS = [
     ("500it", 500),
@@ -31,7 +23,7 @@ STEPS = [
 
 @pytest.mark.parametrize(("text", "steps"), STEPS)
 def test_step_grammar(text, steps):
-    assert notation.parse_steps(text, epoch=7, flag="--steps") == steps
+    assert parse.parse_steps(text, epoch=7, flag="--steps") == steps
 
 
 @pytest.mark.parametrize(
@@ -41,7 +33,7 @@ def test_what_is_no_number_of_steps(text):
     with pytest.raises(
         ConfigError, match=r"--steps is a number of steps such as 500it"
     ):
-        notation.parse_steps(text, epoch=7, flag="--steps")
+        parse.parse_steps(text, epoch=7, flag="--steps")
 
 
 def fields(kind, prefix=()):
@@ -78,7 +70,7 @@ def test_the_id_covers_what_changes_the_result_and_nothing_else(path):
     base = replace(Experiment(), prune=config.Prune(rates="a=0.1"))
     value = {**dict(fields(Experiment)), ("prune", "rates"): "a=0.1"}[path]
     other = changed(base, path, another(path, value))
-    same = manifest.identity(other) == manifest.identity(base)
+    same = identity.identity(other) == identity.identity(base)
     assert same == (path[0] in config.EXTENDING)
 
 
@@ -95,21 +87,21 @@ def test_spellings_of_one_value_are_one_run():
         optimizer=config.Optimizer(momentum=0.0, milestones="100it,2ep0it"),
         prune=config.Prune(rates="b=.2,a=.1"),
     )
-    assert manifest.identity(a) == manifest.identity(b)
+    assert identity.identity(a) == identity.identity(b)
 
 
 def test_a_field_that_is_newer_than_a_run_has_its_default_there():
     """So runs of an older lth are opened, and have the id they had."""
     experiment = replace(Experiment(), batch_size=61)
-    stored = manifest.as_dict(experiment)
+    stored = identity.as_dict(experiment)
     del stored["levels"], stored["model"]["width"]
-    assert manifest.from_dict(stored) == experiment
+    assert identity.from_dict(stored) == experiment
 
 
 def test_a_run_remembers_the_most_that_was_asked_of_it():
     old = replace(Experiment(), levels=9, controls="shuffle", checkpoint_at="5it")
     new = replace(Experiment(), levels=3, controls="reinit,shuffle")
-    whole = manifest.extended(new, old)
+    whole = identity.extended(new, old)
     assert (whole.levels, whole.controls) == (9, "shuffle,reinit")
     assert whole.checkpoint_at == "5it"
 
@@ -120,9 +112,9 @@ LEARNED = [f"{p}-{m}" for p, methods in presets.SUPERMASKS.items() for m in meth
 @pytest.mark.parametrize("name", [*presets.PRESETS, *LEARNED])
 def test_presets_are_sound_and_survive_json(name):
     experiment = presets.named(name).experiment
-    checks.check(experiment)
-    stored = json.loads(json.dumps(manifest.as_dict(experiment)))
-    assert manifest.from_dict(stored) == experiment
+    validate.check(experiment)
+    stored = json.loads(json.dumps(identity.as_dict(experiment)))
+    assert identity.from_dict(stored) == experiment
 
 
 def test_choices_name_what_exists():
@@ -272,16 +264,16 @@ def test_settings_out_of_range_are_refused(change, message):
         )
         experiment = replace(experiment, **{name: new})
     with pytest.raises(ConfigError, match=message):
-        checks.check(experiment)
+        validate.check(experiment)
 
 
 def test_stored_configurations_are_not_trusted():
-    stored = manifest.as_dict(Experiment())
+    stored = identity.as_dict(Experiment())
     with pytest.raises(ConfigError, match="unknown fields: extra"):
-        manifest.from_dict({**stored, "extra": 1})
+        identity.from_dict({**stored, "extra": 1})
     with pytest.raises(ConfigError, match=r"config.levels cannot be 'many'"):
-        manifest.from_dict({**stored, "levels": "many"})
+        identity.from_dict({**stored, "levels": "many"})
     with pytest.raises(ConfigError, match=r"config.rewind.mode cannot be 'back'"):
-        manifest.from_dict({**stored, "rewind": {**stored["rewind"], "mode": "back"}})
+        identity.from_dict({**stored, "rewind": {**stored["rewind"], "mode": "back"}})
     with pytest.raises(ConfigError, match=r"config.data is a table of fields; got 3"):
-        manifest.from_dict({**stored, "data": 3})
+        identity.from_dict({**stored, "data": 3})

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lth import data, masks, rewind, train
+from lth import data, masks, train
 from lth.criteria import history
+from lth.lottery import rewind
 from tests.conftest import assert_same, make_problem, plain_mlp
 
 INF = np.inf

@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 
 import lth
-from lth import checkpoint, cli, data, store, tasks
+from lth import data
+from lth.cli import main
 from lth.data import cifar
-from lth.presets import PRESETS
+from lth.lab import store
+from lth.lab.build import tasks
+from lth.lab.config.presets import PRESETS
+from lth.lab.store import checkpoint
 
 FAST = (
     "--model.widths 8 --steps 20it --eval-every 10it --levels 1 --replicates 2".split()
@@ -25,7 +29,7 @@ FAST = (
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    assert cli.command(["run", "digits", *FAST, "--quiet", "--runs", str(folder)]) == 0
+    assert main.command(["run", "digits", *FAST, "--quiet", "--runs", str(folder)]) == 0
     return next(folder.glob("digits-*"))
 
 
@@ -37,7 +41,7 @@ def run(whole, tmp_path):
 @pytest.mark.parametrize("name", ["lenet5", "conv8", "vgg11"])
 def test_a_network_that_images_are_too_small_for(name, tmp_path, capsys):
     args = ["--model.name", name, "--model.width", "0.1", "--runs", str(tmp_path)]
-    assert cli.command(["run", "digits", *args]) == 2
+    assert main.command(["run", "digits", *args]) == 2
     said = capsys.readouterr().err
     assert f"--model.name {name} does not fit examples of shape (8, 8, 1)" in said
     assert "--data.name digits: no 2 x 2 window" in said
@@ -47,7 +51,7 @@ def test_a_network_that_images_are_too_small_for(name, tmp_path, capsys):
 def test_images_without_any_pixel(monkeypatch):
     black = data.Dataset(np.zeros((9, 8, 8, 1), np.uint8), np.arange(9, dtype=np.int32))
     monkeypatch.setattr(tasks.data, "load", lambda *_: data.Splits(black, black, black))
-    e = cli.RunFlags(PRESETS["digits"].experiment).experiment
+    e = main.RunFlags(PRESETS["digits"].experiment).experiment
     e = type(e)(**{**vars(e), "batch_size": 3})
     with pytest.raises(
         data.DataError, match="all pixels of the training images of dig"
@@ -60,9 +64,9 @@ def test_a_report_does_without_the_environment(run, content, capsys):
     (run / "environment.json").unlink()
     if content is not None:
         (run / "environment.json").write_bytes(content)
-    assert cli.command(["report", str(run)]) == 0
+    assert main.command(["report", str(run)]) == 0
     args = ["--runs", str(run.parent), "--quiet"]
-    code = cli.command(["run", "digits", *FAST, *args])
+    code = main.command(["run", "digits", *FAST, *args])
     assert code == (0 if content is None else 5)
     if content is not None:
         assert "Move it away and give the same" in capsys.readouterr().err
@@ -74,15 +78,15 @@ def test_odd_examples(run, odd, capsys):
     at = text.index('"examples"')
     end = text.index('"config"', at)
     (run / "config.json").write_text(f'{text[:at]}"examples": {odd}, {text[end:]}')
-    assert cli.command(["show", str(run)]) == 5
+    assert main.command(["show", str(run)]) == 5
     assert "examples are a shape and a number of classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a,b\n1,2\n"])
 def test_a_table_that_is_none(run, content, capsys):
     (run / "table.csv").write_bytes(content)
-    assert cli.command(["show", str(run)]) == 5
-    assert cli.command(["run", "digits", *FAST, "--runs", str(run.parent)]) == 5
+    assert main.command(["show", str(run)]) == 5
+    assert main.command(["run", "digits", *FAST, "--runs", str(run.parent)]) == 5
     assert capsys.readouterr().err.count("table.csv is damaged") == 2
 
 
@@ -101,7 +105,7 @@ def test_the_disk_fails_inside_orbax(tmp_path, number, monkeypatch):
 
 def test_a_backslash_in_a_name_is_refused_before_anything_is_written(tmp_path, capsys):
     folder = tmp_path / r"a\b"
-    assert cli.command(["run", "digits", *FAST, "--runs", str(folder)]) == 5
+    assert main.command(["run", "digits", *FAST, "--runs", str(folder)]) == 5
     said = capsys.readouterr().err
     assert "a backslash in a folder's name is taken for a slash" in said
     assert "Delete" not in said
@@ -125,7 +129,7 @@ def test_a_dollar_sign_in_the_names_of_two_runs(run, tmp_path):
     names = ["pay $x_{", "$5 and $6^"]
     paths = [str(shutil.copytree(run, tmp_path / name)) for name in names]
     page = str(tmp_path / "page.html")
-    assert cli.command(["report", *paths, "--out", page]) == 0
+    assert main.command(["report", *paths, "--out", page]) == 0
 
 
 def test_an_archive_with_holes(tmp_path):

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 import lth
-from lth import build, cli, config, experiment, store
+from lth.cli import main
+from lth.lab import config, runner, store
+from lth.lab.build import assemble
 from tests.conftest import assert_same
 from tests.devices_worker import FLAGS, SMALL
 
@@ -70,7 +72,7 @@ MODES = ["weights", "learning_rate", "finetune", "weights_low_rate", "reinit"]
 def test_training_uses_up_its_own_states_and_never_the_early_one(
     mode, tmp_path, monkeypatch, recwarn
 ):
-    inner, checkpoints = build.build, experiment._checkpoints
+    inner, checkpoints = assemble.build, runner._checkpoints
     saved, given, early = [], [], []
 
     def spied(*args):
@@ -86,13 +88,13 @@ def test_training_uses_up_its_own_states_and_never_the_early_one(
         early.append(checkpoints(*args))
         return early[0]
 
-    monkeypatch.setattr(build, "build", spied)
-    monkeypatch.setattr(experiment, "_checkpoints", kept)
+    monkeypatch.setattr(assemble, "build", spied)
+    monkeypatch.setattr(runner, "_checkpoints", kept)
     monkeypatch.setattr(store, "save", lambda run, ticket, _: saved.append(ticket))
-    monkeypatch.setattr(experiment, "_failures", lambda *_: {})
+    monkeypatch.setattr(runner, "_failures", lambda *_: {})
     falling = replace(SMALL.optimizer, milestones="3it")  # what rewinding rates needs
     e = replace(SMALL, optimizer=falling, rewind=config.Rewind(mode=mode, to="2it"))
-    path = experiment.run(e, "small", tmp_path).path
+    path = runner.run(e, "small", tmp_path).path
     stored = store.load_tree(path, "early", {"state": early[0]})["state"]
     assert_same(early[0], stored)
     assert len(given) == 1 + 2 * 2  # to the rewind point, and to two stops each level
@@ -106,7 +108,7 @@ def test_training_uses_up_its_own_states_and_never_the_early_one(
 
 def test_weights_stay_float32_where_the_arithmetic_is_bfloat16(tmp_path):
     e = replace(SMALL, model=replace(SMALL.model, compute="bfloat16"), levels=0)
-    state = lth.open_run(experiment.run(e, "small", tmp_path).path).ticket(0).state
+    state = lth.open_run(runner.run(e, "small", tmp_path).path).ticket(0).state
     assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"float32"}
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
@@ -115,7 +117,7 @@ def test_blocks_that_are_made_again_change_nothing(tmp_path):
     vit = config.Model(name="vit", depth=1, width=0.1)
     e = replace(SMALL, model=vit, replicates=1, levels=0)
     plain, again = (
-        lth.open_run(experiment.run(replace(e, model=m), "small", tmp_path).path)
+        lth.open_run(runner.run(replace(e, model=m), "small", tmp_path).path)
         for m in (vit, replace(vit, remat=True))
     )
     a, b = (run.ticket(0).state.params for run in (plain, again))
@@ -153,11 +155,11 @@ def test_streamed_images_run_stop_and_go_on_to_the_same_bits(folders, tmp_path):
         replicates=1,
         levels=2,
     )
-    whole = experiment.run(e, "small", tmp_path / "whole", folders).path
+    whole = runner.run(e, "small", tmp_path / "whole", folders).path
     moved = folders.rename(tmp_path / "moved")
     one = replace(e, levels=1)
-    experiment.run(one, "small", tmp_path / "parts", moved)
-    parts = experiment.run(e, "small", tmp_path / "parts", moved).path
+    runner.run(one, "small", tmp_path / "parts", moved)
+    parts = runner.run(e, "small", tmp_path / "parts", moved).path
     assert whole.name == parts.name
     assert (whole / "table.csv").read_bytes() == (parts / "table.csv").read_bytes()
     for level in range(3):
@@ -180,7 +182,7 @@ def test_streamed_images_run_stop_and_go_on_to_the_same_bits(folders, tmp_path):
     ],
 )
 def test_bad_processes_are_refused_before_any_connects(flags, message, capsys):
-    assert cli.command(["run", "digits", *flags.split()]) == 2
+    assert main.command(["run", "digits", *flags.split()]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 
@@ -257,7 +259,7 @@ def test_programs_are_kept_beside_the_runs_and_give_buffers_up_quietly(many, sta
 
 
 def test_two_processes_share_the_replicates(joined, tmp_path, capsys):
-    assert cli.command(["run", "digits", *FLAGS.split(), "--runs", str(tmp_path)]) == 0
+    assert main.command(["run", "digits", *FLAGS.split(), "--runs", str(tmp_path)]) == 0
     assert re.search(
         r"time +[\d.]+ s, and [\d.]+ s of compiling", capsys.readouterr().out
     )

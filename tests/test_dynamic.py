@@ -9,16 +9,9 @@ import optax
 import optax.contrib
 import pytest
 
-from lth import (
-    allocation,
-    branch,
-    dynamic,
-    masks,
-    models,
-    rules,
-    schedules,
-    structure,
-)
+from lth import dynamic, masks, models
+from lth.dynamic import rules
+from lth.masks import allocation, refresh, schedules, structure
 from tests.conftest import assert_same, make_problem, plain_mlp
 
 STEPS = 40
@@ -65,7 +58,7 @@ def steps_of(rule, tx=None, count=STEPS):
     problem = make_problem(lively(), tx)
     params = dynamic.masked(problem.early.params, problem.early.opt_state)
     states = [problem.early._replace(params=params)]
-    nothing = masks.nothing(params)
+    nothing = masks.unmasked(params)
     for _ in range(count):
         state, _ = problem.train(states[-1], nothing, 1)
         states.append(state)
@@ -143,7 +136,7 @@ def test_masks_change_at_the_rule_s_steps_and_nowhere_else(trained):
 def test_the_whole_is_one_program_and_any_split_of_it_the_same(trained):
     _, _, problem, states = trained
     traces = len(problem.traces)
-    whole, _ = problem.train(states[0], masks.nothing(states[0].params), STEPS)
+    whole, _ = problem.train(states[0], masks.unmasked(states[0].params), STEPS)
     assert_same(whole.params, states[-1].params)
     assert_same(whole.opt_state, states[-1].opt_state)
     assert len(problem.traces) == traces == 1
@@ -435,7 +428,7 @@ def test_replicates_choose_together_and_each_as_it_would_alone():
 
 def test_replicates_out_of_step_change_each_in_its_time():
     def doubled(now, value):
-        return branch.if_any(now, jnp.add, value, value)
+        return refresh.cond_any(now, jnp.add, value, value)
 
     found = jax.vmap(doubled)(jnp.array([True, False, True]), jnp.arange(1, 4))
     assert found.tolist() == [2, 2, 6]

@@ -5,9 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from lth import checks, networks, presets, ranking
-from lth.checks import effects, learning
-from lth.config import ConfigError, Experiment, Learn, Model, Optimizer
+from lth.lab.build import networks, ranking
+from lth.lab.config import (
+    ConfigError,
+    Experiment,
+    Learn,
+    Model,
+    Optimizer,
+    presets,
+    validate,
+)
+from lth.lab.config.validate import effects, learning
 
 
 def leaves(kind, prefix=""):
@@ -133,22 +141,22 @@ def test_the_tables_speak_of_every_field():
 
 @pytest.mark.parametrize(("path", "value", "looked_at", "passed_over"), SOMETIMES)
 def test_a_field_without_effect_is_refused(path, value, looked_at, passed_over):
-    checks.check(changed(Experiment(), {**looked_at, path: value}))
+    validate.check(changed(Experiment(), {**looked_at, path: value}))
     bare = changed(Experiment(), passed_over)
     if "optimizer.drop" not in str(passed_over):  # which alone has no effect either
-        checks.check(bare)
+        validate.check(bare)
     last = path.replace("_", "-").split(".")[-1]
     with pytest.raises(ConfigError, match=f"{last}|--learn.optimizer goes with"):
-        checks.check(changed(bare, {path: value}))
+        validate.check(changed(bare, {path: value}))
 
 
 def test_refusals_say_what_to_give_instead():
     wide = Experiment(model=Model(name="conv2", widths=(3,)))
     with pytest.raises(ConfigError, match=r"or give --model.widths 300,100$"):
-        checks.check(wide)
+        validate.check(wide)
     falls = Experiment(optimizer=Optimizer(milestones="5it", drop=1.0))
     with pytest.raises(ConfigError, match=r"or give --optimizer.milestones ''$"):
-        checks.check(falls)
+        validate.check(falls)
 
 
 def test_what_the_table_says_of_networks_and_criteria_is_so():
@@ -173,7 +181,7 @@ def _looks_at_data(criterion):
     def ask(*args):
         raise Asked
 
-    view = ranking.View(*[None] * len(ranking.View._fields))
+    view = ranking.Inputs(*[None] * len(ranking.Inputs._fields))
     try:
         criterion(view._replace(batches=ask, inputs=ask, state=_Anything()))
     except Asked:
@@ -190,5 +198,5 @@ class _Anything:
 def test_presets_have_no_field_without_effect():
     learned = [p for methods in presets.SUPERMASKS.values() for p in methods.values()]
     for preset in [*presets.PRESETS.values(), *learned]:
-        checks.check(preset.experiment)
+        validate.check(preset.experiment)
     assert Learn() == Experiment().learn

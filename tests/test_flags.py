@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import tyro
 
-from lth import cli, flags
-from lth.config import ConfigError
-from lth.presets import PRESETS
+from lth.cli import flags, main
+from lth.lab.config import ConfigError
+from lth.lab.config.presets import PRESETS
 
 MEANT = [
     ("--seed", ["--first-replicate"]),
@@ -27,7 +27,7 @@ MEANT = [
 
 @pytest.mark.parametrize(("typed", "meant"), MEANT)
 def test_an_unknown_flag_names_what_was_meant_and_its_help(typed, meant, capsys):
-    assert cli.command(["run", "digits", typed, "3"]) == 2
+    assert main.command(["run", "digits", typed, "3"]) == 2
     first, *rest = capsys.readouterr().err.splitlines()
     assert first == f"lth: there is no flag {typed}; perhaps it is"
     assert [line.split()[0] for line in rest][: len(meant)] == meant
@@ -35,14 +35,14 @@ def test_an_unknown_flag_names_what_was_meant_and_its_help(typed, meant, capsys)
 
 
 def test_flags_that_are_not_needed_or_mean_nothing(capsys):
-    assert cli.command(["run", "digits", "--resume"]) == 2
+    assert main.command(["run", "digits", "--resume"]) == 2
     assert "the same command continues a run" in capsys.readouterr().err
-    assert cli.command(["run", "digits", "--xyzzy=3"]) == 2
+    assert main.command(["run", "digits", "--xyzzy=3"]) == 2
     assert "no flag --xyzzy; --help lists" in capsys.readouterr().err
 
 
 def test_every_name_in_the_table_leads_to_a_flag_that_is_there():
-    there = flags.describe(cli.RunFlags)
+    there = flags.describe(main.RunFlags)
     assert set(flags.MEANT.values()) <= set(there)
     assert not {f"--{name}" for name in (*flags.MEANT, *flags.NEEDLESS)} & set(there)
     assert set(flags.TEXTS) <= set(there)
@@ -50,10 +50,10 @@ def test_every_name_in_the_table_leads_to_a_flag_that_is_there():
 
 
 def parsed(*args):
-    default = cli.RunFlags(PRESETS["digits"].experiment)
-    listed = flags.read(list(args), cli.RunFlags)
+    default = main.RunFlags(PRESETS["digits"].experiment)
+    listed = flags.read(list(args), main.RunFlags)
     options = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(cli.RunFlags, args=listed, default=default, config=options)
+    return tyro.cli(main.RunFlags, args=listed, default=default, config=options)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_lists_are_written_with_commas_or_spaces(args):
 
 def test_help_has_no_line_broken_where_the_source_is(capsys):
     with pytest.raises(SystemExit):
-        cli.command(["run", "digits", "--help"])
+        main.command(["run", "digits", "--help"])
     text = capsys.readouterr().out
-    for flag, sentence in flags.describe(cli.RunFlags).items():
+    for flag, sentence in flags.describe(main.RunFlags).items():
         lines = re.findall(rf"│ {re.escape(flag)} .*?(?=│ --|╰)", text, re.DOTALL)
         words = [line.strip("│ ").split() for line in "".join(lines).splitlines()[1:]]
         for line, following in itertools.pairwise(words):
@@ -96,10 +96,10 @@ def test_one_network_has_one_name(monkeypatch):
         asked.append((name, prog))
         return 0
 
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(main, "_run", run)
     for name in ("conv2", "conv2-cifar10"):
-        assert cli.command(["run", name]) == 0
-        assert cli.command(["supermask", name, "movement"]) == 0
+        assert main.command(["run", name]) == 0
+        assert main.command(["supermask", name, "movement"]) == 0
     assert asked[0] == asked[2] == ("conv2", "lth run conv2")
     # Runs of before are found: their folders have the long name.
     wanted = ("conv2-cifar10-movement", "lth supermask conv2 movement")
@@ -113,15 +113,15 @@ def test_a_run_is_found_by_the_name_that_a_list_shows(tmp_path, monkeypatch):
         (tmp_path / "runs" / name / "config.json").write_text("{}")
     runs = Path("runs")
     found = runs / "digits-8d5160d171"
-    assert cli._located(Path("digits-8d5160d171"), runs) == found
-    assert cli._located(Path("digits-8d51…"), runs) == found
-    assert cli._located(Path("digits-8d51"), runs) == found
-    assert cli._located(found, runs) == found
-    assert cli._located(Path("digits-7"), runs) == Path("digits-7")
+    assert main._located(Path("digits-8d5160d171"), runs) == found
+    assert main._located(Path("digits-8d51…"), runs) == found
+    assert main._located(Path("digits-8d51"), runs) == found
+    assert main._located(found, runs) == found
+    assert main._located(Path("digits-7"), runs) == Path("digits-7")
     with pytest.raises(ConfigError, match="may be digits-8d5160d171, digits-8d9999"):
-        cli._located(Path("digits-8d"), runs)
+        main._located(Path("digits-8d"), runs)
 
 
 def test_a_report_into_a_folder_is_told_a_file(tmp_path, capsys):
-    assert cli.command(["report", "run", "--out", str(tmp_path)]) == 2
+    assert main.command(["report", "run", "--out", str(tmp_path)]) == 2
     assert f"is a folder; give --out {tmp_path}/report.html" in capsys.readouterr().err

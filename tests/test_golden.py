@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 import lth
-from lth import experiment, store
-from lth.presets import PRESETS, SUPERMASKS
+from lth.lab import runner, store
+from lth.lab.config.presets import PRESETS, SUPERMASKS
 
 FILE = Path(__file__).with_name("golden.json")
 DIGITS = PRESETS["digits"].experiment.data
@@ -87,7 +87,7 @@ def kept(mask) -> list[int]:
 
 def facts(name: str, folder: Path) -> dict:
     """What a run holds: digests of its tickets and table, counts and accuracies."""
-    run = lth.open_run(experiment.run(RUNS[name], name, folder).path)
+    run = lth.open_run(runner.run(RUNS[name], name, folder).path)
     tickets = {
         f"{variant} {level}": run.ticket(level, variant)
         for variant, level in sorted(store.stored(run.path))

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import lth
-from lth import checkpoint, store
+from lth.lab import store
+from lth.lab.store import checkpoint
 
 FLAGS = (
     "run digits --model.widths 16 --steps 400it --eval-every 100it --levels 4 "
@@ -19,7 +20,8 @@ FLAGS = (
 # A job in the background is born deaf to Ctrl-C; this one must hear it.
 CODE = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "from lth import interrupt; interrupt.listen(); print('listening', flush=True)\n"
+    "from lth.cli import interrupt; interrupt.listen()\n"
+    "print('listening', flush=True)\n"
     "from lth.__main__ import main; main()"
 )
 
@@ -96,7 +98,7 @@ def test_ctrl_c_in_a_terminal_ends_cleanly_and_the_run_goes_on_to_the_same_bits(
 
 def test_a_program_in_which_python_hears_nothing_is_left_all_the_same():
     code = (
-        "import hashlib; from lth import interrupt\n"
+        "import hashlib; from lth.cli import interrupt\n"
         "interrupt.GRACE = 0.3; interrupt.listen(); print('listening', flush=True)\n"
         "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)  # an hour"
     )

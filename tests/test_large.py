@@ -13,21 +13,13 @@ import numpy as np
 import optax
 import pytest
 
-from lth import (
-    accounting,
-    actions,
-    allocation,
-    criteria,
-    dynamic,
-    masks,
-    rules,
-    schedules,
-    structure,
-    superposition,
-    train,
-)
+from lth import criteria, dynamic, masks, train
+from lth.analysis import cost
 from lth.criteria import history, obs
-from lth.supermask import frozen, gated
+from lth.dynamic import rules
+from lth.lottery import starts
+from lth.masks import allocation, schedules, structure
+from lth.supermask import frozen, gated, superposition
 
 SHAPES = {"a": {"kernel": (1009, 991)}, "b": {"kernel": (3, 3, 41, 37)}}
 IS_SHAPE = lambda x: isinstance(x, tuple)  # noqa: E731
@@ -468,9 +460,9 @@ def test_thresholds_by_deviation():
 
 
 def test_what_becomes_of_weights():
-    constant = jax.jit(actions.signed_constant)(tree(0), half())
+    constant = jax.jit(starts.signed_constant)(tree(0), half())
     agree(constant, each(lambda w: np.sign(w) * w.std(), tree(0)), rtol=1e-5)
-    more = jax.jit(actions.rescaled)(tree(0), half())
+    more = jax.jit(starts.rescaled)(tree(0), half())
     right = jax.tree.map(lambda w, m: w * (m.size / m.sum()), doubles(tree(0)), half())
     agree(more, right, rtol=1e-5)
 
@@ -495,6 +487,6 @@ def test_the_entropy_of_many_outputs():
 
 
 def test_sizes_and_multiplications():
-    size = accounting.size(tree(0), half())
+    size = cost.size(tree(0), half())
     kept = sum(int(m.sum()) for m in jax.tree.leaves(half()))
     assert (size.total, size.prunable, size.kept) == (1_013_572, 1_013_572, kept)

@@ -1,85 +1,132 @@
-"""Imports only go down the layers, and the loops know no model and no criterion."""
+"""Imports go down five rows, and each room keeps to its rule."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import lth
 
 ROOT = Path(lth.__file__).parent
-LAYERS = [
-    {
-        "_compiler",
-        "interrupt",
-        "tiles",
-        "branch",
-        "select",
-        "checkpoint",
-        "compilation",
-        "config",
-        "memory",
-    },
-    {"masks", "presets", "notation", "devices"},
-    {"manifest", "checks", "optimizers", "sides", "flags"},
-    {"models", "data", "allocation", "schedules", "results", "criteria"},
-    {"structure", "actions", "accounting", "search", "packing", "superposition"},
-    {"optimizers"},
-    {"train", "plot"},
-    {"rewind", "networks", "reparametrise", "supermask"},
-    {"lottery", "tasks", "dynamic"},
-    {"learners", "rules"},
-    {"ranking"},
-    {"targets"},
-    {"store", "build"},
-    {"runs", "progress"},
-    {"levels", "conclusion"},
-    {"experiment", "report"},
-    {"terminal"},
+ROWS = [
+    {"masks", "models", "data", "results"},
+    {"criteria", "train", "supermask", "compress", "plot"},
+    {"lottery", "dynamic", "analysis"},
+    {"lab"},
     {"cli"},
-    {"__main__"},
 ]
+LAB = [
+    {"compiler"},
+    {"config", "store", "devices"},
+    {"build", "progress"},
+    {"stored", "levels"},
+    {"runner"},
+]
+ENTRIES = ("__init__", "__main__")
+MODULES = {
+    path.relative_to(ROOT): ast.parse(path.read_text()) for path in ROOT.rglob("*.py")
+}
+PATHS = list(MODULES)
 
 
-def room(path):
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def dotted(path: Path) -> str:
+    """A module or package as it is imported, such as `lth.masks.tree`."""
+    return ".".join(["lth", *path.with_suffix("").parts]).removesuffix(".__init__")
 
 
-def imported(tree):
+KNOWN = {dotted(path) for path in PATHS}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules that a module imports: of `from lth.a import b`, b if it is one."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "lth":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-            "lth."
-        ):
-            yield node.module.split(".")[1]
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in KNOWN else str(node.module)
         elif isinstance(node, ast.Import):
-            names = (alias.name for alias in node.names)
-            yield from (n.split(".")[1] for n in names if n.startswith("lth."))
+            yield from (alias.name for alias in node.names)
 
 
-def test_imports_only_go_down():
-    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    modules = [
-        p for p in ROOT.rglob("*.py") if p.name != "__init__.py" or p.parent != ROOT
-    ]
-    assert {room(path) for path in modules} == set(rank)
-    for path in modules:
-        here = room(path)
-        for name in imported(ast.parse(path.read_text())):
-            if name == here:
-                continue
-            assert rank[name] < rank[here], f"{here} imports {name}"
+def ours(path: Path) -> list[list[str]]:
+    """The modules of ours that the module at `path` imports, as parts below `lth`."""
+    names = (name.split(".") for name in imported(MODULES[path]))
+    return [parts[1:] for parts in names if parts[0] == "lth" and len(parts) > 1]
+
+
+def test_imports_go_down_the_rows():
+    rank = {name: i for i, row in enumerate(ROWS) for name in row}
+    rooms = {path.parts[0] for path in PATHS if len(path.parts) > 1}
+    assert rooms == set(rank)
+    for path in PATHS:
+        if len(path.parts) == 1:
+            continue
+        here = path.parts[0]
+        for there, *_ in ours(path):
+            assert there == here or rank[there] < rank[here], f"{path} imports {there}"
+
+
+def test_imports_go_down_inside_the_laboratory():
+    rank = {name: i for i, row in enumerate(LAB) for name in row}
+    for path in PATHS:
+        if path.parts[0] != "lab" or (path.stem == "__init__" and len(path.parts) == 2):
+            continue
+        here = path.parts[1].removesuffix(".py")
+        for parts in ours(path):
+            if parts[0] == "lab" and parts[1] != here:
+                assert rank[parts[1]] < rank[here], f"{path} imports {parts[1]}"
+
+
+def test_nothing_but_the_command_knows_the_laboratory():
+    for path in PATHS:
+        if path.parts[0] in ("lab", "cli", "__init__.py", "__main__.py"):
+            continue
+        assert not [p for p in ours(path) if p[0] in ("lab", "cli")], path
+
+
+def test_the_configuration_needs_neither_jax_nor_the_library():
+    for path in PATHS:
+        if path.parts[:2] != ("lab", "config"):
+            continue
+        assert all(parts[:2] == ["lab", "config"] for parts in ours(path)), path
+        assert not {name.split(".")[0] for name in imported(MODULES[path])} & {
+            "jax",
+            "flax",
+            "optax",
+            "numpy",
+        }, path
 
 
 def test_the_loops_know_no_model_no_data_and_no_criterion():
-    for loop in ("rewind", "lottery"):
-        names = set(imported(ast.parse((ROOT / f"{loop}.py").read_text())))
-        assert not names & {"models", "data", "criteria"}
+    for path in PATHS:
+        if path.parts[0] == "lottery":
+            names = {parts[0] for parts in ours(path)}
+            assert not names & {"models", "data", "criteria"}, path
 
 
 def test_only_results_and_store_write():
-    for path in ROOT.rglob("*.py"):
-        if room(path) in ("results", "store", "checkpoint", "data"):
+    for path, tree in MODULES.items():
+        if path.parts[0] in ("results", "data") or path.parts[:2] == ("lab", "store"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree):
             name = getattr(node, "attr", None)
             assert name not in ("write_text", "write_bytes", "mkdir", "unlink"), path
+
+
+def test_the_front_has_few_doors():
+    doors = {path.parts[0] for path in PATHS if path.stem not in ENTRIES} | {
+        path.parts[0] for path in PATHS if len(path.parts) > 1
+    }
+    assert len(doors) <= 14, sorted(doors)
+
+
+def test_no_package_hides_a_module_behind_a_function_of_its_name():
+    for path, tree in MODULES.items():
+        if path.stem != "__init__":
+            continue
+        modules = {p.stem for p in PATHS if p.parent == path.parent}
+        assert isinstance(tree, ast.Module)
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and f"{node.module}" in KNOWN:
+                names = {alias.asname or alias.name for alias in node.names}
+                functions = {n for n in names if f"{node.module}.{n}" not in KNOWN}
+                assert not functions & modules, path

@@ -8,21 +8,12 @@ import numpy as np
 import pytest
 
 import lth
-from lth import (
-    build,
-    cli,
-    experiment,
-    learners,
-    masks,
-    networks,
-    report,
-    results,
-    supermask,
-    targets,
-    train,
-)
-from lth.config import Experiment, Learn, Model, Optimizer
-from lth.presets import SUPERMASKS
+from lth import masks, results, supermask, train
+from lth.cli import main, report
+from lth.lab import runner
+from lth.lab.build import assemble, learners, networks, targets
+from lth.lab.config import Experiment, Learn, Model, Optimizer
+from lth.lab.config.presets import SUPERMASKS
 from tests.conftest import assert_same
 from tests.test_experiment import StopError, contents, stop_after
 
@@ -43,13 +34,13 @@ def small(method, **fields):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    return experiment.run(SMALL, "small", tmp_path_factory.mktemp("runs")).path
+    return runner.run(SMALL, "small", tmp_path_factory.mktemp("runs")).path
 
 
 def test_the_scores_are_stored_and_the_weights_stayed_as_they_were(unbroken):
     run = lth.open_run(unbroken)
-    learner = build.build(SMALL).learner
-    begun = learner.init(build.keys(run.replicates, build.INIT))
+    learner = assemble.build(SMALL).learner
+    begun = learner.init(assemble.keys(run.replicates, assemble.INIT))
     frozen, ticket = run.learned.stats.weights, run.ticket(0)
     assert_same(frozen, begun.stats.weights)
     assert_same(ticket.state.params, masks.apply(frozen, ticket.mask))
@@ -85,15 +76,15 @@ def test_the_ticket_is_an_ordinary_one(unbroken):
 
 def test_a_finished_run_takes_more_controls(unbroken, tmp_path):
     bare = replace(SMALL, controls="")
-    path = experiment.run(bare, "small", tmp_path).path
+    path = runner.run(bare, "small", tmp_path).path
     assert lth.open_run(path).variants == ["ticket"]
-    assert experiment.run(SMALL, "small", tmp_path).path == path
+    assert runner.run(SMALL, "small", tmp_path).path == path
     assert contents(path)[0] == contents(unbroken)[0]
 
 
 def test_a_run_beside_trained_weights(tmp_path):
     e = small("movement", steps="30it", eval_every="10it", replicates=2)
-    run = lth.open_run(experiment.run(e, "moved", tmp_path).path)
+    run = lth.open_run(runner.run(e, "moved", tmp_path).path)
     scores, ticket = run.learned, run.ticket(0)
     assert isinstance(scores.params, supermask.Gated)
     found = masks.apply(scores.params.weights, ticket.mask)
@@ -107,7 +98,7 @@ def test_a_run_beside_trained_weights(tmp_path):
 
 def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
     e = small("bernoulli", steps="20it", eval_every="20it", replicates=1)
-    run = lth.open_run(experiment.run(e, "drawn", tmp_path).path)
+    run = lth.open_run(runner.run(e, "drawn", tmp_path).path)
     scores = jax.tree.map(lambda x: x[0], run.learned)
     mask = supermask.rounded(scores.params)
     weights = jax.tree.map(
@@ -128,8 +119,8 @@ def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
 @pytest.mark.parametrize("measurements", [1, 3])
 def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
     with pytest.raises(StopError):
-        experiment.run(SMALL, "small", tmp_path, watch=stop_after(measurements))
-    path = experiment.run(SMALL, "small", tmp_path).path
+        runner.run(SMALL, "small", tmp_path, watch=stop_after(measurements))
+    path = runner.run(SMALL, "small", tmp_path).path
     assert contents(path) == contents(unbroken)
 
 
@@ -155,7 +146,7 @@ def test_every_method_moves_what_it_trains_at_the_rates_of_its_preset(method):
     updates, opt_state = tx.update(
         jax.grad(value)(state.params), state.opt_state, state.params
     )
-    gone = masks.nothing(state.params)
+    gone = masks.unmasked(state.params)
     assert_same(train.masked_slots(tx, opt_state, gone), opt_state)
     if isinstance(state.params, supermask.Gated):  # each part at its own rate
         rates = e.optimizer.learning_rate, e.learn.optimizer.learning_rate
@@ -169,7 +160,7 @@ def test_every_method_moves_what_it_trains_at_the_rates_of_its_preset(method):
 def test_a_penalty_that_leaves_nothing_ends_the_run_with_its_name(tmp_path, capsys):
     args = "supermask digits hard_concrete --model.widths 6 --steps 40it --eval-every "
     args += "20it --replicates 1 --learn.penalty 1000 --learn.optimizer.learning-rate 1"
-    assert cli.command([*args.split(), "--quiet", "--runs", str(tmp_path)]) == 3
+    assert main.command([*args.split(), "--quiet", "--runs", str(tmp_path)]) == 3
     error = capsys.readouterr().err
     assert "--learn.penalty 1000 of hard_concrete left no weight at level 0, " in error
 
@@ -177,7 +168,7 @@ def test_a_penalty_that_leaves_nothing_ends_the_run_with_its_name(tmp_path, caps
 def test_a_layer_left_empty_is_named(tmp_path, capsys):
     args = "supermask digits edge_popup --model.widths 6 --steps 20it --eval-every 20it"
     args += " --replicates 1 --learn.keep 0.005 --learn.scope global"
-    assert cli.command([*args.split(), "--runs", str(tmp_path)]) == 0
+    assert main.command([*args.split(), "--runs", str(tmp_path)]) == 0
     error = capsys.readouterr().err
     assert "the mask of replicate 0 keeps nothing of hidden_0/kernel" in error
 
@@ -208,14 +199,14 @@ def test_a_layer_left_empty_is_named(tmp_path, capsys):
     ],
 )
 def test_what_was_mistyped_is_said(args, message, capsys):
-    assert cli.command(["supermask", *args]) == 2
+    assert main.command(["supermask", *args]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_without_a_method_they_are_listed(capsys):
-    assert cli.command(["supermask", "digits"]) == 2
+    assert main.command(["supermask", "digits"]) == 2
     assert "bernoulli, edge_popup, multi_prize" in capsys.readouterr().out
-    assert cli.command(["supermask", "--help"]) == 0
+    assert main.command(["supermask", "--help"]) == 0
 
 
 def test_weights_beside_scores_have_their_own_optimizer():
@@ -232,8 +223,8 @@ def test_weights_beside_scores_have_their_own_optimizer():
 def test_a_run_that_learned_no_mask_has_no_scores(tmp_path):
     e = replace(SMALL, learn=Learn(), controls="", levels=0, steps="2it")
     e = replace(e, eval_every="2it", replicates=1)
-    run = lth.open_run(experiment.run(e, "dense", tmp_path).path)
-    with pytest.raises(lth.store.StoreError, match="learned no masks"):
+    run = lth.open_run(runner.run(e, "dense", tmp_path).path)
+    with pytest.raises(lth.lab.store.StoreError, match="learned no masks"):
         _ = run.learned
 
 

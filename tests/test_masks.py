@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lth import allocation, criteria, masks, schedules, select
+from lth import criteria, masks
+from lth.masks import allocation, schedules, topk
 
 SHAPES = {"a": (3, 4), "b": (7,), "c": (2, 2, 3)}
 SIZE = 12 + 7 + 12
@@ -115,20 +116,20 @@ def test_at_least_one_weight_stays():
 
 @pytest.mark.parametrize("total", [1, 3, 10, 1000, 266_200, 25_000_000, 2**31 - 1])
 def test_a_traced_density_is_rounded_from_its_exact_product(total):
-    rounded = jax.jit(lambda d: select.round_count(d, total))
+    rounded = jax.jit(lambda d: topk.round_count(d, total))
     rng = np.random.default_rng(total)
     for density in [*rng.uniform(0, 1, 30), 1.0, 0.5, 0.8**9]:
         single = np.float32(density)
         exact = max(1, round(float(single) * total))
-        decimal = select.round_count(density, total)
+        decimal = topk.round_count(density, total)
         assert int(rounded(single)) in (exact, decimal)
 
 
 def test_a_traced_decimal_ties_as_its_decimal_does():
-    rounded = jax.jit(lambda d: select.round_count(d, 10))
+    rounded = jax.jit(lambda d: topk.round_count(d, 10))
     # 0.35 is 0.34999999 in float32; its product with 10 is the tie 3.5 all the same.
     for tenths, kept in [(0.05, 1), (0.15, 2), (0.25, 2), (0.35, 4), (0.45, 4)]:
-        assert select.round_count(tenths, 10) == kept
+        assert topk.round_count(tenths, 10) == kept
         assert int(rounded(tenths)) == kept
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from lth import conclusion, plot, report, results
+from lth import plot, results
+from lth.cli import conclusion, report
 
 
 def table(levels, metric="accuracy", run="r", variant="ticket"):

@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lth import build, cli, compilation, devices, memory, targets, train
-from lth.presets import SUPERMASKS
+from lth import train
+from lth.cli import main
+from lth.lab import devices
+from lth.lab.build import assemble, targets
+from lth.lab.config.presets import SUPERMASKS
+from lth.lab.devices import compilation, memory
 from tests.devices_worker import SMALL
 
 
@@ -24,7 +28,7 @@ def test_a_model_too_large_is_refused_before_anything_is_made(
     monkeypatch.setattr(memory, "limit", lambda: 24 * 2**30)
     monkeypatch.setattr(targets, "prunable", lambda *_: pytest.fail("made a mask"))
     flags = "--model.widths 2000000 2000000 --replicates 1 --runs"
-    assert cli.command(["run", "digits", *flags.split(), str(tmp_path)]) == 2
+    assert main.command(["run", "digits", *flags.split(), str(tmp_path)]) == 2
     text = said(capsys)
     weights = 4 * (64 * 2_000_000 + 2_000_000**2 + 2_000_000 * 10)
     asked = int(re.search(r"asks for (\d+) bytes", text)[1])
@@ -43,7 +47,7 @@ def test_more_devices_hold_no_fewer_states_but_fewer_gradients(monkeypatch):
     e = replace(SMALL, replicates=8)
     for size, over in ((1, "replicates"), (4, "replicates"), (4, "batch")):
         mesh = SimpleNamespace(size=size)
-        build._check_memory(e, devices.Plan(mesh, over, 8), like)
+        assemble._check_memory(e, devices.Plan(mesh, over, 8), like)
     states = 3 * 8 * 40
     assert asked == [states + 8 * 20, states + 2 * 20, states + 8 * 20]
 
@@ -52,7 +56,7 @@ def test_scores_beside_the_weights_ask_for_more(monkeypatch):
     asked = []
     monkeypatch.setattr(memory, "check_bytes", lambda n, what: asked.append(n))
     e = SUPERMASKS["digits"]["continuous"].experiment
-    build.build(replace(e, replicates=1))
+    assemble.build(replace(e, replicates=1))
     kernels = 4 * (64 * 300 + 300 * 100 + 100 * 10)
     # Three states of weights and two moments of Adam's, and a gradient.
     whole, with_scores = asked
@@ -103,8 +107,8 @@ def test_a_device_that_runs_out_of_memory_is_quoted(error, asked, capsys, monkey
     def fail(*_):
         raise RuntimeError(error)
 
-    monkeypatch.setattr(cli, "show_list", fail)
-    assert cli.command(["list"]) == 2
+    monkeypatch.setattr(main, "show_list", fail)
+    assert main.command(["list"]) == 2
     assert asked in said(capsys)
 
 
@@ -167,7 +171,7 @@ def test_compiled_programs_are_kept_unless_a_place_was_chosen(tmp_path):
 
 def test_the_list_of_runs_does_not_show_compiled_programs(tmp_path, capsys):
     (tmp_path / ".compiled").mkdir()
-    assert cli.command(["list", "--runs", str(tmp_path)]) == 0
+    assert main.command(["list", "--runs", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert ".compiled" not in out
     assert "none yet" in out

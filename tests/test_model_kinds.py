@@ -16,8 +16,10 @@ import optax
 import pytest
 from flax import nnx
 
-from lth import accounting, allocation, criteria, masks, models, train
+from lth import criteria, masks, models, train
+from lth.analysis import cost
 from lth.data import Dataset
+from lth.masks import allocation
 from lth.models import axes
 
 KEY = jax.random.key(0)
@@ -161,7 +163,7 @@ def case(name):
 def right_work(name):
     c, kind = case(name), KINDS[name]
     half = jax.tree.map(lambda m: m.at[..., 0].set(False), c.mask)
-    found = accounting.work(c.model, c.params, c.stats, kind.shape, half, kind.dtype)
+    found = cost.work(c.model, c.params, c.stats, kind.shape, half, kind.dtype)
     head = 5 * 3 if name == "attend" else HEAD
     assert sum(found.dense.values()) == kind.macs + head
     assert sum(found.kept.values()) < sum(found.dense.values())
@@ -194,7 +196,7 @@ def right_training(name):
 def right_sizes(name):
     c = case(name)
     total = sum(w.size for w in jax.tree.leaves(c.params))
-    assert accounting.size(c.params, c.mask).total == total
+    assert cost.size(c.params, c.mask).total == total
     assert float(masks.density(c.mask)) == 1
 
 
@@ -419,7 +421,7 @@ def test_the_work_of_attention():
     params, stats = jax.eval_shape(model.init, KEY)
     mask = jax.eval_shape(masks.ones, params)
     mask = jax.tree.map(lambda m: np.ones(m.shape, bool), mask)
-    found = accounting.work(model, params, stats, (12, 32), mask)
+    found = cost.work(model, params, stats, (12, 32), mask)
     assert sum(found.dense.values()) == 12 * 32 * 32 * 5 + 320 == 61_760
     assert found.speedup == 1
 
@@ -464,7 +466,7 @@ def test_what_is_not_understood_is_refused_by_path(apply, why):
     with pytest.raises(ValueError, match=match):
         criteria.wanda(params, seen)
     with pytest.raises(ValueError, match=why):
-        accounting.work(model, params, {}, (3,), masks.ones(params))
+        cost.work(model, params, {}, (3,), masks.ones(params))
     with pytest.raises(ValueError, match="inputs of kernel are not seen"):
         criteria.nonzero_share(params, {"kernel": None})
 

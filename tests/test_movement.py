@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from lth import data, masks, schedules, supermask, train
+from lth import data, masks, supermask, train
+from lth.masks import schedules
 from lth.models import Model
 
 # 1 - (1 - p)^3 at the quarters of the way.
@@ -111,10 +112,11 @@ def test_soft_movement_finds_the_weights_that_matter():
         return value, (stats, {"loss": value})
 
     tx, sample = optax.adam(0.05), data.make_sample(64, 256)
-    step = jax.jit(train.make_train(supermask.charged(loss, learned, 3.0), sample, tx))
+    loss = supermask.penalised(loss, learned, 3.0)
+    step = jax.jit(train.make_train(loss, sample, tx))
     state = train.init_state(learned.model.init, tx, jax.random.key(0))
     batches = data.Dataset(x, 2 * x[:, 0] - 2 * x[:, 1])
-    nothing, key = masks.nothing(state.params), jax.random.key(2)
+    nothing, key = masks.unmasked(state.params), jax.random.key(2)
     state, sums = step(state, nothing, batches, key, 300)
     assert int(sums["diverged"]) == train.NEVER
     kept = learned.choose(state.params, state.stats, None)["a"].ravel()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from lth import manifest, masks
-from lth.presets import PRESETS
+from lth import masks
+from lth.lab.config import identity
+from lth.lab.config.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -53,4 +54,4 @@ def test_the_rules_of_the_readme_start_from_masked_params():
 
 def test_the_run_that_the_readme_names_is_the_one_it_would_make():
     names = set(re.findall(r"runs/(\w+-\w{10})\b", (ROOT / "README.md").read_text()))
-    assert names == {f"digits-{manifest.identity(PRESETS['digits'].experiment)}"}
+    assert names == {f"digits-{identity.identity(PRESETS['digits'].experiment)}"}

@@ -15,7 +15,10 @@ import pytest
 from flax import traverse_util
 from optax import contrib
 
-from lth import dynamic, masks, optimizers, rewind, rules, train
+from lth import dynamic, masks, train
+from lth.dynamic import rules
+from lth.lottery import rewind
+from lth.train import optimizers
 from tests.conftest import assert_same
 
 EARLY, LATE = 4, 20  # the rewind point and the end of training

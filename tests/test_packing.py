@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lth import criteria, masks, packing
+from lth import criteria, masks
+from lth.compress import packing
 
 SIZE = 327_464
 

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from lth import criteria, data, lottery, masks, rewind, train
+from lth import criteria, data, lottery, masks, train
+from lth.lottery import rewind
 from tests.conftest import assert_same
 
 SUPPORT = np.array([3, 8, 17, 30])

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lth import build, data, masks, networks, notation, targets, train
-from lth.config import Optimizer
-from lth.networks import Examples
-from lth.presets import PRESETS, SUPERMASKS
+from lth import data, masks, train
+from lth.lab.build import assemble, networks, targets
+from lth.lab.build.networks import Examples
+from lth.lab.config import Optimizer, parse
+from lth.lab.config.presets import PRESETS, SUPERMASKS
 
 SIZES = {"digits": 1257, "mnist": 55_000, "cifar10": 45_000, "regression": 7000}
 SIZES |= {"tinyshakespeare": 7000, "images": 1_271_167}
@@ -42,7 +43,7 @@ def examples(e):
 def test_presets_can_be_built(name):
     e = PRESETS[name].experiment
     epoch = -(-SIZES[e.data.name] // e.batch_size)
-    steps, rewind_to, stops, _ = build._times(e, epoch)
+    steps, rewind_to, stops, _ = assemble._times(e, epoch)
     assert 0 <= rewind_to < steps == stops[-1]
     model = networks.network(e.model, examples(e))
     tx = networks.optimizer(e.optimizer, epoch, steps)
@@ -143,7 +144,7 @@ def differ(e, name, value):
     ours = fields(e)[name]
     if name == "steps" and value.endswith("it") and "," not in value:
         epoch = -(-SIZES[e.data.name] // e.batch_size)
-        return notation.parse_steps(ours, epoch, name) != int(value[:-2])
+        return parse.parse_steps(ours, epoch, name) != int(value[:-2])
     return ours != value
 
 

@@ -10,20 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lth import (
-    allocation,
-    build,
-    checks,
-    masks,
-    models,
-    ranking,
-    structure,
-    targets,
-    tasks,
-    tiles,
-    train,
+from lth import masks, models, train
+from lth.lab.build import assemble, ranking, targets, tasks
+from lth.lab.config import (
+    ConfigError,
+    Data,
+    Experiment,
+    Model,
+    Optimizer,
+    Prune,
+    validate,
 )
-from lth.config import ConfigError, Data, Experiment, Model, Optimizer, Prune
+from lth.masks import allocation, structure, tiles
 
 E = Experiment(
     data=Data(name="digits", validation=100),
@@ -44,12 +42,12 @@ def task():
 def trained():
     """Two replicates: their initial params, their states after a few steps."""
     t = task()
-    tx = build.networks.optimizer(E.optimizer, 100, 20)
+    tx = assemble.networks.optimizer(E.optimizer, 100, 20)
     keys = jax.random.split(jax.random.key(3), 2)
     start = jax.vmap(lambda k: train.init_state(t.model.init, tx, k))(keys)
     step = train.make_train(t.loss, t.sample, tx)
     block, _ = next(t.blocks(keys[0], 0, 5))
-    nothing = masks.nothing(start.params)
+    nothing = masks.unmasked(start.params)
     run = jax.jit(jax.vmap(step, (0, None, None, 0, None)), static_argnums=4)
     state, _ = run(start, nothing, block, keys, 5)
     return start.params, state, keys, block
@@ -221,7 +219,7 @@ def test_synflow_sees_no_data():
 
 def test_criteria_of_inputs_need_inputs():
     e = replace(E, prune=Prune(criterion="wanda", include="bias"))
-    checks.check(e)
+    validate.check(e)
     initial, state, keys, block = trained()
     params = first(initial)
     mask = masks.ones(params, lambda path, leaf: True)
@@ -268,7 +266,7 @@ def test_levels_of_scope_output_count_all_that_an_output_reads():
 
 def test_wanda_compares_the_weights_of_an_output():
     e = replace(E, prune=Prune(criterion="wanda", scope="output"))
-    checks.check(e)
+    validate.check(e)
     ones = mask_of(trained()[0])
     kept = ranking.make_keep(e)(first(scores("wanda")), ones, 0.5)
     for leaf in jax.tree.leaves(kept):
@@ -391,7 +389,7 @@ def test_a_mode_is_of_criteria_that_ask_the_loss_on_batches(criterion):
         "grasp",
         "hessian",
     ):
-        checks.check(e)
+        validate.check(e)
         return
     with pytest.raises(ConfigError, match="--prune.mode training is of"):
-        checks.check(e)
+        validate.check(e)

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from lth import criteria, masks, reparametrise
+from lth import criteria, masks
+from lth.dynamic import forward
 from lth.models import Model
 from tests.conftest import make_problem, plain_mlp
 
@@ -39,7 +40,7 @@ def seen_and_gradient(model, params, stats):
 
 
 def test_straight_through_sees_the_highest_and_moves_all():
-    model, final = reparametrise.straight_through(linear(), 0.5, prunable=two_d)
+    model, final = forward.straight_through(linear(), 0.5, prunable=two_d)
     params, stats = model.init(jax.random.key(0))
     value, grads = seen_and_gradient(model, params, stats)
     assert value == 4 * 1 - 3 * 2
@@ -51,7 +52,7 @@ def test_straight_through_sees_the_highest_and_moves_all():
 
 
 def test_a_random_mask_is_drawn_anew_each_step():
-    model, _ = reparametrise.straight_through(
+    model, _ = forward.straight_through(
         linear(), 0.5, scores=criteria.random, prunable=two_d
     )
     params, stats = model.init(jax.random.key(0))
@@ -64,7 +65,7 @@ def test_a_random_mask_is_drawn_anew_each_step():
 
 
 def test_masks_are_chosen_every_so_many_steps():
-    model, _ = reparametrise.straight_through(linear(), 0.25, every=3, prunable=two_d)
+    model, _ = forward.straight_through(linear(), 0.25, every=3, prunable=two_d)
     params, stats = model.init(jax.random.key(0))
     kept = []
     for step in range(7):
@@ -75,7 +76,7 @@ def test_masks_are_chosen_every_so_many_steps():
 
 
 def test_top_kast_forward_backward_and_penalty():
-    model, final, penalty = reparametrise.top_kast(linear(), 0.25, 0.75, prunable=two_d)
+    model, final, penalty = forward.top_kast(linear(), 0.25, 0.75, prunable=two_d)
     params, stats = model.init(jax.random.key(0))
     value, grads = seen_and_gradient(model, params, stats)
     assert value == 4
@@ -88,15 +89,13 @@ def test_top_kast_forward_backward_and_penalty():
     _, mask = final(params, stats)
     np.testing.assert_array_equal(mask["w"].ravel(), [1, 0, 0, 0])
     with pytest.raises(ValueError, match="two numbers or two trees of one structure"):
-        reparametrise.top_kast(linear(), 0.5, {"w": 0.6})
+        forward.top_kast(linear(), 0.5, {"w": 0.6})
     with pytest.raises(ValueError, match="0 < density <= backward <= 1; got 0.5 and"):
-        reparametrise.top_kast(linear(), 0.5, 0.25)
+        forward.top_kast(linear(), 0.5, 0.25)
 
 
 def test_the_penalty_is_of_the_masks_in_force():
-    model, _, penalty = reparametrise.top_kast(
-        linear(), 0.25, 0.5, every=10, prunable=two_d
-    )
+    model, _, penalty = forward.top_kast(linear(), 0.25, 0.5, every=10, prunable=two_d)
     params, stats = model.init(jax.random.key(0))
     _, stats = model.apply(params, stats, INPUTS, True, jax.random.key(0))
     other = {**params, "w": params["w"][::-1]}  # the choice now would be another
@@ -105,7 +104,7 @@ def test_the_penalty_is_of_the_masks_in_force():
 
 
 def test_soft_thresholds_shrink_and_learn():
-    model, final = reparametrise.soft_threshold(linear(), start=0.0, prunable=two_d)
+    model, final = forward.soft_threshold(linear(), start=0.0, prunable=two_d)
     params, stats = model.init(jax.random.key(0))
     assert params.thresholds["b"] is None
     value, grads = seen_and_gradient(model, params, stats)
@@ -121,18 +120,16 @@ def test_soft_thresholds_shrink_and_learn():
 @pytest.mark.parametrize("name", ["straight_through", "top_kast", "soft_threshold"])
 def test_they_train_as_any_model_does(name):
     make = {
-        "straight_through": lambda m: reparametrise.straight_through(
+        "straight_through": lambda m: forward.straight_through(
             m, 0.3, every=4, prunable=two_d
         ),
-        "top_kast": lambda m: reparametrise.top_kast(m, 0.3, 0.6, prunable=two_d)[:2],
-        "soft_threshold": lambda m: reparametrise.soft_threshold(
-            m, -3.0, prunable=two_d
-        ),
+        "top_kast": lambda m: forward.top_kast(m, 0.3, 0.6, prunable=two_d)[:2],
+        "soft_threshold": lambda m: forward.soft_threshold(m, -3.0, prunable=two_d),
     }[name]
     model, final = make(plain_mlp((3, 8, 3)))
     tx = optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.3))
     problem = make_problem(model, tx)
-    nothing = masks.nothing(problem.early.params)
+    nothing = masks.unmasked(problem.early.params)
     state, first = problem.train(problem.early, nothing, 20)
     state, last = problem.train(state, nothing, 60)
     assert last["loss"] / 60 < first["loss"] / 20
@@ -149,9 +146,9 @@ def test_they_train_as_any_model_does(name):
 
 
 def test_evaluation_does_not_count_steps():
-    model, _ = reparametrise.straight_through(linear(), 0.5, every=2, prunable=two_d)
+    model, _ = forward.straight_through(linear(), 0.5, every=2, prunable=two_d)
     params, stats = model.init(jax.random.key(0))
     _, after = model.apply(params, stats, INPUTS, False, None)
     assert after.step == stats.step
     with pytest.raises(ValueError, match="every 1 or more steps; got 0"):
-        reparametrise.straight_through(linear(), 0.5, every=0)
+        forward.straight_through(linear(), 0.5, every=0)

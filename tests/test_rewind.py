@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from lth import rewind, train
+from lth import train
+from lth.lottery import rewind
 from tests.conftest import assert_same, make_problem, plain_mlp
 
 

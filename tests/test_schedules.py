@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lth import schedules, select
+from lth.masks import schedules, topk
 
 STEPS = st.integers(0, 60)
 
@@ -108,8 +108,8 @@ def test_a_traced_step_says_the_same(begin, length, frequency, total):
         jax.vmap(lambda t: schedules.is_update(schedule, t))(steps),
         [schedules.is_update(schedule, t) for t in range(100)],
     )
-    kept = jax.vmap(lambda d: select.round_count(d, total))(traced)
-    wanted = np.array([select.round_count(d, total) for d in eager])
+    kept = jax.vmap(lambda d: topk.round_count(d, total))(traced)
+    wanted = np.array([topk.round_count(d, total) for d in eager])
     unsure = np.abs(np.array(eager) * total % 1 - 0.5) <= (wanted + 1) * 2.0**-23
     np.testing.assert_array_equal(np.where(unsure, wanted, kept), wanted)
 
@@ -119,8 +119,8 @@ def test_ties_of_decimals_are_counted_alike_under_jit():
         schedule = schedules.one_shot(hundredths / 100, 7)
         density = jax.jit(lambda t, s=schedule: schedules.in_force(s, t))(7)
         exact = max(1, round((100 - hundredths) / 100 * 10))
-        assert int(select.round_count(density, 10)) == exact
-        assert select.round_count(schedules.in_force(schedule, 7), 10) == exact
+        assert int(topk.round_count(density, 10)) == exact
+        assert topk.round_count(schedules.in_force(schedule, 7), 10) == exact
 
 
 def test_one_shot_and_a_schedule_of_no_length():

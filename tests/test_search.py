@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lth import criteria, masks, search
+from lth import criteria, masks
+from lth.supermask import search
 from tests.test_claims import Trained
 
 ONES = {"a": jnp.ones((4, 5), bool), "b": jnp.ones(20, bool), "c": None}

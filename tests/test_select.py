@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lth import masks, select
+from lth import masks
+from lth.masks import topk
 
 SHAPES = [(40, 50), (7,), (3, 331)]
 SIZES = [math.prod(shape) for shape in SHAPES]
@@ -95,7 +96,7 @@ def reference(scores, alive, k):
 @example("patterns", 0, 1, 0.0)
 def test_it_agrees_with_a_stable_sort(name, seed, k, life):
     scores, alive = draw(name, seed, life)
-    kept, available, nan = select.top(split(scores), split(alive), k)
+    kept, available, nan = topk.top(split(scores), split(alive), k)
     np.testing.assert_array_equal(join(kept), reference(scores, alive, k))
     assert int(available) == alive.sum()
     assert not nan
@@ -104,13 +105,13 @@ def test_it_agrees_with_a_stable_sort(name, seed, k, life):
 @pytest.mark.parametrize("name", sorted(CONTENTS))
 def test_every_content_at_a_fifth(name):
     scores, alive = draw(name, 0, 0.9)
-    kept, _, _ = select.top(split(scores), split(alive), SIZE // 5)
+    kept, _, _ = topk.top(split(scores), split(alive), SIZE // 5)
     np.testing.assert_array_equal(join(kept), reference(scores, alive, SIZE // 5))
 
 
 @jax.jit
 def lanes(scores, alive, k):
-    return jax.vmap(select.top, (0, None, 0))(scores, alive, k)
+    return jax.vmap(topk.top, (0, None, 0))(scores, alive, k)
 
 
 @given(
@@ -150,7 +151,7 @@ def test_other_floats_with_all_their_bits(dtype, k):
         with np.errstate(invalid="ignore"):
             scores = np.where(scores == scores, scores, np.ones_like(scores))  # no NaN
         alive = rng.random(SIZE) < 0.8
-        kept, _, nan = select.top(split(scores), split(alive), k)
+        kept, _, nan = topk.top(split(scores), split(alive), k)
         np.testing.assert_array_equal(join(kept), reference(scores, alive, k))
         assert not nan
 
@@ -159,25 +160,23 @@ def test_other_floats_with_all_their_bits(dtype, k):
 def test_any_nan_that_competes_keeps_nothing(bits):
     scores, alive = draw("signed", 0)
     scores.view(np.uint32)[1234] = bits
-    kept, available, nan = select.top(split(scores), split(alive), 100)
+    kept, available, nan = topk.top(split(scores), split(alive), 100)
     assert nan
     assert int(available) == SIZE
     assert not join(kept).any()
     alive[1234] = False
-    kept, _, nan = select.top(split(scores), split(alive), 100)
+    kept, _, nan = topk.top(split(scores), split(alive), 100)
     assert not nan
     assert join(kept).sum() == 100
 
 
 def test_an_array_without_entries_takes_no_part():
     scores = [jnp.zeros((0, 3)), jnp.array([2.0, 1.0, 3.0]), jnp.float32(5)]
-    kept, available, _ = select.top(
-        scores, [jnp.ones(s.shape, bool) for s in scores], 2
-    )
+    kept, available, _ = topk.top(scores, [jnp.ones(s.shape, bool) for s in scores], 2)
     assert [k.tolist() for k in kept] == [[], [False, False, True], True]
     assert int(available) == 4
     with pytest.raises(ValueError, match="1 to 2\\*\\*31 - 1 weights; got 0"):
-        select.top(scores[:1], [jnp.ones((0, 3), bool)], 1)
+        topk.top(scores[:1], [jnp.ones((0, 3), bool)], 1)
 
 
 def test_a_loss_through_the_mask_has_a_gradient():
@@ -195,15 +194,15 @@ def test_a_loss_through_the_mask_has_a_gradient():
     [("magnitudes", 8), ("patterns", 8), ("hidden", 16), ("mostly zero", 8)],
 )
 def test_the_passes_are_few_whatever_the_numbers(name, most, monkeypatch):
-    passes, count = [], select._counts
-    monkeypatch.setattr(select, "_counts", lambda x: passes.append(1) or count(x))
+    passes, count = [], topk._counts
+    monkeypatch.setattr(topk, "_counts", lambda x: passes.append(1) or count(x))
     scores, alive = draw(name, 1)
     with jax.disable_jit():
-        select.top(split(scores), split(alive), SIZE // 5)
+        topk.top(split(scores), split(alive), SIZE // 5)
     assert len(passes) <= most
 
 
 def test_nothing_of_the_size_of_the_data_is_stored():
     scores, alive = [jnp.zeros((1000, 1000))], [jnp.ones((1000, 1000), bool)]
-    memory = select.top.lower(scores, alive, 5).compile().memory_analysis()
+    memory = topk.top.lower(scores, alive, 5).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 100_000

@@ -12,7 +12,10 @@ import pandas as pd
 import pytest
 
 import lth
-from lth import checkpoint, lottery, manifest, results, store, train
+from lth import lottery, results, train
+from lth.lab import store
+from lth.lab.config import identity
+from lth.lab.store import checkpoint
 from tests.conftest import assert_same, plain_mlp
 
 
@@ -155,13 +158,13 @@ def test_runs_of_another_configuration_or_format_are_refused(tmp_path):
 
 
 def test_a_configuration_that_was_edited_is_refused(tmp_path):
-    from lth.presets import PRESETS
+    from lth.lab.config.presets import PRESETS
 
     e = PRESETS["digits"].experiment
     write_config(
         tmp_path,
-        id=manifest.identity(e),
-        config={**manifest.as_dict(e), "batch_size": 61},
+        id=identity.identity(e),
+        config={**identity.as_dict(e), "batch_size": 61},
     )
     with pytest.raises(store.StoreError, match=r"config\.json was changed"):
         lth.open_run(tmp_path)

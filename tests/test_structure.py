@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lth import masks, structure
+from lth import masks
+from lth.masks import structure
 
 UNITS = {
     "block_2x2": structure.block((2, 2), "max"),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import lth
-from lth import data, masks, models, networks, tasks, train
+from lth import data, masks, models, train
+from lth.lab.build import networks, tasks
 from lth.train import TrainState
 from tests.conftest import assert_same
 

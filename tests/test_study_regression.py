@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import lth
-from lth import masks, schedules
+from lth import masks
+from lth.masks import schedules
 
 PATH = Path(lth.__file__).parents[1] / "experiments" / "overfitting_regression.py"
 spec = importlib.util.spec_from_file_location("overfitting_regression", PATH)

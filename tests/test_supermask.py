@@ -10,19 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from lth import (
-    criteria,
-    data,
-    lottery,
-    masks,
-    models,
-    rewind,
-    schedules,
-    supermask,
-    train,
-)
+from lth import criteria, data, lottery, masks, models, supermask, train
+from lth.lottery import rewind
+from lth.masks import schedules
 from lth.models import Model
-from lth.supermask.core import uniforms
+from lth.supermask.base import uniforms
 from lth.supermask.frozen import drawn
 from tests.conftest import assert_same, make_problem, plain_mlp
 
@@ -235,7 +227,7 @@ METHODS = {
 def test_all_train_in_the_one_loop_and_what_is_frozen_stays(name):
     learned = METHODS[name](plain_mlp((3, 16, 3)))
     problem = make_problem(learned.model, optax.adam(3e-2))
-    nothing = masks.nothing(problem.early.params)
+    nothing = masks.unmasked(problem.early.params)
     state, first = problem.train(problem.early, nothing, 60)
     state, _ = problem.train(state, nothing, 60)
     split, _ = problem.train(problem.early, nothing, 45)
@@ -257,7 +249,7 @@ def test_all_train_in_the_one_loop_and_what_is_frozen_stays(name):
 def test_a_learned_mask_is_a_mask_like_others():
     learned = supermask.edge_popup(plain_mlp((3, 16, 3)), 0.4, prunable=two_d)
     problem = make_problem(learned.model, optax.adam(3e-2))
-    state, _ = problem.train(problem.early, masks.nothing(problem.early.params), 30)
+    state, _ = problem.train(problem.early, masks.unmasked(problem.early.params), 30)
     mask = learned.choose(state.params, state.stats, None)
     assert int(masks.count(mask)) == round(0.4 * 48) + round(0.4 * 48)
     assert 0 < masks.overlap(mask, masks.shuffle(mask, jax.random.key(0))) < 1
@@ -298,7 +290,7 @@ def test_a_planted_supermask_is_found():
     step = jax.jit(train.make_train(loss, sample, tx))
     batches = data.Dataset(x, target)
     state, _ = step(
-        state, masks.nothing(state.params), batches, jax.random.key(2), 1500
+        state, masks.unmasked(state.params), batches, jax.random.key(2), 1500
     )
     found = learned.choose(state.params, state.stats, None)["w"]
     np.testing.assert_array_equal(found, planted)
@@ -352,7 +344,7 @@ def test_charged_losses_add_the_penalty():
     batch = data.Dataset(jnp.ones((4, 3)), jnp.zeros(4, jnp.int32))
     key = jax.random.key(1)
     plain, _ = loss(params, stats, batch, key)
-    value, (_, metrics) = supermask.charged(loss, learned, 2.0)(
+    value, (_, metrics) = supermask.penalised(loss, learned, 2.0)(
         params, stats, batch, key
     )
     extra = 2 * float(learned.penalty(params, stats))
@@ -393,9 +385,9 @@ def test_a_penalty_that_leaves_no_weight_ends_the_training_there():
     loss, _ = train.classification(learned.model.apply)
     tx, sample = optax.sgd(1.0), data.make_sample(8, 16)
     batch = data.Dataset(jnp.ones((16, 3)), jnp.zeros(16, jnp.int32))
-    step = train.make_train(supermask.charged(loss, learned, 100.0), sample, tx)
+    step = train.make_train(supermask.penalised(loss, learned, 100.0), sample, tx)
     state = train.init_state(learned.model.init, tx, jax.random.key(0))
-    nothing = masks.nothing(state.params)
+    nothing = masks.unmasked(state.params)
     _, sums = jax.jit(step)(state, nothing, batch, jax.random.key(1), 200)
     assert 0 < int(sums["diverged"]) < 200
 
@@ -454,7 +446,7 @@ def test_an_untrained_network_reads_digits_under_a_learned_mask():
     sample = data.make_sample(60, len(splits.train.label))
     step = jax.jit(train.make_train(loss, sample, tx))
     early = train.init_state(learned.model.init, tx, jax.random.key(0))
-    nothing = masks.nothing(early.params)
+    nothing = masks.unmasked(early.params)
     state, _ = step(early, nothing, splits.train, jax.random.key(1), 800)
     found = supermask.sampled(learned, measure)(state.params, state.stats, splits.test)
     unmasked = measure(early.stats.weights, {}, splits.test)
@@ -465,7 +457,7 @@ def test_an_untrained_network_reads_digits_under_a_learned_mask():
 def test_iterative_pruning_may_start_from_a_learned_mask():
     learned = supermask.edge_popup(plain_mlp((3, 16, 3)), 0.5, prunable=two_d)
     problem = make_problem(learned.model, optax.adam(3e-2))
-    state, _ = problem.train(problem.early, masks.nothing(problem.early.params), 30)
+    state, _ = problem.train(problem.early, masks.unmasked(problem.early.params), 30)
     mask = learned.choose(state.params, state.stats, None)
     ordinary = make_problem(plain_mlp((3, 16, 3)), optax.adam(1e-2))
     early = ordinary.early._replace(params=state.stats.weights)

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from lth import data, masks, models, supermask, superposition, train
+from lth import data, masks, models, supermask, train
+from lth.supermask import superposition
 from tests.conftest import assert_same, plain_mlp
 
 CLASSES = 3
@@ -187,7 +188,7 @@ def digits() -> Learned:
     def learn(key, order):
         start = early._replace(params=learned.model.init(key)[0])
         part = in_order(jax.tree.map(jnp.asarray, splits.train), order)
-        state, _ = step(start, masks.nothing(start.params), part, key, 300)
+        state, _ = step(start, masks.unmasked(start.params), part, key, 300)
         return state, *(learned.choose(s.params, s.stats, key) for s in (state, start))
 
     states, stacked, start = jax.lax.map(

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from lth import criteria, data, masks, models, train
+from lth.analysis import batchnorm
 from tests.conftest import assert_same, make_problem, plain_mlp
 
 
@@ -227,7 +228,7 @@ def test_batch_norm_averages_are_taken_anew():
     sample = data.make_sample(64, 64)  # every batch is the whole
     state = train.init_state(model.init, optax.sgd(0.1), jax.random.key(0))
     key = jax.random.key(1)
-    found = train.reestimate(model.apply, sample, state, dataset, key, 30)
+    found = batchnorm.reestimate(model.apply, sample, state, dataset, key, 30)
     (averages,) = found.stats["batch_stats"].values()
     np.testing.assert_allclose(averages["mean"], images.mean(0), rtol=1e-5)
     np.testing.assert_allclose(averages["var"], images.var(0), rtol=1e-4)

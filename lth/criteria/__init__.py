@@ -15,6 +15,8 @@ from lth.criteria.activations import (
     nonzero_share,
     wanda,
 )
+from lth.criteria.gates import normalised as taylor_normalised
+from lth.criteria.gates import taylor, taylor_abs, taylor_batch, taylor_squared
 from lth.criteria.gradients import (
     adam_second_moment,
     empirical_fisher,
@@ -27,8 +29,6 @@ from lth.criteria.gradients import (
     synflow,
     weight_gradient,
 )
-from lth.criteria.taylor import normalised as taylor_normalised
-from lth.criteria.taylor import taylor, taylor_abs, taylor_batch, taylor_squared
 from lth.criteria.weights import (
     inverted,
     lamp,

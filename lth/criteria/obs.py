@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lth import masks, select
-from lth.masks import Density, Mask, Params
+from lth import masks
+from lth.masks import Density, Mask, Params, topk
 
 
 def hessian(inputs: jax.Array, damp: float = 0.0) -> jax.Array:
@@ -113,11 +113,11 @@ def sparse_gpt(
     parts, total = [], 0
     for start in range(0, size, block):
         rows = slice(start, min(start + block, size))
-        here = select.round_count(density, rows.stop * outputs) - total
+        here = topk.round_count(density, rows.stop * outputs) - total
         total += here
         pivots = jnp.diagonal(upper)[rows, None]
         scores = jnp.square(kernel[rows] / pivots)
-        (keep,), _, _ = select.top([scores], [jnp.ones(scores.shape, bool)], here)
+        (keep,), _, _ = topk.top([scores], [jnp.ones(scores.shape, bool)], here)
         kernel = _sweep(kernel, upper, keep, rows)
         parts.append(keep)
     return kernel, jnp.concatenate(parts)

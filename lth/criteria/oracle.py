@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lth import masks, sides
-from lth.masks import Mask, Params, Scores
+from lth import masks
+from lth.masks import Mask, Params, Scores, sides
 
 CHUNK = 64  # evaluations of the loss at a time
 

@@ -5,7 +5,7 @@ near the rate of a matrix product, but its gradients, once inside a compiled loo
 on one thread or a hundred times slower. There, the gradient for the inputs is one more
 forward convolution, with the kernel turned around, and the gradient for the kernel a
 sum of matrix products over blocks of images whose patches fit in the cache.
-`experiments/bench_convolution.py` measures the formulations against each other.
+`experiments/bench/convolution.py` measures the formulations against each other.
 """
 
 import itertools

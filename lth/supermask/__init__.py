@@ -1,7 +1,7 @@
 """Masks that are learned: models whose trained tree holds scores, not weights.
 
 Each function takes a `models.Model` and gives a `Supermask`, whose `model` trains in
-`train.make_train` as any other, under `masks.nothing`. Weights that are frozen lie in
+`train.make_train` as any other, under `masks.unmasked`. Weights that are frozen lie in
 its stats, so replicates have their own and checkpoints are whole; training returns them
 as they came, to the bit. What was learned is an ordinary mask (`choose`), and the
 ordinary params under it (`weights`) can be trained further, stored, or compared.
@@ -20,7 +20,7 @@ Gradients pass a mask that is all or nothing as if it were the score itself (of
 `bernoulli`, its sigmoid): the straight-through estimator.
 """
 
-from lth.supermask.core import Supermask, charged, sampled
+from lth.supermask.base import Supermask, penalised, sampled
 from lth.supermask.frozen import (
     Chosen,
     Frozen,
@@ -49,13 +49,13 @@ __all__ = [
     "alive_probability",
     "bernoulli",
     "binarised",
-    "charged",
     "continuous",
     "edge_popup",
     "hard_concrete",
     "movement",
     "movement_soft",
     "multi_prize",
+    "penalised",
     "rounded",
     "sampled",
 ]

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from lth import branch, masks, sides
-from lth.masks import Mask, Params
+from lth import masks
+from lth.masks import Mask, Params, refresh, sides
 from lth.models import Model
-from lth.supermask.core import (
+from lth.supermask.base import (
     Prunable,
     Supermask,
     scaled,
@@ -121,7 +121,7 @@ def edge_popup(
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep is the fraction of weights kept, in (0, 1]; got {keep}")
-    branch.check_every(every)
+    refresh.check_every(every)
 
     def top(params):
         scores = jax.tree.map(rank, params)
@@ -140,7 +140,7 @@ def edge_popup(
 
     def apply(params, stats, inputs, train, key):
         often = every if train else 1
-        mask = branch.every_steps(often, stats.step, top, stats.mask, params)
+        mask = refresh.every_steps(often, stats.step, top, stats.mask, params)
         soft = jax.tree.map(lambda m, s: through(m, rank(s)), mask, params)
         seen = scaled(_weighed(stats.weights, mask), soft)
         outputs, inner = model.apply(seen, stats.inner, inputs, train, key)

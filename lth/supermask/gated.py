@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lth import branch, masks, schedules
-from lth.masks import Params
+from lth import masks
+from lth.masks import Params, refresh, schedules
 from lth.models import Model
-from lth.supermask.core import (
+from lth.supermask.base import (
     Prunable,
     Supermask,
     check_probability,
@@ -122,7 +122,7 @@ def movement(
 
     The highest are found every `every` steps of training, as in `edge_popup`.
     """
-    branch.check_every(every)
+    refresh.check_every(every)
 
     def top(given):
         scores, step = given
@@ -136,7 +136,7 @@ def movement(
 
     def chosen(params, stats, train):
         often, given = every if train else 1, (params.gates, stats.step)
-        return branch.every_steps(often, stats.step, top, stats.mask, given)
+        return refresh.every_steps(often, stats.step, top, stats.mask, given)
 
     return _gated(model, 0.0, prunable, gates, chosen=chosen)
 
@@ -160,7 +160,7 @@ def movement_soft(
     The mean is over all weights or, `by_matrix`, over the means of the matrices, as in
     the authors' code: a weight is charged more there the smaller its matrix. That code
     keeps 0.5 % of each matrix, whatever the scores: `at_least=0.005`, exactly so many.
-    Without it a matrix may empty, and `charged` ends the training once all have.
+    Without it a matrix may empty, and `penalised` ends the training once all have.
     """
     if isinstance(threshold, schedules.Schedule):
         final, start = 1 - threshold.density(threshold.end_step), 0.0

@@ -1,0 +1,1 @@
+"""What a ticket tells: its sizes and multiplications, its batch-norm averages."""

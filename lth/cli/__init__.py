@@ -1,0 +1,1 @@
+"""The command `lth`: words for people."""

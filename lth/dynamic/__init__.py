@@ -1,0 +1,43 @@
+"""Masks that change in training, as Optax transformations."""
+
+from lth.dynamic.rules import (
+    Drop,
+    ac_dc,
+    constant_drop,
+    cosine_drop,
+    gradual,
+    power_drop,
+    rigl,
+    sparse_evolution,
+    static,
+)
+from lth.dynamic.transform import (
+    GATES,
+    Log,
+    Rule,
+    SparseState,
+    masked,
+    records,
+    sparsify,
+    state_of,
+)
+
+__all__ = [
+    "GATES",
+    "Drop",
+    "Log",
+    "Rule",
+    "SparseState",
+    "ac_dc",
+    "constant_drop",
+    "cosine_drop",
+    "gradual",
+    "masked",
+    "power_drop",
+    "records",
+    "rigl",
+    "sparse_evolution",
+    "sparsify",
+    "state_of",
+    "static",
+]

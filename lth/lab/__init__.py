@@ -1,0 +1,1 @@
+"""The laboratory: from a configuration to stored runs of all replicates."""

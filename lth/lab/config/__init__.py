@@ -1,0 +1,31 @@
+"""What may be said of an experiment, and what is refused. Nothing here imports JAX."""
+
+from lth.lab.config.fields import (
+    CONTROLS,
+    EXTENDING,
+    SEEDS,
+    ConfigError,
+    Data,
+    Experiment,
+    Learn,
+    Model,
+    Moved,
+    Optimizer,
+    Prune,
+    Rewind,
+)
+
+__all__ = [
+    "CONTROLS",
+    "EXTENDING",
+    "SEEDS",
+    "ConfigError",
+    "Data",
+    "Experiment",
+    "Learn",
+    "Model",
+    "Moved",
+    "Optimizer",
+    "Prune",
+    "Rewind",
+]

@@ -1,0 +1,120 @@
+"""An experiment as JSON, and the id of a run: a hash of what changes its numbers."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, get_type_hints
+
+from lth.lab.config.fields import EXTENDING, ConfigError, Experiment
+from lth.lab.config.parse import STEPS, parse_densities, parse_rates, split_list
+
+
+def identity(experiment: Experiment) -> str:
+    """The id of a run: a hash of every field that changes the numbers it gives.
+
+    Spellings of one value (600 and 600it, 1 and 1.0) give one id; 10ep and the number
+    of iterations it comes to do not, for that depends on the data. Fields left at their
+    default are no part of it, so a field that is new in `lth` does not change the ids
+    of runs made before it; hence a default is never changed.
+    """
+    fields = _chosen(_canonical(experiment), _canonical(Experiment()))
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _canonical(experiment: Experiment) -> dict[str, Any]:
+    """The fields that make up an id, each in one spelling."""
+    fields = as_dict(experiment)
+    for name in EXTENDING:
+        del fields[name]
+    for name in ("steps", "eval_every"):
+        fields[name] = _spelling(fields[name])
+    fields["rewind"]["to"] = _spelling(fields["rewind"]["to"])
+    for optimizer in (fields["optimizer"], fields["learn"]["optimizer"]):
+        optimizer["warmup"] = _spelling(optimizer["warmup"])
+        optimizer["milestones"] = [
+            _spelling(m) for m in split_list(optimizer["milestones"])
+        ]
+    prune = fields["prune"]
+    prune["densities"] = parse_densities(prune["densities"])
+    prune["rates"] = sorted(parse_rates(prune["rates"]).items())
+    return fields
+
+
+def _chosen(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are not at their default."""
+    result = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            value = _chosen(value, defaults[name])
+            if value:
+                result[name] = value
+        elif value != defaults[name]:
+            result[name] = value
+    return result
+
+
+def _spelling(steps: str) -> str:
+    match = STEPS.fullmatch(steps)
+    return f"{int(match[1] or 0)}ep{int(match[2] or 0)}it" if match else steps
+
+
+def extended(new: Experiment, old: Experiment) -> Experiment:
+    """`new` with what `old`, the same run asked for before, has beyond it."""
+
+    def union(a: str, b: str) -> str:
+        return ",".join(dict.fromkeys(split_list(a) + split_list(b)))
+
+    return dataclasses.replace(
+        new,
+        levels=max(new.levels, old.levels),
+        controls=union(old.controls, new.controls),
+        checkpoint_at=union(old.checkpoint_at, new.checkpoint_at),
+    )
+
+
+def as_dict(experiment: Experiment) -> dict[str, Any]:
+    """The fields as JSON holds them; `from_dict` reads them back."""
+    return json.loads(json.dumps(dataclasses.asdict(_typed(experiment))))
+
+
+def _typed(values: Any) -> Any:
+    """The dataclass with whole numbers in fields of type float made floats."""
+    changes = {}
+    for name, hint in get_type_hints(type(values)).items():
+        value = getattr(values, name)
+        if dataclasses.is_dataclass(value):
+            changes[name] = _typed(value)
+        elif hint is float:
+            changes[name] = float(value)
+    return dataclasses.replace(values, **changes)
+
+
+def from_dict(values: Any, kind: type = Experiment, where: str = "config") -> Any:
+    """A dataclass from JSON; unknown and mistyped fields are errors."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is a table of fields; got {values!r}")
+    hints = get_type_hints(kind)
+    odd = set(values) - set(hints)
+    if odd:
+        raise ConfigError(f"{where} has unknown fields: {', '.join(sorted(odd))}")
+    built = {}
+    for name, hint in hints.items():
+        if name not in values:
+            continue  # a field newer than the file: its default is what was meant
+        value = values[name]
+        if dataclasses.is_dataclass(hint):
+            built[name] = from_dict(value, hint, f"{where}.{name}")  # type: ignore[arg-type]
+            continue
+        good = {
+            int: isinstance(value, int) and not isinstance(value, bool),
+            float: isinstance(value, int | float),
+            bool: isinstance(value, bool),
+            str: isinstance(value, str),
+            tuple[int, ...]: isinstance(value, list)
+            and all(isinstance(v, int) for v in value),
+        }.get(hint, value in getattr(hint, "__args__", ()))
+        if not good:
+            raise ConfigError(f"{where}.{name} cannot be {value!r}")
+        built[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**built)

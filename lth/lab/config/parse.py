@@ -1,0 +1,84 @@
+"""How the texts in a configuration are read: steps, lists, rates, structures.
+
+As `config`, nothing here imports JAX.
+"""
+
+import itertools
+import re
+from typing import NamedTuple
+
+from lth.lab.config.fields import ConfigError
+
+STEPS = re.compile(r"(?:(\d+)ep)?(?:(\d+)(?:it)?)?")
+
+
+def parse_steps(text: str, epoch: int, flag: str) -> int:
+    """The steps in text such as 500it, 10ep, 2ep50it or 500; an epoch has `epoch`."""
+    match = STEPS.fullmatch(text)
+    if not text or not match:
+        raise ConfigError(
+            f"{flag} is a number of steps such as 500it, 10ep, 2ep50it or 500; "
+            f"got {text!r}"
+        )
+    return int(match[1] or 0) * epoch + int(match[2] or 0)
+
+
+class Structure(NamedTuple):
+    """What is pruned as a unit."""
+
+    name: str  # weight, block, filter, channel or n_of_m
+    sizes: tuple[int, ...] = ()  # of a block; n and m
+
+
+def parse_structure(text: str) -> Structure:
+    """The structure in weight, block:4x4, filter, channel or 2:4."""
+    if text in ("weight", "filter", "channel"):
+        return Structure(text)
+    if match := re.fullmatch(r"block:(\d+(?:x\d+)*)", text):
+        sizes = tuple(int(n) for n in match[1].split("x"))
+        if min(sizes) >= 1:
+            return Structure("block", sizes)
+    elif match := re.fullmatch(r"(\d+):(\d+)", text):
+        n, m = int(match[1]), int(match[2])
+        if 1 <= n < m:
+            return Structure("n_of_m", (n, m))
+    raise ConfigError(
+        "--prune.structure is weight, block:HxW, filter, channel or N:M with N < M, "
+        f"keep N of every M; got {text!r}"
+    )
+
+
+def parse_densities(text: str) -> list[float]:
+    """The densities of levels 1, 2, …; none of an empty text."""
+    try:
+        values = [float(item) for item in split_list(text)]
+    except ValueError:
+        values = [0.0]
+    falls = all(b < a for a, b in itertools.pairwise([1.0, *values]))
+    if not falls or not all(value > 0 for value in values):
+        raise ConfigError(
+            "--prune.densities is a falling list of fractions in (0, 1) such as "
+            f"0.5,0.2,0.1; got {text!r}"
+        )
+    return values
+
+
+def split_list(text: str) -> list[str]:
+    """The items of a comma-separated list; none of an empty text."""
+    return [item.strip() for item in text.split(",")] if text else []
+
+
+def parse_rates(text: str) -> dict[str, float]:
+    """Pruning rates by path pattern from PATTERN=RATE,…"""
+    rates = {}
+    for item in split_list(text):
+        pattern, _, rate = item.rpartition("=")
+        try:
+            rates[pattern] = float(rate)
+        except ValueError:
+            pattern = ""
+        if not pattern or not 0 <= rates[pattern] < 1:
+            raise ConfigError(
+                f"--prune.rates is PATTERN=RATE,… with rates in [0, 1); got {item!r}"
+            )
+    return rates

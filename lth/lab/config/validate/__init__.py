@@ -1,0 +1,167 @@
+"""What can be seen to be wrong with an experiment before any data is read."""
+
+from typing import Any
+
+from lth.lab.config import CONTROLS, SEEDS, ConfigError, Experiment, Optimizer
+from lth.lab.config.parse import parse_steps, split_list
+from lth.lab.config.validate import effects, learning, pruning
+
+IN_ONE_PIECE = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
+FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}
+
+
+def check(e: Experiment) -> None:
+    """Refuse what can be seen to be wrong before any data is read."""
+    for flag, value, good, allowed in _limits(e):
+        if not good:
+            raise ConfigError(f"{flag} is {allowed}; got {value}")
+    _check_controls(e)
+    _check_model(e)
+    _check_data(e)
+    pruning.check(e)
+    learning.check(e)
+    _check_optimizer("--optimizer", e.optimizer)
+    _check_optimizer("--learn.optimizer", e.learn.optimizer)
+    effects.check(e)
+    _check_rewinding(e)
+
+
+def _check_rewinding(e: Experiment) -> None:
+    o, same = e.optimizer, {"learning_rate": "finetune", "weights_low_rate": "weights"}
+    if e.rewind.mode in same and not (
+        parse_steps(o.warmup, 1, "--optimizer.warmup") or o.milestones or o.cosine
+    ):
+        raise ConfigError(
+            f"--rewind.mode {e.rewind.mode} needs a learning rate that changes: with "
+            "a constant one it is --rewind.mode "
+            f"{same[e.rewind.mode]}; give that, or --optimizer.warmup, "
+            "--optimizer.milestones or --optimizer.cosine"
+        )
+
+
+def _check_optimizer(flag: str, o: Optimizer) -> None:
+    if o.name == "adam" and (o.momentum or o.nesterov):
+        raise ConfigError(f"{flag}.momentum belongs to sgd; adam has its own")
+    if o.nesterov and not o.momentum:
+        raise ConfigError(f"{flag}.nesterov needs {flag}.momentum above 0")
+    if o.cosine and o.milestones:
+        raise ConfigError(
+            f"{flag}.cosine and {flag}.milestones are two schedules: give one"
+        )
+
+
+def _check_controls(e: Experiment) -> None:
+    controls = split_list(e.controls)
+    for control in controls:
+        if control not in CONTROLS or controls.count(control) > 1:
+            raise ConfigError(
+                f"--controls is a list of {', '.join(CONTROLS)}, each once; "
+                f"got {e.controls!r}"
+            )
+    if "invert" in controls and e.prune.at != "early":
+        raise ConfigError(
+            "--controls invert ranks weights that are not trained yet: it goes with "
+            "--prune.at early"
+        )
+    for control in ("rewind", "train"):
+        if control in controls and e.learn.method == "none":
+            raise ConfigError(
+                f"--controls {control} trains under a learned mask: it goes with "
+                "--learn.method"
+            )
+    if controls and e.rewind.mode != "weights":
+        raise ConfigError(
+            "--controls are trained from the rewind point, so they compare with "
+            f"--rewind.mode weights alone; got {e.rewind.mode}"
+        )
+
+
+def _check_model(e: Experiment) -> None:
+    m, name = e.model, e.data.name
+    fits = FOR.get(name, ())
+    if (m.name not in fits) if fits else (m.name == "transformer"):
+        models = ", ".join(fits) if fits else "any but transformer"
+        raise ConfigError(
+            f"--model.name {m.name} does not fit --data.name {name}: that takes "
+            f"{models}"
+        )
+    if m.remat and m.name in IN_ONE_PIECE:
+        raise ConfigError(f"--model.remat works by blocks, and {m.name} has none")
+    if m.depth and m.name not in ("vit", "transformer"):
+        raise ConfigError(
+            f"--model.depth is of vit and transformer; the depth of {m.name} is in "
+            "its name"
+        )
+    if m.name == "mlp" and m.width != 1:
+        raise ConfigError("--model.width is not of mlp; give --model.widths")
+
+
+def _check_data(e: Experiment) -> None:
+    d = e.data
+    if d.name in FOR:
+        for flag, given in (
+            ("--data.augment", d.augment != "none"),
+            ("--data.classes", bool(d.classes)),
+            ("--data.label-noise", bool(d.label_noise)),
+        ):
+            if given:
+                raise ConfigError(f"{flag} is of labelled images, not of {d.name}")
+    if len(set(d.classes)) < len(d.classes) or len(d.classes) == 1:
+        raise ConfigError(
+            f"--data.classes are two or more different classes; got {d.classes}"
+        )
+    if d.name == "images":
+        for flag, given in (
+            ("--data.classes", bool(d.classes)),
+            ("--data.label-noise", bool(d.label_noise)),
+            ("--data.examples", bool(d.examples)),
+        ):
+            if given:
+                raise ConfigError(f"{flag} is not of images, which are read in passing")
+        if e.replicates > 1:
+            raise ConfigError(
+                "images are read in the order of one replicate: run each with "
+                f"--replicates 1 and its own --first-replicate; got {e.replicates}"
+            )
+
+
+def _limits(e: Experiment) -> list[tuple[str, Any, bool, str]]:
+    """Of each flag that is a number: its value, whether it is good, what is allowed."""
+    d, m, infinity = e.data, e.model, float("inf")
+    last = e.first_replicate + e.replicates - 1
+    first, seed = "--first-replicate", "--data.split-seed"
+    widths = all(width >= 1 for width in m.widths)
+    classes = all(c >= 0 for c in d.classes)
+    return [
+        ("--levels", e.levels, e.levels >= 0, "at least 0"),
+        ("--replicates", e.replicates, e.replicates >= 1, "at least 1"),
+        (first, e.first_replicate, e.first_replicate in SEEDS, "in [0, 2**31)"),
+        ("the last replicate", last, last in SEEDS, "in [0, 2**31)"),
+        ("--batch-size", e.batch_size, e.batch_size >= 1, "at least 1"),
+        ("--model.widths", m.widths, widths, "at least 1"),
+        ("--model.width", m.width, 0 < m.width < infinity, "above 0"),
+        ("--model.depth", m.depth, m.depth >= 0, "at least 0"),
+        ("--data.validation", d.validation, d.validation >= 1, "at least 1"),
+        (seed, d.split_seed, d.split_seed in SEEDS, "in [0, 2**31)"),
+        ("--data.examples", d.examples, d.examples >= 0, "at least 0"),
+        ("--data.classes", d.classes, classes, "at least 0"),
+        ("--data.label-noise", d.label_noise, 0 <= d.label_noise <= 1, "in [0, 1]"),
+        ("--data.length", d.length, d.length >= 2, "at least 2"),
+        ("--data.size", d.size, 8 <= d.size <= 1024, "8 to 1024"),
+        ("--prune.rounds", e.prune.rounds, e.prune.rounds >= 1, "at least 1"),
+        ("--prune.batches", e.prune.batches, e.prune.batches >= 1, "at least 1"),
+        ("--prune.rate", e.prune.rate, 0 < e.prune.rate < 1, "in (0, 1)"),
+        *_optimizer_limits("--optimizer", e.optimizer),
+        *_optimizer_limits("--learn.optimizer", e.learn.optimizer),
+    ]
+
+
+def _optimizer_limits(flag: str, o: Optimizer) -> list[tuple[str, Any, bool, str]]:
+    infinity = float("inf")
+    rate, decay = o.learning_rate, o.weight_decay
+    return [
+        (f"{flag}.learning-rate", rate, 0 < rate < infinity, "above 0"),
+        (f"{flag}.momentum", o.momentum, 0 <= o.momentum < 1, "in [0, 1)"),
+        (f"{flag}.weight-decay", decay, 0 <= decay < infinity, "at least 0"),
+        (f"{flag}.drop", o.drop, 0 < o.drop <= 1, "in (0, 1]"),
+    ]

@@ -1,0 +1,29 @@
+"""Where programs run, what fits there, and what is kept of compiling."""
+
+from lth.lab.devices.placement import (
+    SHUTDOWN,
+    JoinError,
+    Plan,
+    agree,
+    first_process,
+    join,
+    plan,
+    share,
+    split_batch,
+    spread,
+    use_cores,
+)
+
+__all__ = [
+    "SHUTDOWN",
+    "JoinError",
+    "Plan",
+    "agree",
+    "first_process",
+    "join",
+    "plan",
+    "share",
+    "split_batch",
+    "spread",
+    "use_cores",
+]

@@ -1,0 +1,77 @@
+"""Where a run is: said to its log and to whoever watches."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lth import results
+from lth.lab import devices, store
+from lth.train import Metrics, TrainState
+
+
+class Progress(NamedTuple):
+    """Where a run is; said at each measurement."""
+
+    variant: str
+    level: int
+    step: int
+    steps: int  # where this training ends
+    fraction: float  # of all the trainings of this call
+    loss: float  # of training, mean over replicates
+    metric: str  # what the next is: accuracy, or r2 of a regression
+    accuracy: float  # on validation, mean over replicates
+
+
+class Reporter(NamedTuple):
+    """What `train.fit` tells of its measurements: to the log and to who watches."""
+
+    path: Path
+    variant: str
+    level: int
+    trained: int  # trainings behind this one, of so many
+    trainings: int
+    start: int
+    steps: int
+    watch: Callable[[Progress], Any]
+
+    def __call__(self, state: TrainState, record: Metrics) -> None:
+        step = int(record["step"][0])
+        means = {
+            name: _mean_of_finite(values)
+            for name, values in record.items()
+            if name not in ("step", "diverged")
+        }
+        if devices.first_process():
+            self._log(step, means)
+        metric = next(m for m in results.SCORES if f"validation_{m}" in means)
+        part = (step - self.start) / (self.steps - self.start)
+        self.watch(
+            Progress(
+                self.variant,
+                self.level,
+                step,
+                self.steps,
+                (self.trained + part) / self.trainings,
+                means["train_loss"],
+                metric,
+                means[f"validation_{metric}"],
+            )
+        )
+
+    def _log(self, step: int, means: dict[str, float]) -> None:
+        store.log(
+            self.path,
+            "measured",
+            variant=self.variant,
+            level=self.level,
+            step=step,
+            **{n: round(m, 6) if np.isfinite(m) else None for n, m in means.items()},
+        )
+
+
+def _mean_of_finite(values: np.ndarray) -> float:
+    """The mean over the replicates that have not failed; NaN when all have."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")

@@ -1,0 +1,44 @@
+"""Conditions that stay conditions when replicates are mapped."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def cond_any(now: jax.Array, change: Callable, value: Any, given: Any) -> Any:
+    """`change(value, given)` where it is time, and `value` as it is elsewhere.
+
+    As a loop of one turn or none. `jax.lax.cond` becomes a choice between two results
+    under `vmap`, worked out at every step; a loop runs where any replicate asks for it.
+    It also leaves in place what it does not change, of which `cond` makes a copy. There
+    is no gradient through it.
+    """
+
+    def turn(carry):
+        # Tied to what changes, or XLA works out whatever depends on `given` alone
+        # before the loop, which is at every step.
+        held = jax.lax.optimization_barrier((carry[1], given))
+        return jnp.zeros_like(now), change(*held)
+
+    return jax.lax.while_loop(lambda carry: carry[0], turn, (now, value))[1]
+
+
+def every_steps(
+    every: int, step: jax.Array, choose: Callable, held: Any, given: Any
+) -> Any:
+    """`choose(given)` at each step that `every` divides, and `held` between them.
+
+    `step` is [], an integer. There is no gradient through it.
+    """
+    given = jax.lax.stop_gradient(given)
+    if every == 1:
+        return choose(given)
+    return cond_any(step % every == 0, lambda _, given: choose(given), held, given)
+
+
+def check_every(every: int) -> None:
+    """Refuse a number of steps that is none."""
+    if every < 1:
+        raise ValueError(f"a mask is chosen every 1 or more steps; got {every}")

@@ -1,0 +1,352 @@
+"""What is pruned as a unit: weights, blocks, rows, columns, channels, N of every M.
+
+All of them cut a leaf into tiles: boxes of weights that start at index 0, and of which
+only the last along an axis may be cut off. With blocks, rows and columns the tiles
+compete with each other and live or die whole (`keep_top`). With N:M the weights inside
+a tile compete and the tiles do not (`keep_n_of_m`, `keep_within`).
+
+Which axes of a kernel are inputs and which outputs, its shape says of matrices
+[in, out] and of convolutions [window, in, out]; of others `axes` does (`sides`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from lth.masks import sides, tiles, topk, tree
+from lth.masks.sides import Axes
+from lth.masks.tiles import Shape
+
+
+class Unit(NamedTuple):
+    """What lives or dies together.
+
+    `tile(shape)` is the size of a unit along each axis of a leaf of that shape; where
+    units are `sided` it takes the `sides.Sides` of the leaf as well.
+    `reduce(scores, alive, size)` makes unit scores [...] of weights [..., in the unit]:
+    a dead weight has score 0, the lowest where scores are sizes, and `size`, broadcast
+    to [...], is the number of weights, dead or alive, without what lies past the edge
+    of the leaf.
+    """
+
+    tile: Callable[..., Shape]
+    reduce: Callable[[jax.Array, jax.Array, np.ndarray], jax.Array]
+    sided: bool = False
+
+
+REDUCE = {
+    "sum": lambda scores, alive, size: jnp.sum(scores, -1),
+    "l1": lambda scores, alive, size: jnp.sum(jnp.abs(scores), -1),
+    "l2": lambda scores, alive, size: jnp.sqrt(jnp.sum(jnp.square(scores), -1)),
+    "mean": lambda scores, alive, size: jnp.sum(scores, -1) / size,
+    "max": lambda scores, alive, size: jnp.max(jnp.where(alive, scores, -jnp.inf), -1),
+}
+
+
+def weight() -> Unit:
+    """Each weight by itself: unstructured pruning."""
+    return Unit(lambda leaf: (1,) * len(leaf), REDUCE["max"])
+
+
+def block(shape: Shape, reduce: str = "mean") -> Unit:
+    """Blocks of `shape` over the last axes of a leaf, 1 along the others.
+
+    (height, width) lie along (input, output) of a dense kernel, and along the last two
+    axes of any other, whatever those hold. They do not overlap and start at index 0; a
+    block cut off by the edge has the mean of the weights it has.
+    tfmot pools such a leaf over windows shifted against the blocks that it prunes.
+    """
+    if not shape or any(not isinstance(n, int) or n < 1 for n in shape):
+        raise ValueError(f"a block is one or more sizes of at least 1; got {shape}")
+
+    def tile(leaf):
+        if len(leaf) < len(shape):
+            raise ValueError(f"a block {shape} needs {len(shape)} axes; got {leaf}")
+        return (1,) * (len(leaf) - len(shape)) + tuple(shape)
+
+    return Unit(tile, _reduction(reduce))
+
+
+def outputs(reduce: str = "l1") -> Unit:
+    """What makes one output: a column of a dense kernel, a filter of a convolution.
+
+    `l1` of the weights ranks as Li et al. (2017, arXiv:1608.08710) do.
+    Of the leaf alone: they take a filter's bias, normalisation and readers out with it,
+    which here live on.
+    """
+
+    def tile(leaf, at=None):
+        return _whole(leaf, (at or sides.of(leaf)).summed)
+
+    return Unit(tile, _reduction(reduce), sided=True)
+
+
+def inputs(reduce: str = "l1") -> Unit:
+    """What reads one input: a row of a dense kernel, a channel of a convolution."""
+
+    def tile(leaf, at=None):
+        at = at or sides.of(leaf)
+        if not at.inputs:
+            raise ValueError(f"inputs lie along axis -2; got the shape {leaf}")
+        return _whole(leaf, (*at.window, *at.outputs))
+
+    return Unit(tile, _reduction(reduce), sided=True)
+
+
+def shapes(mask: tree.Mask, unit: Unit, axes: Axes = None) -> list[Shape]:
+    """The shape of a unit in each prunable leaf; of `outputs`, its size is the fan-in.
+
+    Raises ValueError, with the path, for a leaf that has no such units.
+    """
+    found: list[Shape] = []
+    _map(lambda path, sizes, keep: found.append(sizes), unit, mask, axes=axes)
+    return found
+
+
+def keep_top(
+    scores: tree.Scores,
+    mask: tree.Mask,
+    density: tree.Density,
+    scope: str = "global",
+    *,
+    unit: Unit,
+    axes: Axes = None,
+) -> tree.Mask:
+    """The mask that keeps the highest units among those in which a weight lives.
+
+    Density counts units: exactly `max(1, round(density * units))` are kept in each
+    competition, and all else is as in `masks.keep_top`, which chooses. A unit keeps the
+    weights that `mask` left in it, so that it is whole only if it was.
+
+    Args:
+      scores, mask, density, scope: as in `masks.keep_top`.
+      unit: such as `outputs()`.
+      axes: inputs and outputs of kernels whose shape does not tell, as in `sides`.
+    """
+
+    def pool(_, sizes, keep, score):
+        alive = tiles.split(keep, sizes)
+        values = jnp.where(alive, tiles.split(score, sizes), jnp.zeros((), score.dtype))
+        return unit.reduce(values, alive, tiles.lengths(keep.shape, sizes, score.dtype))
+
+    def living(_, sizes, keep):
+        return jnp.any(tiles.split(keep, sizes), -1)
+
+    def spread(_, sizes, keep, chosen):
+        boxes = jnp.broadcast_to(chosen[..., None], (*chosen.shape, math.prod(sizes)))
+        return tiles.join(boxes, sizes, keep.shape) & keep
+
+    pooled = _map(pool, unit, mask, _floating(scores, mask), axes=axes)
+    try:
+        alive = _map(living, unit, mask, axes=axes)
+        kept = tree.keep_top(pooled, alive, density, scope)
+    except ValueError as error:
+        error.add_note("structure.keep_top counts units, each of one or more weights")
+        raise
+    return _map(spread, unit, mask, kept, axes=axes)
+
+
+def keep_n_of_m(
+    scores: tree.Scores,
+    mask: tree.Mask,
+    n: int,
+    m: int | None,
+    axis: int | None = None,
+    axes: Axes = None,
+) -> tree.Mask:
+    """The mask that keeps the `n` highest of every `m` weights.
+
+    `n` are KEPT: 2:4 keeps two of four (tfmot's `m_by_n` counts the zeros). Groups
+    start at index 0; a shorter last one of `l` weights keeps min(n, l). Ties: the lower
+    index stays. A group in which `mask` left fewer than `n` keeps those.
+    NaN is an error; inside `jit` it keeps nothing of its group.
+
+    Args:
+      scores: a tree of floats; higher is kept.
+      mask: what to prune further.
+      n, m: 1 <= n <= m. `None` for m makes one group of all that an output reads, of a
+        convolution window x inputs, as Wanda compares weights (arXiv:2306.11695).
+      axis: along which groups lie, and with `m=None` the group; by default the inputs,
+        which a sparse matrix product reads (of several axes of inputs the last).
+      axes: inputs and outputs of kernels whose shape does not tell, as in `sides`.
+    """
+    group = _line(n, m, axis)
+    each = jax.tree.map(lambda _: n, mask)
+    return _keep_each(scores, mask, each, group, min, axes)
+
+
+def keep_within(
+    scores: tree.Scores,
+    mask: tree.Mask,
+    density: tree.Density,
+    m: int | None = None,
+    axis: int | None = None,
+    axes: Axes = None,
+) -> tree.Mask:
+    """The mask that keeps `max(1, round(density * m))` of every `m` weights.
+
+    N:M by its density, which may be traced or a tree: a schedule from 1 down to n / m
+    grows into the pattern that `keep_n_of_m` cuts at once. More than `mask` left in a
+    group is an error, as in `masks.keep_top`.
+
+    Args:
+      scores, mask, m, axis, axes: as in `keep_n_of_m`; by default one group of all that
+        an output reads, of which `max(1, round(density * fan-in))` stay.
+      density: in (0, 1], or a tree of such numbers.
+    """
+    single = jax.tree.structure(density) == jax.tree.structure(0.0)
+    each = jax.tree.map(lambda _: density, mask) if single else density
+    group = _line(1, m, axis)
+    return _keep_each(scores, mask, each, group, topk.round_count, axes)
+
+
+def check(mask: tree.Mask, unit: Unit, axes: Axes = None) -> None:
+    """ValueError unless every unit is whole or gone, with the place of the first."""
+
+    def wrong(count, size):
+        return (count > 0) & (count < size)
+
+    _check(mask, unit, wrong, "is pruned in part", axes)
+
+
+def check_n_of_m(
+    mask: tree.Mask,
+    n: int,
+    m: int | None,
+    axis: int | None = None,
+    exact: bool = True,
+    axes: Axes = None,
+) -> None:
+    """Raise ValueError unless each group of `m` keeps `n`.
+
+    Args:
+      mask, n, m, axis, axes: as in `keep_n_of_m`, where a shorter last group of `l`
+        weights keeps min(n, l).
+      exact: whether fewer than `n` are wrong too.
+    """
+
+    def wrong(count, size):
+        right = np.minimum(n, size)
+        return count != right if exact else count > right
+
+    rule = f"does not keep {'exactly' if exact else 'at most'} {n} of its weights"
+    _check(mask, _line(n, m, axis), wrong, rule, axes)
+
+
+def _check(mask, unit: Unit, wrong: Callable, fault: str, axes: Axes) -> None:
+    def leaf(path, sizes, keep):
+        count = jnp.sum(tiles.split(keep, sizes), -1)
+        _refuse(path, sizes, wrong(count, tiles.lengths(keep.shape, sizes)), fault)
+
+    _map(leaf, unit, mask, axes=axes)
+
+
+def _keep_each(scores, mask, amounts, group, quota, axes) -> tree.Mask:
+    """The highest of each tile, `quota(amount, length)` of them."""
+
+    def leaf(path, sizes, keep, score, amount):
+        alive, lengths = tiles.split(keep, sizes), tiles.lengths(keep.shape, sizes)
+        rows, grid = (-1, math.prod(sizes)), alive.shape[:-1]
+        full, rest = int(lengths.max()), int(lengths.min())
+        k = jnp.where(lengths == full, quota(amount, full), quota(amount, rest))
+        values, each = tiles.split(score, sizes), jnp.broadcast_to(k, grid)
+        (kept,), left, nan = _top(
+            values.reshape(rows), alive.reshape(rows), each.ravel()
+        )
+        _refuse(path, sizes, nan.reshape(grid), "has NaN among its scores")
+        if quota is not min:  # N:M is an upper bound, a density a promise
+            short = left.reshape(grid) < k
+            _refuse(path, sizes, short, f"has fewer weights left than density {amount}")
+        return tiles.join(kept.reshape(alive.shape), sizes, keep.shape)
+
+    return _map(leaf, group, mask, _floating(scores, mask), amounts, axes=axes)
+
+
+@jax.jit
+@jax.vmap
+def _top(score, alive, k):
+    return topk.top([score], [alive], k)
+
+
+def _line(n: int, m: int | None, axis: int | None) -> Unit:
+    """Groups of `m` along one axis. Nothing is pooled: the weights inside compete."""
+    if not 1 <= n <= (n if m is None else m):
+        raise ValueError(f"n of every m weights are kept, 1 <= n <= m; got {n} of {m}")
+
+    def along(leaf, axis):
+        if not -len(leaf) <= axis < len(leaf):
+            raise ValueError(f"groups lie along axis {axis}; got the shape {leaf}")
+        sizes = [1] * len(leaf)
+        sizes[axis] = m or leaf[axis]
+        return tuple(sizes)
+
+    def read(leaf, at):
+        if m is None and at.inputs:
+            return _whole(leaf, at.summed)
+        return along(leaf, at.inputs[-1] if at.inputs else -2)
+
+    if axis is None:
+        return Unit(read, REDUCE["max"], sided=True)
+    return Unit(lambda leaf: along(leaf, axis), REDUCE["max"])
+
+
+def _whole(leaf: Shape, axes: Shape) -> Shape:
+    """As long as the leaf along some axes, and 1 along the others."""
+    return tuple(n if axis in axes else 1 for axis, n in enumerate(leaf))
+
+
+def _map(
+    function: Callable, unit: Unit, mask: tree.Mask, *trees: Any, axes: Axes = None
+) -> Any:
+    """`function(path, sizes of a tile, *leaves)` of each prunable leaf."""
+    given = sides.lookup(axes)
+
+    def tile(path, keep):
+        if not unit.sided:
+            return unit.tile(keep.shape)
+        return unit.tile(keep.shape, sides.of(keep.shape, given(path, keep)))
+
+    def leaf(path, keep, *others):
+        try:
+            sizes = tile(tree.name(path), keep)
+        except ValueError as error:
+            raise ValueError(f"{tree.name(path)}: {error}") from None
+        return function(tree.name(path), sizes, keep, *others)
+
+    return jax.tree_util.tree_map_with_path(leaf, mask, *trees)
+
+
+def _floating(scores: tree.Scores, mask: tree.Mask) -> tree.Scores:
+    """The scores that the mask covers, in 32 bits or more, to be added up."""
+
+    def leaf(path, score, keep):
+        if keep is None:
+            return None
+        kind = jnp.result_type(score)
+        if not jnp.issubdtype(kind, jnp.floating):
+            raise TypeError(f"scores are floating point; {tree.name(path)} is {kind}")
+        return jnp.asarray(score, jnp.promote_types(kind, jnp.float32))
+
+    return jax.tree_util.tree_map_with_path(leaf, scores, mask)
+
+
+def _reduction(name: str) -> Callable:
+    if name not in REDUCE:
+        raise ValueError(f"a unit is scored by {', '.join(REDUCE)}; got {name!r}")
+    return REDUCE[name]
+
+
+def _refuse(path: str, sizes: Shape, broken: jax.Array, fault: str) -> None:
+    """ValueError for the first unit that is broken, where the values are known."""
+    if isinstance(broken, Tracer) or not jnp.any(broken):
+        return
+    index = np.argwhere(broken)[0].tolist()
+    corner = [i * size for i, size in zip(index, sizes, strict=True)]
+    raise ValueError(
+        f"{path}: unit {index}, of shape {list(sizes)} at {corner}, {fault}"
+    )

@@ -1,0 +1,33 @@
+"""Figures of tables and tickets, for notebooks and reports."""
+
+from lth.plot.lines import (
+    COLORS,
+    NAMES,
+    accuracy,
+    beside,
+    curves,
+    density_axis,
+    layers,
+    name,
+    spread,
+    stopping,
+)
+from lth.plot.maps import (
+    inputs,
+    kept,
+)
+
+__all__ = [
+    "COLORS",
+    "NAMES",
+    "accuracy",
+    "beside",
+    "curves",
+    "density_axis",
+    "inputs",
+    "kept",
+    "layers",
+    "name",
+    "spread",
+    "stopping",
+]

@@ -1,0 +1,214 @@
+"""Figures: a table or a ticket drawn on Matplotlib axes.
+
+Every function draws on the axes it is given and returns them. Lines are means over
+replicates, bands 95 % confidence intervals of the mean (Student's t).
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib import cm
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from lth import results
+
+# Okabe & Ito's colours, which stay apart for colour-blind readers.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+
+
+NAMES = {
+    "ticket": "ticket",
+    "reinit": "fresh initialisation",
+    "shuffle": "mask shuffled in layers",
+    "shuffle_global": "mask shuffled globally",
+    "invert": "lowest scores kept",
+    "rewind": "initial weights trained",
+    "train": "its weights trained",
+}
+
+
+def name(variant: str, level: int, density: float, matches: bool = False) -> str:
+    """What a row of a summary is called.
+
+    The ticket of level 0 is the dense network, or where that has lost weights already,
+    a network under a mask that was learned. One that `matches` the dense network
+    (`results.matching`) is a winning ticket.
+    """
+    if variant == results.TICKET and level and matches:
+        return "winning ticket"
+    if variant != results.TICKET or level:
+        return NAMES[variant]
+    return "dense network" if density == 1 else "learned mask"
+
+
+def accuracy(
+    table: pd.DataFrame, ax: Axes, *, at: str = "accuracy", band: bool = True
+) -> Axes:
+    """Test accuracy against density, a line per run and variant.
+
+    `at` is a column of `results.summary`: `accuracy`, at the end of training, or
+    `stop_accuracy`, at the early-stopping step. At the end a filled point matches the
+    dense network (`results.matching`) and a hollow one does not; the grey strip is one
+    standard deviation below the dense network.
+    """
+    _against_density(results.summary(table), at, ax, percent=True, band=band)
+    if at == "accuracy":
+        _show_matching(results.matching(table), ax)
+    where = "at the end" if at == "accuracy" else "at early stopping"
+    ax.set(ylabel=f"test {results.score(table)} {where} (%)")
+    return ax
+
+
+def stopping(table: pd.DataFrame, ax: Axes) -> Axes:
+    """The step of the lowest validation loss against density."""
+    _against_density(results.summary(table), "stop", ax)
+    ax.set(ylabel="early-stopping step")
+    return ax
+
+
+def _against_density(summary, column, ax, percent=False, band=True):
+    scale = 100 if percent else 1
+    several = summary["run"].nunique() > 1
+    groups = summary.groupby(["run", "variant"], sort=False)
+    order = sorted(groups, key=lambda g: (g[0][0], list(NAMES).index(g[0][1])))
+    dense = summary[(summary["level"] == 0) & (summary["density"] == 1)]
+    for color, ((run, variant), rows) in zip(_cycle(), order, strict=False):
+        rows = rows.sort_values("density", ascending=False)
+        last = rows.iloc[-1]  # of several levels, not the dense one
+        called = name(variant, last["level"], last["density"])
+        x, y = rows["density"] * 100, rows[column] * scale
+        ax.plot(
+            x,
+            y,
+            "o-",
+            ms=3,
+            color=color,
+            # A dollar sign would begin a formula.
+            label=f"{run}: {called}".replace("$", r"\$") if several else called,
+        )
+        half = rows[f"{column}_ci"] * scale
+        if band and half.notna().any():
+            ax.fill_between(x, y - half, y + half, color=color, alpha=0.18, lw=0)
+    for level in dense[column]:
+        ax.axhline(level * scale, color="0.5", lw=0.8, ls=":", zorder=0)
+    density_axis(ax)
+    ax.legend(frameon=False, fontsize="small")
+
+
+def _show_matching(matching: pd.DataFrame, ax: Axes) -> None:
+    """Hollow points where a network does not match, and down to where it would."""
+    missed = matching[~matching["matches"].astype(bool)]
+    x, y = 100 * missed["density"], 100 * missed["accuracy"]
+    ax.plot(x, y, "o", ms=1.6, color="white", zorder=3)
+    for _, row in matching.drop_duplicates("run").iterrows():
+        if row["deviation"] > 0:
+            least = row["dense"] - row["deviation"]
+            strip = 100 * least, 100 * row["dense"]
+            ax.axhspan(*strip, color="0.5", alpha=0.13, lw=0, zorder=0)
+
+
+def _cycle() -> Iterable[str]:
+    while True:
+        yield from COLORS
+
+
+def density_axis(ax: Axes) -> None:
+    """Density in percent on a logarithmic axis, dense on the left."""
+    ax.set_xscale("log")
+    left, right = ax.get_xlim()
+    ax.set_xlim(max(left, right), min(left, right))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_xlabel("density (%)")
+
+
+def layers(densities: Mapping[int, Mapping[str, float]], ax: Axes) -> Axes:
+    """The density of each layer by level, from {level: {path: density}}."""
+    levels = sorted(densities)
+    if len(levels) == 1:
+        (kept,) = densities.values()
+        ax.barh(list(kept), [100 * d for d in kept.values()], color=COLORS[0])
+        ax.invert_yaxis()
+        ax.set(xlabel="density of the layer (%)", xlim=(0, 100))
+        return ax
+    for color, path in zip(_cycle(), densities[levels[0]], strict=False):
+        values = [100 * densities[level][path] for level in levels]
+        ax.plot(levels, values, "o-", ms=3, color=color, label=path)
+    ax.set(xlabel="level", ylabel="density of the layer (%)", yscale="log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def curves(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    split: str = "test",
+    metric: str | None = None,
+    levels: Iterable[int] | None = None,
+    variant: str = results.TICKET,
+) -> Axes:
+    """A metric against the training step, a line per level, dark for dense.
+
+    Without a name it is the one networks are compared by (`results.score`).
+    """
+    metric = metric or results.score(table)
+    rows = table[
+        (table["split"] == split)
+        & (table["metric"] == metric)
+        & (table["variant"] == variant)
+    ]
+    known = sorted(rows["level"].unique())
+    wanted = set(known if levels is None else levels)
+    levels = [level for level in known if level in wanted]
+    for run, of_run in rows.groupby("run"):
+        for i, level in enumerate(levels):
+            mean = of_run[of_run["level"] == level].groupby("step")["value"].mean()
+            density = of_run.loc[of_run["level"] == level, "density"].mean()
+            label = f"{100 * density:.3g} %" if run == rows["run"].iloc[0] else None
+            color = cm.viridis(0.9 * i / max(1, len(levels) - 1))
+            scale = 1 if metric == "loss" else 100
+            ax.plot(mean.index, mean * scale, lw=1.1, color=color, label=label)
+    unit = "" if metric == "loss" else " (%)"
+    ax.set(xlabel="step", ylabel=f"{split} {metric}{unit}")
+    ax.legend(frameon=False, fontsize="x-small", title="density", ncols=2)
+    return ax
+
+
+def beside(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    split: str = "test",
+    metric: str | None = None,
+    level: int = 0,
+) -> Axes:
+    """A metric against the training step: a level's ticket and its controls."""
+    metric = metric or results.score(table)
+    rows = table[
+        (table["split"] == split)
+        & (table["metric"] == metric)
+        & (table["level"] == level)
+    ]
+    scale = 1 if metric == "loss" else 100
+    for color, variant in zip(_cycle(), rows["variant"].unique(), strict=False):
+        of_variant = rows[rows["variant"] == variant]
+        mean = of_variant.groupby("step")["value"].mean() * scale
+        called = name(variant, level, of_variant["density"].iloc[0])
+        ax.plot(mean.index, mean, lw=1.1, color=color, label=called)
+    unit = "" if metric == "loss" else " (%)"
+    ax.set(xlabel="step", ylabel=f"{split} {metric}{unit}")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def spread(table: pd.DataFrame, levels: int = 6) -> list[int]:
+    """About that many levels of a table, from the densest to the sparsest."""
+    known = np.sort(table["level"].unique())
+    picks = np.linspace(0, len(known) - 1, min(levels, len(known)))
+    return [int(known[round(i)]) for i in picks]

@@ -1,0 +1,107 @@
+"""The tidy table: one row per measured value, in `table.csv`."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+COLUMNS = (
+    "run",
+    "replicate",
+    "variant",  # ticket, or the control trained with its mask
+    "level",
+    "density",
+    "step",
+    "split",
+    "metric",
+    "value",
+)
+
+
+TICKET = "ticket"
+
+
+SCORES = ("accuracy", "r2")  # a run measures one of them, beside the loss
+
+
+def rows(
+    run: str, variant: str, level: int, replicates, density, metrics
+) -> Iterator[tuple]:
+    """The rows of a level: of each replicate, at each step, of each split and metric.
+
+    `replicates` are the seeds [r], `density` [r], and `metrics` the curves of
+    `train.fit` with replicates in front, [r, stops]. Replicates that `failed` (their
+    first level, or -1 in front) have no rows.
+    """
+    names = [name for name in metrics if name not in ("step", "diverged", "failed")]
+    for i, replicate in enumerate(replicates):
+        if metrics["failed"][i, 0] >= 0:
+            continue
+        share = float(density[i])
+        for j, step in enumerate(metrics["step"][i]):
+            for name in names:
+                split, _, metric = name.partition("_")
+                # str() of a float32 is the shortest text that reads back the same.
+                measured = (int(step), split, metric, str(metrics[name][i, j]))
+                yield (run, int(replicate), variant, level, share, *measured)
+
+
+def append(path: Path, new: Iterable[tuple]) -> None:
+    """Add rows to the table, written whole before this returns; no rows, no table."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(new)
+    if not text.tell():
+        return
+    if not path.exists():
+        path.write_text(",".join(COLUMNS) + "\n")
+    with path.open("a") as file:
+        file.write(text.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+Stored = set[tuple[str, int]]  # the (variant, level) pairs whose tickets are stored
+
+
+def keep(path: Path, stored: Stored) -> None:
+    """Drop rows whose (variant, level) is not `stored`, and a last line cut short.
+
+    Rows are written before their ticket, so after a crash the table may be ahead of the
+    tickets; it is never behind.
+    """
+    if not path.exists():
+        return
+    text = _whole_rows(path, stored)
+    if not text:
+        path.unlink()
+    elif text != path.read_text():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+def _whole_rows(path: Path, stored: Stored) -> str:
+    """The table's text without what `keep` drops; empty when no row is left."""
+    text = path.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+    variant, level = COLUMNS.index("variant"), COLUMNS.index("level")
+    kept = lines[:1]
+    if kept and kept != [",".join(COLUMNS) + "\n"]:
+        raise ValueError(f"line 1 is not {','.join(COLUMNS)}: {kept[0].strip()[:80]!r}")
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split(",")
+        if len(cells) != len(COLUMNS) or not cells[level].isdecimal():
+            raise ValueError(f"line {number} is no row: {line.strip()[:80]!r}")
+        if (cells[variant], int(cells[level])) in stored:
+            kept.append(line)
+    return "".join(kept) if len(kept) > 1 else ""
+
+
+def read(path: Path, stored: Stored) -> pd.DataFrame:
+    """The rows of stored tickets, a data frame with the columns `COLUMNS`."""
+    text = _whole_rows(path, stored) if path.exists() else ""
+    exact = {"density": float, "value": float}  # pandas' own parser may miss a last bit
+    return pd.read_csv(io.StringIO(text or ",".join(COLUMNS)), converters=exact)
