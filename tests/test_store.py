@@ -2,7 +2,9 @@
 
 import errno
 import json
+import re
 import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -285,3 +287,10 @@ def test_a_table_read_while_it_is_written_has_whole_stored_rows_only(tmp_path):
     path.write_text(",".join(results.COLUMNS) + "\nno,row\n")
     with pytest.raises(ValueError, match="line 2 is no row: 'no,row'"):
         results.read(path, {("ticket", 0)})
+
+
+def test_the_commit_of_the_code_is_on_record():
+    """Where the tests run in a checkout, which a wrong file name once hid."""
+    if not (Path(lth.__file__).parents[1] / ".git").exists():
+        pytest.skip("not a checkout")
+    assert re.fullmatch(r"[0-9a-f]{12}\+?", str(store.environment()["code"]))

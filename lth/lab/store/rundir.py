@@ -261,10 +261,12 @@ def environment() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The git commit of this code, with + if files were changed; None outside git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
     try:
         known = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", "store.py"], capture_output=True
+            [*git, "ls-files", "--error-unmatch", Path(__file__).name],
+            capture_output=True,
         )
         if known.returncode:
             return None  # an installed copy, not the repository around it
