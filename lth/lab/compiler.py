@@ -22,9 +22,9 @@ class Fault(NamedTuple):
 
 # With these jaxlibs, large reductions fused by YNN skip rows (39103: sums of
 # 40 001 rows, 7 230 of them wrong) or kill the process (39257, 40412). Both were tried
-# on 0.10.0 to 0.12.0.1: the others compute right. The flag takes reductions from YNN; a
-# step of LeNet, Conv-2 and ResNet-20 takes as long with it. A version that does not
-# know a flag ends the process, so none is set for versions that are not listed.
+# on 0.10.0 to 0.12.0.1: the others compute right. The flag takes reductions from YNN.
+# A version that does not know a flag ends the process, so none is set for versions that
+# are not listed.
 _REDUCTIONS = ("--xla_cpu_experimental_ynn_fusion_type", "-reduce")
 FAULTS = {
     "0.10.2": Fault(*_REDUCTIONS, "jax issues 39103, 39257, 40412"),
