@@ -146,7 +146,7 @@ def row(flags: Flags, name: str, place: Path) -> str:
 
 def commands(place: Path) -> dict[str, Callable[[], Any]]:
     """What starts each of the processes that are timed."""
-    root = str(Path(__file__).absolute().parent.parent)
+    root = str(Path(__file__).absolute().parents[2])
     paths = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": paths}
 

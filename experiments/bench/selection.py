@@ -7,7 +7,7 @@ Times, each beside the yardstick so that a drift of the machine falls on both al
 - a mask from the threshold that a full `jnp.sort` gives, compiled, where that takes
   seconds and not minutes. It keeps all that tie.
 
-    python experiments/bench/select.py [--sizes 266200 25000000] [--density 0.2]
+    python experiments/bench/selection.py [--sizes 266200 25000000] [--density 0.2]
 
 Needs no data: scores are magnitudes of normal numbers. In the run it is checked that
 the mask has exactly the count asked for, and none but the highest. Takes about three

@@ -1,6 +1,6 @@
 """The whole iterative pruning of LeNet-300-100 on MNIST, against plain PyTorch.
 
-    python experiments/bench/imp.py --data-dir DATA [--replicates 1 5] [--repeats 5]
+    python experiments/bench/whole_imp.py --data-dir DATA [--replicates 1 5] [--repeats 5]
 
 Preset `lenet-mnist-sgd`, shortened: a dense network and two tickets, three epochs each
 (430 steps of 128 out of 55 000 images), the test set measured after each epoch. Whole
@@ -151,7 +151,7 @@ def run_lth(flags: Flags, n: int, runs: Path, cache: Path) -> tuple[float, float
     command += ["--steps", f"{flags.epochs}ep", "--levels", str(flags.levels)]
     command += ["--replicates", str(n), "--eval-every", "1ep"]
     command += ["--data-dir", str(flags.data_dir.absolute()), "--runs", str(runs)]
-    root = str(Path(__file__).absolute().parent.parent)
+    root = str(Path(__file__).absolute().parents[2])
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
