@@ -1,6 +1,6 @@
 """The whole iterative pruning of LeNet-300-100 on MNIST, against plain PyTorch.
 
-    python experiments/bench/whole_imp.py --data-dir DATA [--replicates 1 5] [--repeats 5]
+    python experiments/bench/whole_imp.py --data-dir DATA [--replicates 1 5]
 
 Preset `lenet-mnist-sgd`, shortened: a dense network and two tickets, three epochs each
 (430 steps of 128 out of 55 000 images), the test set measured after each epoch. Whole
