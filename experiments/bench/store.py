@@ -3,7 +3,7 @@
     python experiments/bench/store.py [--models lenet-mnist-sgd resnet20] [--repeats 9]
 
 The first table has a ticket of each preset's network at density 0.2 (mask, weights and
-optimizer state), saved and loaded by `lth.store` as experiments do: whole or not at
+optimizer state), saved and loaded by `lth.lab.store` as experiments do: whole or not at
 all, with a digest that is checked. Beside it `numpy.savez` of the same arrays to one
 file that is flushed to the disk, and `numpy.load` of it onto the device. The share of
 the digest is that of hashing alone.

@@ -16,8 +16,6 @@ from lth import results
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-
-
 NAMES = {
     "ticket": "ticket",
     "reinit": "fresh initialisation",

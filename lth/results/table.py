@@ -22,8 +22,6 @@ COLUMNS = (
 
 
 TICKET = "ticket"
-
-
 SCORES = ("accuracy", "r2")  # a run measures one of them, beside the loss
 
 

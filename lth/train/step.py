@@ -1,4 +1,4 @@
-"""Training: one step, many steps in one compiled loop, and a curve of measurements.
+"""Training: one step, and many of them in one compiled loop.
 
 Everything that varies between the trainings of an experiment (state, mask, data, key,
 number of steps) is an argument, so one compiled program serves every level, density and
@@ -17,14 +17,8 @@ from lth import masks
 from lth.train import optimizers
 
 NEVER = np.int32(2**31 - 1)  # as a step: has not happened
-
-
 Stats = Any  # a tree: batch-norm averages and other state that gradients do not train
-
-
 Loss = Callable[..., tuple[jax.Array, tuple[Stats, dict[str, jax.Array]]]]
-
-
 Metrics = dict[str, Any]
 
 
