@@ -48,16 +48,16 @@ def rule(steps: int) -> dynamic.Rule:
 def batches(steps: int, size: int = 64):
     """Pixels in [0, 1] and labels, drawn with replacement."""
     learned = data.load("digits", None, validation=180, split_seed=0).train
-    images = learned.image.reshape(len(learned.label), -1) / np.float32(16)
+    images = learned.inputs.reshape(len(learned.targets), -1) / np.float32(16)
     rng = np.random.default_rng(0)
     for _ in range(steps):
         picked = rng.integers(0, len(images), size)
-        yield images[picked], learned.label[picked]
+        yield images[picked], learned.targets[picked]
 
 
 def held_out():
     test = data.load("digits", None, validation=180, split_seed=0).test
-    return test.image.reshape(len(test.label), -1) / np.float32(16), test.label
+    return test.inputs.reshape(len(test.targets), -1) / np.float32(16), test.targets
 
 
 def cross_entropy(logits, labels):

@@ -279,7 +279,7 @@ def make_conservation(task: tasks.Task, network: models.Model) -> Callable:
         stats, apart = state.stats, []
         for batches in (0, 1, 19):
             for _ in range(batches):
-                stats = seen(state.params, stats, batch.image)
+                stats = seen(state.params, stats, batch.inputs)
             found = sums(state.params, stats)
             apart.append(float(found.max() / found.min() - 1))
         return apart

@@ -236,7 +236,7 @@ def make_program(method, setting: Setting, density: float, splits: data.Splits):
     state. A key is a replicate's: it starts from the same weights and sees the same
     batches under every method.
     """
-    sample = data.make_sample(60, len(splits.train.label))
+    sample = data.make_sample(60, len(splits.train.targets))
     measure = train.classification(setting.model.apply)[1]
     evaluate = train.make_evaluate(measure)
 

@@ -84,7 +84,9 @@ def network(width: float) -> models.Model:
 def accuracies(model: models.Model, tx: Any, splits: data.Splits, flags: Flags):
     """Test accuracy of each replicate, in %, after training."""
     loss, measure = train.classification(model.apply)
-    step = train.make_train(loss, data.make_sample(BATCH, len(splits.train.label)), tx)
+    step = train.make_train(
+        loss, data.make_sample(BATCH, len(splits.train.targets)), tx
+    )
     evaluate = train.make_evaluate(measure)
 
     @jax.jit

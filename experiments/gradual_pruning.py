@@ -209,7 +209,7 @@ def narrow(weights: int) -> tuple[int, int]:
 def make_trial(lab: Lab, model: models.Model, tx) -> Callable:
     """`trial(state, mask, key, splits, n) -> (state, test accuracy)`."""
     loss, measure = train.classification(model.apply)
-    sample = data.make_sample(BATCH, len(lab.splits.train.label))
+    sample = data.make_sample(BATCH, len(lab.splits.train.targets))
     step = train.make_train(loss, sample, tx)
     test = train.make_evaluate(measure, 250)
 
@@ -223,7 +223,7 @@ def make_trial(lab: Lab, model: models.Model, tx) -> Callable:
 def make_snip(model: models.Model, lab: Lab) -> Callable:
     """`snip(params, mask, key, splits, density) -> mask`, of a few batches."""
     _, measure = train.classification(model.apply)
-    sample = data.make_sample(BATCH, len(lab.splits.train.label))
+    sample = data.make_sample(BATCH, len(lab.splits.train.targets))
 
     def loss(params, batch):
         return jnp.mean(measure(params, {}, batch)["loss"])

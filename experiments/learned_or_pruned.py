@@ -85,7 +85,7 @@ class Study:
 
     def _fitted(self, model: models.Model, tx: Any, mask: Any, key: jax.Array, learned):
         loss, _ = train.classification(model.apply)
-        sample = data.make_sample(60, len(self.splits.train.label))
+        sample = data.make_sample(60, len(self.splits.train.targets))
         state = train.init_state(model.init, tx, key)
         mask = masks.unmasked(state.params) if mask is None else mask
         step = train.make_train(loss, sample, tx)

@@ -128,7 +128,7 @@ def main() -> None:
     for (name, sparsity), schedule in trials(problem.steps).items():
         program = devices.spread(plan, make_trial(problem, schedule), (0, None))
         ends = program(keys(flags.replicates), parts)
-        found += rows(name, sparsity, ends, parts[1].label)
+        found += rows(name, sparsity, ends, parts[1].targets)
         print(f"{name} to {sparsity}: {ends['validation']}", flush=True)
     table = pd.DataFrame(found)
     name = "overfitting_regression" + ("_full" if flags.full else "")
@@ -196,13 +196,13 @@ def make_trial(problem: Problem, schedule: Schedule) -> Callable:
     def trial(key, parts):
         learned, held = parts
         draw, order = jax.random.split(key)
-        sample = data.make_sample(problem.batch, len(learned.label))
+        sample = data.make_sample(problem.batch, len(learned.targets))
         step = training.make_train(loss, sample, tx)
         state = training.init_state(model.init, tx, draw)
         start = dynamic.masked(state.params, state.opt_state)
         state = state._replace(params=start)
         state, _ = step(state, masks.unmasked(start), learned, order, problem.steps)
-        outputs, _ = model.apply(state.params, {}, held.image, False, None)
+        outputs, _ = model.apply(state.params, {}, held.inputs, False, None)
         return {
             "params": left(state.params, dynamic.state_of(state.opt_state).mask),
             "train": test(state.params, {}, learned)["loss"],

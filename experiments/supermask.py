@@ -90,7 +90,7 @@ LEARNED: dict[str, Callable[[], Supermask]] = {
 def fitted(model: models.Model, tx: Any, splits: data.Splits, flags: Flags, measures):
     """All replicates trained; the values of each of `measures(params, stats)`."""
     loss, _ = train.classification(model.apply)
-    sample = data.make_sample(250, len(splits.train.label))
+    sample = data.make_sample(250, len(splits.train.targets))
     step = train.make_train(loss, sample, tx)
 
     @jax.jit

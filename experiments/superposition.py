@@ -102,7 +102,7 @@ class Task(NamedTuple):
 def permuted(splits: data.Splits, count: int, seed: int) -> Task:
     """Tasks [count, ...] of all ten digits, each with its own order of pixels."""
     random = np.random.RandomState(seed)
-    whole, test = len(splits.train.label), len(splits.test.label)
+    whole, test = len(splits.train.targets), len(splits.test.targets)
     examples = np.tile(np.arange(whole), (count, 1))
     tests = np.stack([random.permutation(test) for _ in range(count)])
     pixels = np.stack([random.permutation(784) for _ in range(count)])
@@ -117,7 +117,9 @@ def split(splits: data.Splits, count: int, seed: int) -> Task:
         places = [random.permutation(np.flatnonzero(label // 2 == i)) for i in range(5)]
         return np.stack([p[: min(map(len, places))] for p in places])
 
-    examples, tests = (pairs(np.asarray(s.label)) for s in (splits.train, splits.test))
+    examples, tests = (
+        pairs(np.asarray(s.targets)) for s in (splits.train, splits.test)
+    )
     pixels = np.tile(np.arange(784), (5, 1))
     return Task(*map(jnp.asarray, (examples, tests, pixels, 2 * np.arange(5))))
 
@@ -127,8 +129,8 @@ PROBLEMS: dict[str, Callable[..., Task]] = {"permuted": permuted, "split": split
 
 def seen(whole: data.Dataset, task: Task, places: jax.Array) -> data.Dataset:
     """Examples of MNIST as a task has them."""
-    image = whole.image[places].reshape(len(places), -1)
-    return data.Dataset(image[:, task.pixels], whole.label[places] - task.first)
+    image = whole.inputs[places].reshape(len(places), -1)
+    return data.Dataset(image[:, task.pixels], whole.targets[places] - task.first)
 
 
 def make_accuracy(model: models.Model):
@@ -240,9 +242,9 @@ def make_infer(algorithm: Callable, model: models.Model, size: int, batches: int
 
             def one(places):
                 batch = seen(test, task, places)
-                guess = algorithm(outputs, weights, stacked, batch.image)
+                guess = algorithm(outputs, weights, stacked, batch.inputs)
                 params = masks.apply(weights, jax.tree.map(lambda m: m[guess], stacked))
-                hits = outputs(params, batch.image).argmax(-1) == batch.label
+                hits = outputs(params, batch.inputs).argmax(-1) == batch.targets
                 return guess == number, jnp.mean(hits)
 
             count = min(len(task.tests) // size, batches)

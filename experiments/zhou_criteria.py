@@ -140,7 +140,7 @@ def make_study(flags: Flags) -> Study:
     splits = devices.share(plan, data.load("mnist", flags.data_dir, 5000, 0))
     network = models.from_linen(models.MLP(widths=(300, 100)), (28, 28, 1))
     model = models.standardized(network, 0, 255)
-    one = make_trial(model, len(splits.train.label), flags.steps)
+    one = make_trial(model, len(splits.train.targets), flags.steps)
     program = devices.spread(plan, one, (0, 0, 0, 0, None))
     order = keys(flags.replicates, ORDER)
 

@@ -26,7 +26,7 @@ class Trained:
         self.model = models.standardized(module, 0, 16)
         loss, self.measure = train.classification(self.model.apply)
         tx = optax.adam(3e-3)
-        sample = data.make_sample(60, len(self.splits.train.label))
+        sample = data.make_sample(60, len(self.splits.train.targets))
         step = jax.jit(train.make_train(loss, sample, tx))
         self.params = []
         for seed in range(seeds):
@@ -84,7 +84,7 @@ def test_taylor_ranks_units_better_than_weights_or_activations_do():
     )
     for params in trained.params:
         truth = oracle(params, masks.ones(params))
-        seen, _ = trained.model.seen(params, {}, trained.splits.train.image)
+        seen, _ = trained.model.intermediates(params, {}, trained.splits.train.inputs)
         ranks = {
             "taylor": criteria.taylor(trained.loss, params, trained.batches),
             "l1": jax.tree.map(
@@ -153,7 +153,7 @@ def test_thresholds_by_deviation_prune_mnist_twelvefold():
     )
     loss, measure = train.classification(model.apply)
     tx = optax.chain(optax.add_decayed_weights(1e-4), optax.adam(1.2e-3))
-    sample = data.make_sample(60, len(splits.train.label))
+    sample = data.make_sample(60, len(splits.train.targets))
     step = jax.jit(train.make_train(loss, sample, tx))
     test = jax.jit(train.make_evaluate(measure))
     for seed in range(3):
@@ -202,7 +202,7 @@ def test_l0_gates_zero_most_of_a_network_at_little_loss():
     learned = supermask.hard_concrete(dense.model, start=0.9)
     loss, measure = train.classification(learned.model.apply)
     tx = optax.adam(optax.cosine_decay_schedule(1e-2, 2500))
-    sample = data.make_sample(60, len(dense.splits.train.label))
+    sample = data.make_sample(60, len(dense.splits.train.targets))
     charged = supermask.penalised(loss, learned, 20.0)
     step = jax.jit(train.make_train(charged, sample, tx))
     state = train.init_state(learned.model.init, tx, jax.random.key(0))
@@ -221,7 +221,7 @@ SLOW, FAST = 360.0, 20.0  # steps of a ramp
 def pruned(params, schedule, tx, loss, learned, batch, key):
     """The params after `STEPS` steps in which they are pruned along a schedule."""
     tx = dynamic.sparsify(tx, rules.gradual(schedule, STEPS))
-    step = train.make_train(loss, data.make_sample(batch, len(learned.label)), tx)
+    step = train.make_train(loss, data.make_sample(batch, len(learned.targets)), tx)
     opt_state = tx.init(params)
     start = dynamic.masked(params, opt_state)
     state = train.TrainState(jnp.int32(0), start, {}, opt_state)
@@ -241,7 +241,7 @@ def regressions():
             None, n=400, features=50, informative=25, noise=3.0, seed=0
         )
     )
-    scale = float(np.std(learned.label))
+    scale = float(np.std(learned.targets))
     model = models.from_linen(models.MLP(widths=(64, 64), classes=1), (50,))
     loss, measure = train.regression(model.apply, 0.0, scale)
     test = train.make_evaluate(measure)
@@ -257,13 +257,13 @@ def regressions():
         params, _ = model.init(draw)
         params = pruned(params, schedule, optax.adam(1e-3), loss, learned, 80, order)
         losses = (test(params, {}, part)["loss"] for part in (learned, held))
-        return *losses, model.apply(params, {}, held.image, False, None)[0]
+        return *losses, model.apply(params, {}, held.inputs, False, None)[0]
 
     trials = np.float32([*((s, SLOW) for s in SPARSITIES), (0.95, FAST)])
     each = np.tile(np.arange(5), len(trials)), *np.repeat(trials, 5, 0).T
     found = jax.jit(lambda each: jax.lax.map(trial, each))(each)
     fit, validation, outputs = (np.reshape(np.asarray(x), (5, 5, -1)) for x in found)
-    ensemble = np.square(outputs.mean(1) - np.asarray(held.label) / scale).mean(-1)
+    ensemble = np.square(outputs.mean(1) - np.asarray(held.targets) / scale).mean(-1)
     return fit[..., 0], validation[..., 0], ensemble
 
 

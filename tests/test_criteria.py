@@ -346,7 +346,7 @@ def test_models_tell_what_meets_each_kernel():
     model = models.standardized(models.from_linen(module, (4,)), 1.0, 2.0)
     params, stats = model.init(jax.random.key(0))
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
-    seen, left = jax.jit(model.seen)(params, stats, x)
+    seen, left = jax.jit(model.intermediates)(params, stats, x)
     first = (x - 1) / 2
     np.testing.assert_allclose(seen["hidden_0"]["kernel"], first)
     hidden = np.maximum(first @ params["hidden_0"]["kernel"], 0)

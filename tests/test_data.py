@@ -77,9 +77,9 @@ def test_a_batch_is_part_of_the_examples(batch):
 def test_hold_out_is_a_partition_that_only_the_seed_decides():
     twenty = data.Dataset(np.arange(20).reshape(20, 1, 1, 1), np.arange(20))
     rest, held = data.hold_out(twenty, 5, seed=3)
-    assert sorted([*rest.label, *held.label]) == list(range(20))
-    assert list(held.label) == [1, 2, 4, 14, 17]  # RandomState's stream is frozen
-    np.testing.assert_array_equal(rest.image.ravel(), rest.label)
+    assert sorted([*rest.targets, *held.targets]) == list(range(20))
+    assert list(held.targets) == [1, 2, 4, 14, 17]  # RandomState's stream is frozen
+    np.testing.assert_array_equal(rest.inputs.ravel(), rest.targets)
     with pytest.raises(data.DataError, match="20 examples cannot be held out of 20"):
         data.hold_out(twenty, 20, seed=3)
 
@@ -92,16 +92,16 @@ def test_hold_out_end_keeps_neighbours_apart(examples, count, gap):
             dataset.hold_out_end(numbers, count, gap)
         return
     rest, held = dataset.hold_out_end(numbers, count, gap)
-    assert list(rest.label) == list(range(examples - count - gap))
-    assert list(held.label) == list(range(examples - count, examples))
+    assert list(rest.targets) == list(range(examples - count - gap))
+    assert list(held.targets) == list(range(examples - count, examples))
 
 
 def test_digits_are_three_sets():
     splits = data.load("digits", None, 180, 0)
-    assert [len(s.label) for s in splits] == [1257, 180, 360]
-    assert splits.train.image.dtype == np.uint8
-    assert splits.train.image.max() == 16
-    whole = {tuple(i.ravel()) for s in splits for i in s.image}
+    assert [len(s.targets) for s in splits] == [1257, 180, 360]
+    assert splits.train.inputs.dtype == np.uint8
+    assert splits.train.inputs.max() == 16
+    whole = {tuple(i.ravel()) for s in splits for i in s.inputs}
     assert (
         len(whole) == 1797
     )  # the digits are all different, so no image is in two sets
@@ -152,9 +152,9 @@ def test_a_download_without_end_stops(tmp_path, monkeypatch):
 @pytest.mark.skipif("LTH_DATA" not in os.environ, reason="LTH_DATA is not set")
 def test_real_mnist():
     splits = data.load("mnist", None, 5000, 0)
-    assert [s.image.shape for s in splits] == [
+    assert [s.inputs.shape for s in splits] == [
         (55_000, 28, 28, 1),
         (5_000, 28, 28, 1),
         (10_000, 28, 28, 1),
     ]
-    assert set(splits.test.label) == set(range(10))
+    assert set(splits.test.targets) == set(range(10))

@@ -147,7 +147,7 @@ DATA = data.Dataset(IMAGES, np.arange(40, dtype=np.int32))
 def test_augmentation_leaves_the_order_as_it_was(seed, step):
     key = jax.random.key(seed)
     np.testing.assert_array_equal(
-        AUGMENTED(key, step, DATA).label, PLAIN(key, step, DATA).label
+        AUGMENTED(key, step, DATA).targets, PLAIN(key, step, DATA).targets
     )
 
 
@@ -157,13 +157,13 @@ AUGMENTED = jax.jit(data.make_sample(8, 40, augment.crop(2)))
 
 def test_augmented_batches_are_a_function_of_key_and_step():
     key = jax.random.key(2)
-    forty = [np.asarray(AUGMENTED(key, step, DATA).image) for step in range(40)]
-    again = [AUGMENTED(key, jnp.int32(step), DATA).image for step in range(27, 40)]
+    forty = [np.asarray(AUGMENTED(key, step, DATA).inputs) for step in range(40)]
+    again = [AUGMENTED(key, jnp.int32(step), DATA).inputs for step in range(27, 40)]
     np.testing.assert_array_equal(forty[27:], again)
     seen = {image.tobytes() for images in forty for image in images}
     # Of 25 crops eight draws find 7 different ones on average.
     assert len(seen) > 6 * 40
-    other = AUGMENTED(jax.random.key(3), 0, DATA).image
+    other = AUGMENTED(jax.random.key(3), 0, DATA).inputs
     assert (np.asarray(other) != forty[0]).any()
 
 

@@ -79,12 +79,12 @@ def test_every_layout_gives_the_same_images(tmp_path, kind, form, place):
     ):
         made = [examples(chosen, file) for file in files]
         pixels, labels = (np.concatenate(x) for x in zip(*made, strict=True))
-        assert found.image.dtype == np.uint8
-        assert found.label.dtype == np.int32
-        np.testing.assert_array_equal(found.label, labels[:, chosen.label_at])
+        assert found.inputs.dtype == np.uint8
+        assert found.targets.dtype == np.int32
+        np.testing.assert_array_equal(found.targets, labels[:, chosen.label_at])
         red_of_second_row = pixels[:, 32:64]  # planes of rows: all red, green, blue
-        np.testing.assert_array_equal(found.image[:, 1, :, 0], red_of_second_row)
-        np.testing.assert_array_equal(found.image[:, 31, 31, 2], pixels[:, -1])
+        np.testing.assert_array_equal(found.inputs[:, 1, :, 0], red_of_second_row)
+        np.testing.assert_array_equal(found.inputs[:, 31, 31, 2], pixels[:, -1])
 
 
 @pytest.mark.parametrize("fortran", [False, True])
@@ -100,7 +100,7 @@ def test_pickles_of_python_3_are_read_too(tmp_path, fortran):
     lay_out(tmp_path, TEN, form=1, body=body)
     train, _ = cifar.read(TEN, tmp_path)
     pixels, _ = examples(TEN, TEN.train[0])
-    np.testing.assert_array_equal(train.image[:3, 0, :, 0], pixels[:, :32])
+    np.testing.assert_array_equal(train.inputs[:3, 0, :, 0], pixels[:, :32])
 
 
 def test_missing_files_say_where_was_looked(tmp_path, monkeypatch):
@@ -208,9 +208,9 @@ def test_real_cifar10():
     if not any((p / "cifar10").is_dir() for p in fetch.folders(None)):
         pytest.skip("no cifar10 folder in LTH_DATA")
     splits = data.load("cifar10", None, 5000, 0)
-    assert [s.image.shape for s in splits] == [
+    assert [s.inputs.shape for s in splits] == [
         (45_000, 32, 32, 3),
         (5_000, 32, 32, 3),
         (10_000, 32, 32, 3),
     ]
-    assert np.bincount(splits.test.label).tolist() == [1000] * 10
+    assert np.bincount(splits.test.targets).tolist() == [1000] * 10

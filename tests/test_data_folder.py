@@ -40,7 +40,7 @@ def train(root):
 
 def in_memory(files) -> data.Dataset:
     pixels = [folder.decode(path, SIZE) for path in files.files]
-    return data.Dataset(np.stack(pixels), files.label)
+    return data.Dataset(np.stack(pixels), files.targets)
 
 
 def make_blocks(files, **options):
@@ -52,8 +52,8 @@ def test_the_index_is_sorted_and_labelled(root, train):
     _, validation = folder.index(root)
     assert train.classes == validation.classes == list(CLASSES)
     assert train.files == sorted(train.files)
-    assert train.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert validation.label.tolist() == [0, 0, 1, 1, 2, 2]
+    assert train.targets.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert validation.targets.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_batches_from_disk_are_those_from_the_device(train):
@@ -63,10 +63,10 @@ def test_batches_from_disk_are_those_from_the_device(train):
     sliced = jax.jit(folder.make_slice(BATCH, change))
     found = list(make_blocks(train)(key, 2, 10))
     assert [(int(b.start), int(b.steps)) for b in found] == [(2, 3), (5, 3), (8, 2)]
-    assert len({b.data.image.shape for b in found}) == 1  # so nothing compiles again
+    assert len({b.data.inputs.shape for b in found}) == 1  # so nothing compiles again
     for block in found:
-        assert isinstance(block.data.image, jax.Array)
-        assert block.data.label.dtype == np.int32
+        assert isinstance(block.data.inputs, jax.Array)
+        assert block.data.targets.dtype == np.int32
         for step in range(block.start, block.start + block.steps):
             batch = sliced(key, np.int32(step), block)
             for ours, theirs in zip(batch, direct(key, step, whole), strict=True):
@@ -78,19 +78,19 @@ def test_a_stream_starts_at_any_step_and_may_be_left(train):
     whole = next(blocks(key, 0, 10**6))  # a million steps: only some are read
     late = next(blocks(key, 3, 4))
     rows = slice(3 * BATCH, 4 * BATCH)
-    np.testing.assert_array_equal(late.data.label[:BATCH], whole.data.label[rows])
-    np.testing.assert_array_equal(late.data.image[:BATCH], whole.data.image[rows])
-    assert not late.data.image[BATCH:].any()
+    np.testing.assert_array_equal(late.data.targets[:BATCH], whole.data.targets[rows])
+    np.testing.assert_array_equal(late.data.inputs[:BATCH], whole.data.inputs[rows])
+    assert not late.data.inputs[BATCH:].any()
     assert list(blocks(key, 5, 5)) == []
 
 
 def test_every_image_comes_once_in_order(root):
     _, validation = folder.index(root)
     parts = list(folder.in_order(validation, size=SIZE, rows=4, threads=2))
-    assert [len(part.label) for part in parts] == [4, 2]
-    labels = np.concatenate([part.label for part in parts])
-    np.testing.assert_array_equal(labels, validation.label)
-    greys = np.concatenate([np.asarray(part.image)[:, 0, 0, 0] for part in parts])
+    assert [len(part.targets) for part in parts] == [4, 2]
+    labels = np.concatenate([part.targets for part in parts])
+    np.testing.assert_array_equal(labels, validation.targets)
+    greys = np.concatenate([np.asarray(part.inputs)[:, 0, 0, 0] for part in parts])
     np.testing.assert_allclose(greys, np.arange(13, 19) * 9, atol=2)
 
 

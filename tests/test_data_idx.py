@@ -84,8 +84,8 @@ def test_unzipped_files_and_the_environment_variable_serve(tmp_path, monkeypatch
     monkeypatch.setenv("LTH_DATA", str(tmp_path))
     _, image = lay_out(tmp_path / name)
     splits = data.load(name, None, 2, 0)
-    assert [len(s.label) for s in splits] == [7, 2, 4]
-    np.testing.assert_array_equal(splits.test.image[..., 0], image)
+    assert [len(s.targets) for s in splits] == [7, 2, 4]
+    np.testing.assert_array_equal(splits.test.inputs[..., 0], image)
 
 
 def test_emnist_is_upright_and_counts_from_zero(tmp_path, monkeypatch):
@@ -93,9 +93,9 @@ def test_emnist_is_upright_and_counts_from_zero(tmp_path, monkeypatch):
     train, _ = lay_out(tmp_path / "emnist", "emnist-letters-", "test", labels=labels)
     splits = data.load("emnist_letters", tmp_path, 1, 0)
     whole, _ = mnist.emnist("letters", tmp_path)
-    assert [len(s.label) for s in splits] == [8, 1, 4]
-    np.testing.assert_array_equal(whole.label, labels.astype(int) - 1)
-    np.testing.assert_array_equal(whole.image[3, :, :, 0], train[3].T)
+    assert [len(s.targets) for s in splits] == [8, 1, 4]
+    np.testing.assert_array_equal(whole.targets, labels.astype(int) - 1)
+    np.testing.assert_array_equal(whole.inputs[3, :, :, 0], train[3].T)
     nowhere = mnist.EMNIST_ZIP._replace(addresses=())
     monkeypatch.setattr(mnist, "EMNIST_ZIP", nowhere)
     with pytest.raises(data.DataError, match="emnist-balanced-train-images"):
@@ -114,8 +114,8 @@ def test_emnist_comes_straight_out_of_its_archive(tmp_path):
     files = {p.name: p.read_bytes() for p in (tmp_path / "files").iterdir()}
     zipped(tmp_path / "emnist" / "gzip.zip", files)
     whole, test = mnist.emnist("digits", tmp_path)
-    np.testing.assert_array_equal(whole.image[..., 0], train.swapaxes(1, 2))
-    assert len(test.label) == 4
+    np.testing.assert_array_equal(whole.inputs[..., 0], train.swapaxes(1, 2))
+    assert len(test.targets) == 4
     with pytest.raises(data.DataError, match="gzip.zip: .*emnist-mnist-train-images"):
         mnist.emnist("mnist", tmp_path)
 

@@ -20,7 +20,7 @@ def test_windows_are_stretches_of_the_text(size, length, stride):
             text.windows(tokens, length)
         return
     made = text.windows(tokens, length, stride)
-    assert len(made.image) == (size - length - 1) // stride + 1
+    assert len(made.inputs) == (size - length - 1) // stride + 1
     for i, (now, after) in enumerate(zip(*made, strict=True)):
         np.testing.assert_array_equal(now, tokens[i * stride :][:length])
         np.testing.assert_array_equal(after, tokens[i * stride + 1 :][:length])
@@ -28,8 +28,8 @@ def test_windows_are_stretches_of_the_text(size, length, stride):
 
 def test_windows_predict_each_character_once():
     made = text.windows(np.arange(41, dtype=np.uint8), 8)
-    assert made.label.dtype == np.int32
-    np.testing.assert_array_equal(made.label.ravel(), np.arange(1, 41))
+    assert made.targets.dtype == np.int32
+    np.testing.assert_array_equal(made.targets.ravel(), np.arange(1, 41))
 
 
 def write(root, body) -> None:
@@ -45,7 +45,7 @@ def test_the_splits_of_a_text_share_no_character(tmp_path):
     assert not used[0] & used[1]
     assert not (used[0] | used[1]) & used[2]
     assert max(used[0]) < min(used[1])
-    assert len(splits.validation.label) == 5
+    assert len(splits.validation.targets) == 5
     assert min(used[2]) == 180  # a tenth is the test
 
 
@@ -55,8 +55,8 @@ def test_the_vocabulary_is_the_characters_that_occur(tmp_path):
     splits = data.load("tinyshakespeare", tmp_path, 3, 0, source)
     assert source.classes is None
     assert data.classes(source, splits) == 4
-    assert set(splits.train.image.ravel()) == {0, 1, 2, 3}
-    assert splits.train.image.dtype == np.uint8
+    assert set(splits.train.inputs.ravel()) == {0, 1, 2, 3}
+    assert splits.train.inputs.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_a_text_too_large_is_refused(tmp_path, monkeypatch):
 
 def test_regression_targets_are_linear_in_the_informative_features():
     made, coefficients = generated.linear(400, 20, 3, 0.0, seed=1)
-    assert made.image.dtype == made.label.dtype == np.float32
+    assert made.inputs.dtype == made.targets.dtype == np.float32
     assert (coefficients != 0).sum() == 3
-    np.testing.assert_allclose(made.image @ coefficients, made.label, atol=1e-5)
-    np.testing.assert_array_equal(np.abs(made.image).max(0), np.ones(20, np.float32))
-    assert np.abs(made.label).max() == 1
+    np.testing.assert_allclose(made.inputs @ coefficients, made.targets, atol=1e-5)
+    np.testing.assert_array_equal(np.abs(made.inputs).max(0), np.ones(20, np.float32))
+    assert np.abs(made.targets).max() == 1
     again, _ = generated.linear(400, 20, 3, 0.0, seed=1)
     noisy, _ = generated.linear(400, 20, 3, 30.0, seed=1)
-    np.testing.assert_array_equal(again.label, made.label)
-    assert (noisy.label != made.label).any()
+    np.testing.assert_array_equal(again.targets, made.targets)
+    assert (noisy.targets != made.targets).any()
 
 
 @pytest.mark.parametrize("wrong", [(1, 5, 2, 1.0), (9, 5, 6, 1.0), (9, 5, 2, -1.0)])
@@ -103,7 +103,7 @@ def test_impossible_regression_problems_are_refused(wrong):
 def test_regression_is_three_sets_of_the_shape_it_says():
     source = sources.regression(n=200, features=30, informative=4)
     splits = data.load("regression", None, 40, 0, source)
-    assert [s.image.shape for s in splits] == [(120, 30), (40, 30), (40, 30)]
+    assert [s.inputs.shape for s in splits] == [(120, 30), (40, 30), (40, 30)]
     assert data.classes(source, splits) == 1
 
 
@@ -120,7 +120,7 @@ def test_batches_of_text_are_batches_of_windows():
     made = text.windows(np.arange(41, dtype=np.uint8), 8)
     sample = jax.jit(data.make_sample(5, 5))
     batch = sample(jax.random.key(0), 0, made)
-    np.testing.assert_array_equal(batch.image[:, 1:], batch.label[:, :-1])
+    np.testing.assert_array_equal(batch.inputs[:, 1:], batch.targets[:, :-1])
 
 
 @pytest.mark.skipif("LTH_DATA" not in os.environ, reason="LTH_DATA is not set")
@@ -128,5 +128,5 @@ def test_real_shakespeare():
     if not any((p / "tinyshakespeare").is_dir() for p in fetch.folders(None)):
         pytest.skip("no tinyshakespeare folder in LTH_DATA")
     splits = data.load("tinyshakespeare", None, 1000, 0)
-    assert [len(s.label) for s in splits] == [14_684, 1000, 1742]
+    assert [len(s.targets) for s in splits] == [14_684, 1000, 1742]
     assert data.classes(data.SOURCES["tinyshakespeare"], splits) == 65

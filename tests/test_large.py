@@ -411,9 +411,9 @@ def test_losses_of_many_examples():
     right = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), label]
 
     class Batch:
-        image, label = logits, None
+        inputs, targets = logits, None
 
-    Batch.label = label
+    Batch.targets = label
     loss, measure = train.classification(lambda p, s, x, train, key: (x * p, s))
     value, (_, metrics) = jax.jit(lambda p: loss(p, {}, Batch, None))(1.0)
     assert float(value) == pytest.approx(right.mean(), rel=1e-5)

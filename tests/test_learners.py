@@ -107,11 +107,11 @@ def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
         mask,
     )
     source = lth.data.load("digits", None, 180, 0)
-    image = source.test.image.reshape(len(source.test.label), -1) / np.float32(16)
+    image = source.test.inputs.reshape(len(source.test.targets), -1) / np.float32(16)
     hidden = weights["hidden_0"]
     x = np.maximum(image @ hidden["kernel"] + hidden["bias"], 0)
     x = x @ weights["output"]["kernel"] + weights["output"]["bias"]
-    accuracy = np.mean(np.argmax(x, -1) == source.test.label)
+    accuracy = np.mean(np.argmax(x, -1) == source.test.targets)
     measured = results.final(run.table, metric="rounded_accuracy")["value"]
     assert measured.item() == pytest.approx(accuracy, abs=1e-6)
 
@@ -140,7 +140,7 @@ def test_every_method_moves_what_it_trains_at_the_rates_of_its_preset(method):
 
     def value(params):
         x, y = jnp.ones((4, 8, 8, 1)), jnp.arange(4)
-        batch = type("Batch", (), {"image": x, "label": y})
+        batch = type("Batch", (), {"inputs": x, "targets": y})
         return loss(params, state.stats, batch, jax.random.key(1))[0]
 
     updates, opt_state = tx.update(

@@ -187,7 +187,7 @@ def right_training(name):
     assert all(m.all() for m in jax.tree.leaves(alive))
     if name == "sow":
         assert set(state.stats) == {"losses"}
-        x = np.asarray(data.image)
+        x = np.asarray(data.inputs)
         np.testing.assert_allclose(
             state.stats["losses"]["size"][0], np.mean(x**2), rtol=1e-5
         )
@@ -266,7 +266,7 @@ def right_wanda(name):
     """
     c = case(name)
     x = c.batches[0][0]
-    seen, _ = jax.jit(c.model.seen)(c.params, c.stats, x)
+    seen, _ = jax.jit(c.model.intermediates)(c.params, c.stats, x)
     found = criteria.wanda(c.params, seen)
     named = jax.tree_util.tree_leaves_with_path(found)
     kernels = {masks.name(p): np.asarray(s) for p, s in named if s.ndim > 1}
@@ -460,8 +460,10 @@ def endless(params, stats, inputs, train, key):
 )
 def test_what_is_not_understood_is_refused_by_path(apply, why):
     params, x = {"kernel": jnp.ones((3, 3))}, jnp.ones((2, 3))
-    model = models.Model(lambda key: (params, {}), apply, models.taps.make_seen(apply))
-    seen, _ = model.seen(params, {}, x)
+    model = models.Model(
+        lambda key: (params, {}), apply, models.taps.make_intermediates(apply)
+    )
+    seen, _ = model.intermediates(params, {}, x)
     match = why.replace("kernel ", "kernel \\(")
     with pytest.raises(ValueError, match=match):
         criteria.wanda(params, seen)

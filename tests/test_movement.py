@@ -107,8 +107,8 @@ def test_soft_movement_finds_the_weights_that_matter():
     x = jax.random.normal(jax.random.key(1), (256, 20))
 
     def loss(params, stats, batch, key):
-        outputs, stats = learned.model.apply(params, stats, batch.image, True, key)
-        value = jnp.mean(jnp.square(outputs[:, 0] - batch.label))
+        outputs, stats = learned.model.apply(params, stats, batch.inputs, True, key)
+        value = jnp.mean(jnp.square(outputs[:, 0] - batch.targets))
         return value, (stats, {"loss": value})
 
     tx, sample = optax.adam(0.05), data.make_sample(64, 256)

@@ -49,15 +49,15 @@ def test_the_printed_schedule_is_refused():
 def test_a_tiny_trial_ends_at_its_sparsity():
     problem = study.Problem(60, 10, 5, 16, 8, steps=40)
     parts = jax.device_put(study.make_data(problem))
-    assert [len(part.label) for part in parts] == [48, 12]
-    assert all(abs(part.image).max() <= 1 for part in parts)
+    assert [len(part.targets) for part in parts] == [48, 12]
+    assert all(abs(part.inputs).max() <= 1 for part in parts)
     trials = study.trials(problem.steps)
     trial = jax.jit(study.make_trial(problem, trials[study.RAMP, 0.95]))
     ends = [trial(key, parts) for key in study.keys(2)]
     ends = jax.tree.map(lambda *each: jnp.stack(each), *ends)
     kept = sum(round(0.05 * n) for n in (160, 256, 16))
     assert ends["params"].tolist() == [kept + 33] * 2
-    rows = study.rows("tiny", 0.95, ends, parts[1].label)
-    wrong = np.mean((ends["predictions"] - parts[1].label[None]) ** 2, axis=1)
+    rows = study.rows("tiny", 0.95, ends, parts[1].targets)
+    wrong = np.mean((ends["predictions"] - parts[1].targets[None]) ** 2, axis=1)
     np.testing.assert_allclose([r["validation"] for r in rows], wrong, rtol=1e-5)
     assert all(row["ensemble"] <= wrong.mean() for row in rows)  # by convexity

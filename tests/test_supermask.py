@@ -280,8 +280,8 @@ def test_a_planted_supermask_is_found():
     learned = supermask.edge_popup(model, 0.5, prunable=two_d)
 
     def loss(params, stats, batch, key):
-        outputs, stats = learned.model.apply(params, stats, batch.image, True, key)
-        value = jnp.mean(jnp.square(outputs - batch.label))
+        outputs, stats = learned.model.apply(params, stats, batch.inputs, True, key)
+        value = jnp.mean(jnp.square(outputs - batch.targets))
         return value, (stats, {"loss": value})
 
     tx, sample = optax.adam(1e-2), data.make_sample(64, 512)
@@ -443,7 +443,7 @@ def test_an_untrained_network_reads_digits_under_a_learned_mask():
     loss, _ = train.classification(learned.model.apply)
     _, measure = train.classification(model.apply)
     tx = optax.sgd(optax.cosine_decay_schedule(20.0, 800), momentum=0.9)
-    sample = data.make_sample(60, len(splits.train.label))
+    sample = data.make_sample(60, len(splits.train.targets))
     step = jax.jit(train.make_train(loss, sample, tx))
     early = train.init_state(learned.model.init, tx, jax.random.key(0))
     nothing = masks.unmasked(early.params)

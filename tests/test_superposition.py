@@ -173,13 +173,13 @@ def digits() -> Learned:
     learned = supermask.edge_popup(model, 0.5, every=3)
     loss, _ = train.classification(learned.model.apply)
     tx = optax.rmsprop(1e-3)
-    sample = data.make_sample(60, len(splits.train.label))
+    sample = data.make_sample(60, len(splits.train.targets))
     step = train.make_train(loss, sample, tx)
     random = np.random.RandomState(0)
     orders = np.stack([random.permutation(64) for _ in range(3)])
 
     def in_order(part, order):
-        return data.Dataset(part.image.reshape(-1, 64)[:, order], part.label)
+        return data.Dataset(part.inputs.reshape(-1, 64)[:, order], part.targets)
 
     key, *keys = jax.random.split(jax.random.key(0), 4)
     early = train.init_state(learned.model.init, tx, key)

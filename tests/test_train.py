@@ -100,7 +100,7 @@ def test_sgd_equals_its_restatement_in_numpy(momentum):
     total = 0.0
     for step in range(steps):
         batch = data.make_sample(8, 50)(order, step, problem.data)
-        x, y = np.asarray(batch.image) / 255.0, np.asarray(batch.label)
+        x, y = np.asarray(batch.inputs) / 255.0, np.asarray(batch.targets)
         hidden = np.maximum(x @ w["w0"] + w["b0"], 0)
         logits = hidden @ w["w1"] + w["b1"]
         p = np.exp(logits - logits.max(1, keepdims=True))

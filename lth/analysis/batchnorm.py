@@ -26,6 +26,6 @@ def reestimate(
 
     def one(stats, step):
         batch = sample(key, step, data)
-        return apply(state.params, stats, batch.image, True, key)[1], None
+        return apply(state.params, stats, batch.inputs, True, key)[1], None
 
     return state._replace(stats=jax.lax.scan(one, state.stats, jnp.arange(n))[0])

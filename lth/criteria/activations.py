@@ -2,10 +2,10 @@
 
 `inputs` is a tree like the params: for a kernel [..., in, out] its inputs [..., in],
 examples and positions in front, and `None` for biases and norms, which score 0.
-`models.Model.seen` gives it, with `models.Inputs` for a kernel that reads its inputs
-along other axes, or along several. A weight that several inputs meet has them all. What
-enters a layer has passed the nonlinearity before it, which is where activations are to
-be measured. Sums are in float32 or wider, and so are scores.
+`models.Model.intermediates` gives it, with `models.Inputs` for a kernel that reads its
+inputs along other axes, or along several. A weight that several inputs meet has them
+all. What enters a layer has passed the nonlinearity before it, which is where
+activations are to be measured. Sums are in float32 or wider, and so are scores.
 
 Every criterion raises ValueError, with the paths, for kernels whose inputs are not
 there: 0 would prune them first. To score the others, make such a leaf None in the

@@ -11,13 +11,13 @@ from lth.data.errors import DataError
 class Dataset(NamedTuple):
     """Examples and what is to be said of them; on the device while training.
 
-    The fields are called what they are most often. No pixel statistics are applied.
+    No pixel statistics are applied.
     """
 
     # [n, h, w, c] uint8 images, [n, features] float32, or [n, length] uint8 tokens
-    image: jax.Array | np.ndarray
+    inputs: jax.Array | np.ndarray
     # [n] int32 in [0, classes), [n] float32 targets, or [n, length] int32 next tokens
-    label: jax.Array | np.ndarray
+    targets: jax.Array | np.ndarray
 
 
 class Splits(NamedTuple):
@@ -33,7 +33,7 @@ def hold_out(data: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
 
     The draw is a permutation by NumPy's `RandomState`, whose stream is frozen for good.
     """
-    examples = len(data.label)
+    examples = len(data.targets)
     _check_count(count, examples, examples - 1)
     order = np.random.RandomState(seed).permutation(examples)
     return take(data, np.sort(order[count:])), take(data, np.sort(order[:count]))
@@ -45,7 +45,7 @@ def hold_out_end(data: Dataset, count: int, gap: int) -> tuple[Dataset, Dataset]
     For examples that are neighbours, such as windows of one text: the `gap` examples
     before the held out ones belong to neither part.
     """
-    examples = len(data.label)
+    examples = len(data.targets)
     _check_count(count, examples, examples - gap - 1)
     kept = examples - count
     return take(data, np.s_[: kept - gap]), take(data, np.s_[kept:])

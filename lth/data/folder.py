@@ -29,7 +29,7 @@ class Folder(NamedTuple):
     """Labelled image files."""
 
     files: list[str]
-    label: np.ndarray  # [n], int32 in [0, classes)
+    targets: np.ndarray  # [n], int32 in [0, classes)
     classes: list[str]  # names, in alphabetical order
 
 
@@ -168,7 +168,7 @@ def _decoded(folder, size, count, example, rows, threads) -> Iterator[Dataset]:
 
     def one(position):
         i = int(example(position))
-        return Dataset(decode(folder.files[i], size), folder.label[i])
+        return Dataset(decode(folder.files[i], size), folder.targets[i])
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
     images = grain.MapDataset.range(count).map(one).to_iter_dataset(options)

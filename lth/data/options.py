@@ -27,7 +27,7 @@ def label_noise(data: Dataset, fraction: float, classes: int, seed: int) -> Data
     chosen = random.permutation(len(label))[:count]
     noisy = label.copy()
     noisy[chosen] = random.randint(0, classes, count)
-    return data._replace(label=noisy)
+    return data._replace(targets=noisy)
 
 
 def subsample(
@@ -37,7 +37,7 @@ def subsample(
 
     Any of them alike; or `balanced`: equally many of each class that occurs.
     """
-    examples, random = len(data.label), np.random.RandomState(seed)
+    examples, random = len(data.targets), np.random.RandomState(seed)
     if not 0 < count <= examples:
         raise DataError(f"{count} of {examples} examples: allowed are 1 to {examples}")
     order = random.permutation(examples)
@@ -68,12 +68,12 @@ def only_classes(data: Dataset, classes: Sequence[int]) -> Dataset:
     kept = take(data, np.flatnonzero(np.isin(label, classes)))
     number = {one: i for i, one in enumerate(classes)}
     return kept._replace(
-        label=np.array([number[one] for one in kept.label.tolist()], np.int32)
+        targets=np.array([number[one] for one in kept.targets.tolist()], np.int32)
     )
 
 
 def _classes(data: Dataset, what: str) -> np.ndarray:
-    label = np.asarray(data.label)
+    label = np.asarray(data.targets)
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         raise DataError(
             f"{what} needs one class per example; the labels are {label.dtype} "

@@ -80,10 +80,10 @@ def load(
     source = source or SOURCES[name]
     train, test = source.read(Path(data_dir) if data_dir else None)
     for part in (train, test):
-        if part.image.shape[1:] != source.shape:
+        if part.inputs.shape[1:] != source.shape:
             raise DataError(
                 f"{name} has examples of {source.shape}, "
-                f"these are {part.image.shape[1:]}"
+                f"these are {part.inputs.shape[1:]}"
             )
     if source.task == "text":
         return Splits(*hold_out_end(train, validation, gap=1), test)

@@ -54,7 +54,7 @@ def augmented(augment: Callable | None, key, step, batch: Dataset) -> Dataset:
     if augment is None:
         return batch
     own = jax.random.fold_in(jax.random.fold_in(key, AUGMENT), step)
-    return batch._replace(image=augment(own, batch.image))
+    return batch._replace(inputs=augment(own, batch.inputs))
 
 
 def check_batch(batch_size: int, examples: int) -> None:

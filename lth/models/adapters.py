@@ -25,19 +25,19 @@ class Model(NamedTuple):
     `init(key) -> (params, stats)` draws the weights. `apply(params, stats, inputs,
     train, key) -> (outputs, stats)` runs it on a batch; `train` is a Python bool, `key`
     feeds dropout and is unused when `train` is false, and the returned stats replace
-    the given ones after a training step. `seen(params, stats, inputs)`, where a model
-    has it, gives what enters and what leaves each kernel in evaluation: two trees like
-    params with arrays [batch, …, in] and [batch, …, out], and `None` for biases, norms
-    and other leaves that meet no input in a product. What leaves is before a bias, and
-    None for a kernel of several products. Where a kernel is called several times, its
-    inputs are [n, in], of all calls. One that reads along other axes has a tuple of
-    `Inputs`, and one whose inputs cannot be seen `Unseen`. `taps.make_seen(apply)` is a
-    `seen` for any `apply`.
+    the given ones after a training step. `intermediates(params, stats, inputs)`, where
+    a model has it, gives what enters and what leaves each kernel in evaluation: two
+    trees like params with arrays [batch, …, in] and [batch, …, out], and `None` for
+    biases, norms and other leaves that meet no input in a product. What leaves is
+    before a bias, and None for a kernel of several products. Where a kernel is called
+    several times, its inputs are [n, in], of all calls. One that reads along other axes
+    has a tuple of `Inputs`, and one whose inputs cannot be seen `Unseen`.
+    `taps.make_intermediates(apply)` is one for any `apply`.
     """
 
     init: Callable[[jax.Array], tuple[Any, Stats]]
     apply: Callable[[Any, Stats, jax.Array, bool, jax.Array | None], tuple[Any, Stats]]
-    seen: Callable[[Any, Stats, jax.Array], tuple[Any, Any]] | None = None
+    intermediates: Callable[[Any, Stats, jax.Array], tuple[Any, Any]] | None = None
 
 
 def from_linen(
@@ -103,7 +103,7 @@ def from_linen(
         )
         return outputs, stats
 
-    return Model(init, apply, taps.make_seen(apply))
+    return Model(init, apply, taps.make_intermediates(apply))
 
 
 def from_nnx(make: Callable[[Any], Any]) -> Model:
@@ -154,7 +154,7 @@ def from_nnx(make: Callable[[Any], Any]) -> Model:
         outputs = module(inputs)
         return outputs, values(nnx.split(module, *kinds)[3])
 
-    return Model(init, apply, taps.make_seen(apply))
+    return Model(init, apply, taps.make_intermediates(apply))
 
 
 def _parted(variables: Any) -> tuple[Any, dict]:
@@ -177,8 +177,8 @@ def standardized(
     def apply(params, stats, inputs, train, key):
         return model.apply(params, stats, scaled(inputs), train, key)
 
-    def seen(params, stats, inputs):
-        assert model.seen is not None
-        return model.seen(params, stats, scaled(inputs))
+    def intermediates(params, stats, inputs):
+        assert model.intermediates is not None
+        return model.intermediates(params, stats, scaled(inputs))
 
-    return Model(model.init, apply, seen if model.seen else None)
+    return Model(model.init, apply, intermediates if model.intermediates else None)

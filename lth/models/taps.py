@@ -46,10 +46,10 @@ class Unseen:
     why: str
 
 
-def make_seen(apply: Callable) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """`Model.seen` of a model with that `apply`."""
+def make_intermediates(apply: Callable) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """`Model.intermediates` of a model with that `apply`."""
 
-    def seen(params, stats, inputs):
+    def intermediates(params, stats, inputs):
         rest = stats, inputs
         closed, plan = axes.trace(axes.evaluation(apply), params, rest, (False, True))
         leaves, structure = jax.tree.flatten(params)
@@ -69,7 +69,7 @@ def make_seen(apply: Callable) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
         ]
         return structure.unflatten(ins), structure.unflatten(outs)
 
-    return seen
+    return intermediates
 
 
 def sites(plan: Plan, at: tuple = ()) -> list[tuple[tuple, Read]]:

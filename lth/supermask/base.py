@@ -66,7 +66,7 @@ def penalised(loss: Callable, supermask: Supermask, weight: float) -> Callable:
     return total
 
 
-def through(mask: jax.Array, score: jax.Array) -> jax.Array:
+def straight_through(mask: jax.Array, score: jax.Array) -> jax.Array:
     """0 or 1 as the mask says, with the gradient of the score."""
     # In this order the value is exact: the difference is 0.
     return mask.astype(score.dtype) + (score - jax.lax.stop_gradient(score))

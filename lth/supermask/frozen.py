@@ -16,7 +16,7 @@ from lth.supermask.base import (
     Prunable,
     Supermask,
     scaled,
-    through,
+    straight_through,
     uniforms,
 )
 
@@ -68,7 +68,9 @@ def bernoulli(
     def apply(params, stats, inputs, train, key):
         drawing, rest = jax.random.split(key) if train else (jax.random.key(0), None)
         mask = drawn(params, drawing)
-        soft = jax.tree.map(lambda m, v: through(m, jax.nn.sigmoid(v)), mask, params)
+        soft = jax.tree.map(
+            lambda m, v: straight_through(m, jax.nn.sigmoid(v)), mask, params
+        )
         outputs, inner = model.apply(
             scaled(stats.weights, soft, rescale), stats.inner, inputs, train, rest
         )
@@ -141,7 +143,7 @@ def edge_popup(
     def apply(params, stats, inputs, train, key):
         often = every if train else 1
         mask = refresh.every_steps(often, stats.step, top, stats.mask, params)
-        soft = jax.tree.map(lambda m, s: through(m, rank(s)), mask, params)
+        soft = jax.tree.map(lambda m, s: straight_through(m, rank(s)), mask, params)
         seen = scaled(_weighed(stats.weights, mask), soft)
         outputs, inner = model.apply(seen, stats.inner, inputs, train, key)
         step = stats.step + 1 if train else stats.step

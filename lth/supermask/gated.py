@@ -16,7 +16,7 @@ from lth.supermask.base import (
     check_probability,
     no_penalty,
     scaled,
-    through,
+    straight_through,
     uniforms,
 )
 
@@ -132,7 +132,7 @@ def movement(
         return masks.keep_top(scores, ones, density, scope)
 
     def gates(params, stats, train, key):
-        return jax.tree.map(through, stats.mask, params.gates)
+        return jax.tree.map(straight_through, stats.mask, params.gates)
 
     def chosen(params, stats, train):
         often, given = every if train else 1, (params.gates, stats.step)
@@ -183,7 +183,7 @@ def movement_soft(
             ones = jax.tree.map(jnp.ones_like, mask)
             top = masks.keep_top(params.gates, ones, at_least, "layer")
             mask = jax.tree.map(jnp.logical_or, mask, top)
-        return jax.tree.map(through, mask, params.gates)
+        return jax.tree.map(straight_through, mask, params.gates)
 
     def penalty(params, stats):
         sigma = jax.tree.map(jax.nn.sigmoid, params.gates)

@@ -48,13 +48,13 @@ def _supervised(apply: Callable, score: Callable) -> tuple[Loss, Callable]:
     """Loss and measure from `score(outputs, label)`, metrics with examples in front."""
 
     def loss(params, stats, batch, key):
-        outputs, stats = apply(params, stats, batch.image, True, key)
-        metrics = jax.tree.map(jnp.mean, score(outputs, batch.label))
+        outputs, stats = apply(params, stats, batch.inputs, True, key)
+        metrics = jax.tree.map(jnp.mean, score(outputs, batch.targets))
         return metrics["loss"], (stats, metrics)
 
     def measure(params, stats, batch):
-        outputs, _ = apply(params, stats, batch.image, False, None)
-        values = score(outputs, batch.label)
+        outputs, _ = apply(params, stats, batch.inputs, False, None)
+        values = score(outputs, batch.targets)
         return jax.tree.map(lambda v: v.reshape(len(v), -1).mean(-1), values)
 
     return loss, measure

@@ -181,7 +181,7 @@ def _programs(task: tasks.Task, tx, plan: devices.Plan, order: jax.Array):
         found = []
         for part in task.parts[split]():
             values = evaluate(state.params, state.stats, part)
-            found.append((values, len(part.label)))
+            found.append((values, len(part.targets)))
         return train.weighted_mean(found)
 
     return trained, {name: partial(measured, name) for name in task.parts}

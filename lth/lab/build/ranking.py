@@ -139,8 +139,8 @@ def make_scores(e: Experiment, task: tasks.Task) -> Callable[..., Scores]:
         def inputs():
             # All batches as one: [b, n, ...] to [b * n, ...].
             together = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches())
-            assert task.model.seen is not None  # all of `networks` have it
-            found, _ = task.model.seen(params, state.stats, together.image)
+            assert task.model.intermediates is not None  # all of `networks` have it
+            found, _ = task.model.intermediates(params, state.stats, together.inputs)
             _check_inputs(found, mask, p.criterion)
             return found
 

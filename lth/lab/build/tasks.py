@@ -61,7 +61,7 @@ def _held(e: Experiment, data_dir: str | Path | None, place: Callable) -> Task:
         source,
         data.load(e.data.name, data_dir, e.data.validation, e.data.split_seed, source),
     )
-    count = len(splits.train.label)
+    count = len(splits.train.targets)
     _check_batch(e, count)
     classes = len(e.data.classes) or data.classes(source, splits)
     examples = Examples(source.shape, classes)
@@ -114,7 +114,7 @@ def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Ta
 
     def cropped(params, stats, batch):
         key = jax.random.key(0)  # nothing is drawn
-        return measure(params, stats, batch._replace(image=middle(key, batch.image)))
+        return measure(params, stats, batch._replace(inputs=middle(key, batch.inputs)))
 
     parts = {"validation": held, "test": test}
     files = [*rest.files, *held.files, *test.files]
@@ -186,7 +186,7 @@ def _check_batch(e: Experiment, count: int) -> None:
 
 def _wired(e, source, learned: data.Dataset, model: models.Model) -> models.Model:
     """The model on inputs as they are stored: pixels are scaled, the rest is not."""
-    pixels: Any = learned.image
+    pixels: Any = learned.inputs
     if source.task != "classification":
         return model
     if not pixels.any():
@@ -215,7 +215,7 @@ def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _objective(source, learned: data.Dataset) -> Callable:
     if source.task != "regression":
         return train.classification
-    label: Any = learned.label
+    label: Any = learned.targets
     mean, deviation = float(label.mean()), float(label.std())
     return partial(train.regression, mean=mean, deviation=deviation)
 
@@ -237,8 +237,8 @@ def _augmentation(
 
 def _held_out(whole: folder.Folder, count: int, seed: int):
     """Split a folder's images into (rest, held out), as `data.hold_out` does."""
-    places = data.Dataset(np.arange(len(whole.files)), whole.label)
+    places = data.Dataset(np.arange(len(whole.files)), whole.targets)
     return [
-        whole._replace(files=[whole.files[i] for i in part.image], label=part.label)
+        whole._replace(files=[whole.files[i] for i in part.inputs], label=part.targets)
         for part in data.hold_out(places, count, seed)
     ]
