@@ -1,7 +1,8 @@
 """A laboratory for lottery tickets in JAX.
 
 The packages are `lth.masks`, `lth.train`, `lth.lottery` and so on, found when they are
-first asked for, as `open_run` is, so that `import lth` is instant.
+first asked for, as `run`, `build`, `make_recipe` and `open_run` are, so that
+`import lth` is instant.
 """
 
 import importlib
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING
 from lth.lab import compiler
 
 if TYPE_CHECKING:
+    from lth.lab.build.compose import make_recipe
+    from lth.lab.front import build, run
     from lth.lab.stored import open_run
 
 __version__ = "0.1.0"
-__all__ = ["open_run"]
+__all__ = ["build", "make_recipe", "open_run", "run"]
 PACKAGES = (
     "masks",
     "models",
@@ -30,14 +33,19 @@ PACKAGES = (
     "lab",
 )
 
+FUNCTIONS = {
+    "build": "lth.lab.front",
+    "make_recipe": "lth.lab.build.compose",
+    "open_run": "lth.lab.stored",
+    "run": "lth.lab.front",
+}
+
 compiler.guard()
 
 
 def __getattr__(name: str):
-    if name == "open_run":
-        from lth.lab.stored import open_run
-
-        return open_run
+    if name in FUNCTIONS:
+        return getattr(importlib.import_module(FUNCTIONS[name]), name)
     if name in PACKAGES:
         return importlib.import_module(f"lth.{name}")
     raise AttributeError(f"module 'lth' has no attribute {name!r}")

@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 import lth
-from lth.lab import runner, store
+from lth import lottery, train
+from lth.lab import front, store
 from lth.lab.config.presets import PRESETS, SUPERMASKS
 
 FILE = Path(__file__).with_name("golden.json")
@@ -85,15 +86,26 @@ def kept(mask) -> list[int]:
     return sum(leaf.reshape(len(leaf), -1).sum(1) for leaf in leaves).tolist()
 
 
+def whole(unit: Path, level: int) -> lottery.Ticket:
+    """A stored ticket in the structure it had when it was stored, its optimizer too."""
+    ticket = store.load(unit, level)
+    fields = (ticket.state[name] for name in train.TrainState._fields)
+    return ticket._replace(state=train.TrainState(*fields))
+
+
 def facts(name: str, folder: Path) -> dict:
     """What a run holds: digests of its tickets and table, counts and accuracies."""
-    run = lth.open_run(runner.run(RUNS[name], name, folder).path)
+    run = lth.open_run(front.start(RUNS[name], name, folder).path)
+    folders = {"ticket": run.path, **store.branches(run.path)}
     tickets = {
-        f"{variant} {level}": run.ticket(level, variant)
-        for variant, level in sorted(store.stored(run.path))
+        f"{variant} {level}": whole(unit, level)
+        for variant, unit in sorted(folders.items())
+        for level in sorted(store.stored(unit))
     }
     columns = ["variant", "replicate", "level", "step", "split", "metric"]
-    table = run.table.sort_values(columns)[[*columns, "value"]]
+    # Its index, part of the digest, counts rows level by level.
+    table = run.table.sort_values("level", kind="stable", ignore_index=True)
+    table = table.sort_values(columns)[[*columns, "value"]]
     last = table[(table.metric == "accuracy") & (table.split == "test")]
     last = last[last.step == last.step.max()]
     return {

@@ -18,8 +18,9 @@ LAB = [
     {"compiler"},
     {"config", "store", "devices"},
     {"build", "progress"},
-    {"stored", "levels"},
     {"runner"},
+    {"stored"},
+    {"front"},
 ]
 ENTRIES = ("__init__", "__main__")
 MODULES = {

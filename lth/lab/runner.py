@@ -1,23 +1,30 @@
-"""An experiment run: parts -> early and dense -> a ticket per level -> store."""
+"""A run: a recipe and a folder -> the tickets that are missing, trained and stored.
+
+Nothing here knows a configuration. The trunk comes first, then what hangs off it, level
+by level; each branch in a folder of its own, so that the trunk's files never change.
+"""
 
 import contextlib
+import hashlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from lth import masks, results, train
-from lth.lab import devices, levels, store
-from lth.lab.build import assemble
-from lth.lab.build.assemble import Parts
-from lth.lab.config import Experiment, identity, parse
+from lth import lottery, masks, results, train
+from lth.lab import devices, store
 from lth.lab.devices import compilation
 from lth.lab.progress import Progress, Reporter
-from lth.lab.stored import open_run
-from lth.lottery import Ticket
+from lth.lottery import Branch, Recipe, Ticket
+from lth.lottery import recipe as recipes
+
+# What `config.json` holds from now on, given what it holds (None: there is none yet).
+# Raises StoreError for a run that is another one.
+About = Callable[[dict[str, Any] | None], dict[str, Any]]
 
 
 class Outcome(NamedTuple):
@@ -30,43 +37,119 @@ class Outcome(NamedTuple):
     compiling: float  # seconds of those that went into tracing and compiling
 
 
+def ignore(progress: Progress) -> None:
+    """Watch nothing."""
+
+
 def run(
-    e: Experiment,
-    preset: str,
-    runs: str | Path = "runs",
-    data_dir: str | Path | None = None,
-    watch: Callable[[Progress], None] = lambda progress: None,
-    over: str = "replicates",
+    recipe: Recipe,
+    path: str | Path,
+    about: About,
+    watch: Callable[[Progress], Any] = ignore,
 ) -> Outcome:
-    """Run an experiment, or what of it is not stored yet, in `runs`/`preset`-id.
+    """Train what of a recipe is not stored yet in the folder `path`, and store it.
 
-    Replicates are spread over the devices there are, or with `over="batch"` each batch.
-    In several processes (`jax.distributed`) all call this alike, and share `runs`; the
-    first writes. Compiled programs are kept in `runs`/.compiled.
+    Replicates are spread over the devices there are. In several processes
+    (`jax.distributed`) all call this alike, and share the folder; the first writes.
+    Compiled programs are kept beside the folder, in `.compiled`.
 
-    A replicate whose loss is not finite ends there; the others go on. Raises
-    ConfigError, DataError, StoreError and MemoryTooSmallError; what is stored stays
-    whole.
+    A replicate whose loss is not finite ends there; the others go on. Replicates that
+    the stored run has not are added to it.
+
+    Args:
+        recipe: What the run is made of.
+        path: The run directory, there or not yet.
+        about: Says what `config.json` is to hold.
+        watch: Is told where the run is, at each measurement.
+
+    Returns: What came of it.
+
+    Raises: ValueError for a recipe whose parts do not fit; StoreError and
+        MemoryTooSmallError; what is stored stays whole.
     """
-    began, compiled = time.monotonic(), compilation.seconds()
-    devices.use_cores(e.replicates)
+    began, compiled, path = time.monotonic(), compilation.seconds(), Path(path)
+    recipes.check(recipe)
     if jax.process_count() == 1:  # of several, the first fails for all, below
-        store.check_writable(Path(runs))
-    compilation.keep(Path(runs) / ".compiled")
-    parts = assemble.build(e, data_dir, over)
-    run_id = identity.identity(e)
-    path = Path(runs) / f"{preset}-{run_id}"
+        store.check_writable(path.parent)
+    compilation.keep(path.parent / ".compiled")
     with contextlib.ExitStack() as stack:
         _first(stack.enter_context, store.claim(path))
-        _first(_prepare, e, parts, path, preset, run_id)
-        _complete(e, parts, path, watch)
-        _first(store.log, path, "finished", levels=e.levels)
-    return Outcome(
-        path,
-        _failures(path, parts),
-        time.monotonic() - began,
-        compilation.seconds() - compiled,
-    )
+        _first(_prepare, recipe, path, about)
+        units = [
+            (lottery.only(recipe, group), unit) for group, unit in store.units(path)
+        ]
+        for _, unit in units[1:]:
+            _first(stack.enter_context, store.claim(unit))
+            _first(store.reconcile, unit)
+        tally = _Tally(path, watch, sum(_count(*pair) for pair in units))
+        for part, unit in units:
+            _grow(part, unit, tally)
+        for part, unit in units:
+            _hang(part, unit, tuple(part.branches), None, tally)
+        _first(store.log, path, "finished", levels=len(recipe.densities))
+    seconds, compiling = time.monotonic() - began, compilation.seconds() - compiled
+    return Outcome(path, failures(path), seconds, compiling)
+
+
+def branch(
+    recipe: Recipe,
+    path: str | Path,
+    name: str,
+    levels: Sequence[int] | None = None,
+    watch: Callable[[Progress], Any] = ignore,
+) -> Outcome:
+    """Train a branch of `recipe.branches` off stored tickets of the run in `path`.
+
+    The trunk is read and never claimed, so several branches may be trained at once.
+
+    Args:
+        recipe: That of the run.
+        path: The run directory.
+        name: Of the branch.
+        levels: Of the tickets; by default all that are stored and pruned.
+        watch: Is told where the training is, at each measurement.
+
+    Returns: What came of it.
+
+    Raises: ValueError for a level that is not stored; StoreError.
+    """
+    began, compiled, path = time.monotonic(), compilation.seconds(), Path(path)
+    recipes.check(recipe)
+    compilation.keep(path.parent / ".compiled")
+    units = [(lottery.only(recipe, group), unit) for group, unit in store.units(path)]
+    for _, unit in units:
+        missing = set(levels or ()) - store.stored(unit)
+        if missing:
+            raise ValueError(
+                f"levels of {path} are {sorted(store.stored(unit))}; got "
+                f"{sorted(missing)}"
+            )
+    total = sum(len(_wanted(part, unit, levels)) for part, unit in units)
+    tally = _Tally(path, watch, total)
+    for part, unit in units:
+        _hang(part, unit, (name,), levels, tally)
+    seconds, compiling = time.monotonic() - began, compilation.seconds() - compiled
+    return Outcome(path, failures(path), seconds, compiling)
+
+
+def branch_id(name: str, branch: Branch) -> str:
+    """The id of a branch: a hash of its name, its data order and its amounts."""
+    known = [name, branch.order, dict(branch.settings)]
+    text = json.dumps(known, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def failures(path: Path) -> dict[tuple[str, int], tuple[int, int]]:
+    """The replicates that failed, by variant; of a branch, those its trunk has not."""
+    found = {}
+    for _, unit in store.units(path):
+        trunk = store.failures(unit)
+        found |= {(store.TRUNK, r): at for r, at in trunk.items()}
+        for name, folder in store.branches(unit).items():
+            for r, at in store.failures(folder).items():
+                if r not in trunk or at < trunk[r]:
+                    found[name, r] = at
+    return found
 
 
 def _first(write: Callable, *args: Any, **named: Any) -> None:
@@ -84,125 +167,199 @@ def _first(write: Callable, *args: Any, **named: Any) -> None:
         raise store.StoreError("the first process of this run failed: see its message")
 
 
-def _prepare(e: Experiment, parts: Parts, path: Path, preset: str, run_id: str):
+def _prepare(recipe: Recipe, path: Path, about: About) -> None:
     """The run directory as this call finds or makes it."""
-    whole = e
-    if (path / "config.json").exists():
-        whole = identity.extended(e, open_run(path).config)
-    content = {
-        "id": run_id,
-        "preset": preset,
-        "data": parts.data,
-        "examples": [list(parts.examples.shape), parts.examples.classes],
-        "config": identity.as_dict(whole),
-    }
+    there = (path / "config.json").exists()
+    before = store.read_config(path) if there else None
+    groups = before["replicates"] if before else []
+    known = {replicate for group in groups for replicate in group}
+    added = [r for r in recipe.replicates if r not in known]
+    content = about(before)
+    content["replicates"] = [*groups, added] if added else groups
+    content["work"] = before["work"] if before else dict(recipe.work())
     store.create(path, content)
     store.add_session(path)
     store.reconcile(path)
 
 
-def _failures(path: Path, parts: Parts) -> dict[tuple[str, int], tuple[int, int]]:
-    """The replicates that failed, from the tickets for which they have no rows."""
-    stored = store.stored(path)
-    table = store.read_table(path)
-    units = table[["variant", "level", "replicate"]].drop_duplicates()
-    present = set(units.itertuples(index=False, name=None))
-    failed = {}
-    # A ticket before its controls, which fail with it and are not told apart.
-    order = sorted(stored, key=lambda pair: (pair[1], pair[0] != results.TICKET))
-    for variant, level in order:
-        for i, replicate in enumerate(parts.replicates):
-            known = {(variant, replicate), (results.TICKET, replicate)} & failed.keys()
-            if known or (variant, level, replicate) in present:
-                continue
-            metrics = store.load(path, level, None, variant).metrics
-            at, step = metrics["failed"][i].tolist()
-            failed[variant, replicate] = (at, step)
-    return failed
+class _Tally:
+    """How many trainings of a call are done, for who watches."""
 
+    def __init__(self, run: Path, watch: Callable[[Progress], Any], total: int):
+        self.run, self.watch, self.total, self.done = run, watch, total, 0
 
-def _complete(e: Experiment, parts: Parts, path: Path, watch: Callable) -> None:
-    """Train and store what is missing, level by level, while a replicate is left."""
-    early = _checkpoints(parts, path)
-    missing = _missing(e, parts, path)
-    like = (parts.mask, early)
-    held = None
-    for n, (variant, level) in enumerate(missing):
-        start = parts.rewind_to if level else 0
-        report = Reporter(
-            path, variant, level, n, len(missing), start, parts.steps, watch
+    def report(self, recipe: Recipe, unit: Path, variant: str, level: int) -> Reporter:
+        """A reporter of the next training."""
+        start, steps = recipe.rewind_to if level else 0, recipe.stops[-1]
+        self.done += 1
+        done = self.done - 1
+        return Reporter(
+            unit, variant, level, done, self.total, start, steps, self.watch
         )
-        before = level - 1 if variant == results.TICKET else level
-        if before >= 0 and (held is None or held.level != before):
-            held = store.load(path, before, like)
-        if held is not None and (held.metrics["failed"][:, 0] >= 0).all():
+
+
+def _grow(recipe: Recipe, unit: Path, tally: _Tally) -> None:
+    """Train and store the tickets that are missing, while a replicate is left."""
+    start = _checkpoints(recipe, unit)
+    ticket = None
+    for level in _missing(unit, range(len(recipe.densities) + 1)):
+        report = tally.report(recipe, unit, store.TRUNK, level)
+        if level and (ticket is None or ticket.level != level - 1):
+            ticket = store.load(unit, level - 1, (recipe.mask, start))
+        if ticket is None:
+            ticket, beside = lottery.first_ticket(recipe, report)
+            for name, tree in beside.items():
+                (done,) = devices.agree([store.has(unit, name)])
+                if not done:  # it is only if a process ended here
+                    _first(store.save_tree, unit, name, tree)
+        elif _over(ticket):
             return
-        if held is None and parts.learner:
-            new, scores = levels.learned(parts, parts.learner, report)
-            (done,) = devices.agree([store.has(path, "learned")])
-            if not done:  # it is only if a process ended here
-                _first(store.save_tree, path, "learned", {"state": scores})
-        elif held is None:
-            new = levels.dense(parts, report)
-        elif variant == results.TICKET:
-            new = levels.next_ticket(e, parts, early, held, report)
         else:
-            new = levels.control(e, variant, parts, early, held, report)
-        _first(_save, path, parts, variant, new)
-        if variant == results.TICKET:
-            held = new
+            ticket = lottery.next_ticket(recipe, start, ticket, report)
+        _first(_save, tally.run, unit, recipe.replicates, store.TRUNK, ticket)
 
 
-def _missing(e: Experiment, parts: Parts, path: Path) -> list[tuple[str, int]]:
-    """The (variant, level) pairs to train, in the order to train them."""
-    controls = parse.split_list(e.controls)
-    wanted = [(results.TICKET, 0)]
-    if parts.learner:  # level 0 is a ticket too
-        wanted += [(v, 0) for v in controls]
-    levels = range(1, len(parts.densities) + 1)
-    wanted += [(v, level) for level in levels for v in (results.TICKET, *controls)]
-    stored = store.stored(path)
-    done = devices.agree([pair in stored for pair in wanted])
-    return [pair for pair, there in zip(wanted, done, strict=True) if not there]
+def _hang(
+    recipe: Recipe,
+    unit: Path,
+    names: Sequence[str],
+    levels: Iterable[int] | None,
+    tally: _Tally,
+) -> None:
+    """Train and store what is missing of branches, level by level."""
+    if not names:
+        return
+    folders = {name: _folder(unit, name, recipe.branches[name]) for name in names}
+    with contextlib.ExitStack() as stack:
+        for name, folder in folders.items():
+            _first(stack.enter_context, store.claim(folder))
+            _first(_prepare_branch, folder, name, recipe.branches[name])
+        first = early(recipe, unit)
+        for level in _wanted(recipe, unit, levels):
+            left = [n for n in names if _missing(folders[n], [level])]
+            if not left:
+                continue
+            like = (recipe.mask, first)
+            ticket, before = store.load(unit, level, like), None
+            if _over(ticket):
+                return
+            if level and any(recipe.branches[name].prune for name in left):
+                before = store.load(unit, level - 1, like)
+            for group in _together(recipe, left):
+                changed = recipe.branches[group[0]].changed
+                by = recipe if changed is None else changed(recipe)
+                report = tally.report(by, folders[group[0]], group[0], level)
+                news = lottery.branched(recipe, group, first, ticket, before, report)
+                for name, new in zip(group, news, strict=True):
+                    _first(
+                        _save, tally.run, folders[name], recipe.replicates, name, new
+                    )
 
 
-def _checkpoints(parts: Parts, path: Path) -> train.TrainState:
+def _together(recipe: Recipe, names: Sequence[str]) -> list[list[str]]:
+    """The branches that are trained at once: on a CPU, where that gains nothing, each
+    by itself; elsewhere all that share the recipe.
+    """
+    shared = [n for n in names if recipe.branches[n].changed is None]
+    if jax.default_backend() == "cpu" or len(shared) < 2:
+        return [[name] for name in names]
+    return [shared, *([n] for n in names if n not in shared)]
+
+
+def _wanted(recipe: Recipe, unit: Path, levels: Iterable[int] | None) -> list[int]:
+    """The levels that branches hang off: those stored, and asked for.
+
+    A dense network has no branches unless they are asked for.
+    """
+    stored = sorted(store.stored(unit))
+    if levels is not None:
+        return [level for level in stored if level in set(levels)]
+    dense = recipe.first is None
+    return [n for n in stored if n <= len(recipe.densities) and (n or not dense)]
+
+
+def _count(recipe: Recipe, unit: Path) -> int:
+    """How many trainings are missing."""
+    every = range(len(recipe.densities) + 1)
+    trunk = len(every) - len(store.stored(unit) & set(every))
+    pruned = set(every) - ({0} if recipe.first is None else set())
+    folders = [_folder(unit, name, b) for name, b in recipe.branches.items()]
+    return trunk + sum(len(pruned - store.stored(folder)) for folder in folders)
+
+
+def _folder(unit: Path, name: str, branch: Branch) -> Path:
+    """The folder of a branch, whose name must not be another's."""
+    here = f"{name}-{branch_id(name, branch)}"
+    there = store.branches(unit).get(name)
+    if there is not None and there.name != here:
+        stored = store.read_branch(there)
+        raise store.StoreError(
+            f"{unit} has a branch called {name} already, with order {stored['order']} "
+            f"and {stored['settings']}; got order {branch.order} and "
+            f"{dict(branch.settings)}: give this one another name"
+        )
+    return unit / "branches" / here
+
+
+def _prepare_branch(folder: Path, name: str, branch: Branch) -> None:
+    content = {"name": name, "id": branch_id(name, branch), "title": branch.title}
+    content |= {"order": branch.order, "settings": dict(branch.settings)}
+    store.create_branch(folder, content)
+    store.reconcile(folder)
+
+
+def _missing(unit: Path, levels: Iterable[int]) -> list[int]:
+    """The levels to train, in the order to train them; all processes agree."""
+    wanted, stored = list(levels), store.stored(unit)
+    done = devices.agree([level in stored for level in wanted])
+    return [level for level, there in zip(wanted, done, strict=True) if not there]
+
+
+def _over(ticket: Ticket) -> bool:
+    """Whether every replicate has failed."""
+    return bool((ticket.metrics["failed"][:, 0] >= 0).all())
+
+
+def _checkpoints(recipe: Recipe, unit: Path) -> train.TrainState:
     """The early state; it and all other listed states of the dense training are stored.
 
     They are trained apart from the dense network, which passes through the same states.
     """
-    init = parts.init(assemble.keys(parts.replicates, assemble.INIT))
+    init = recipe.init(recipes.keys(recipe.replicates, recipes.INIT))
+    order = recipes.keys(recipe.replicates, recipes.TRAIN)
     state = train.copied(init)  # training uses it up
-    done = devices.agree([store.has(path, name) for name in parts.checkpoints])
-    listed = zip(parts.checkpoints.items(), done, strict=True)
+    done = devices.agree([store.has(unit, name) for name in recipe.checkpoints])
+    listed = zip(recipe.checkpoints.items(), done, strict=True)
     missing = [item for item, there in listed if not there]
     at = 0
     for name, step in sorted(missing, key=lambda item: item[1]):
         if step > at:
-            state, _ = parts.train(state, parts.mask, step - at)
+            state, _ = recipe.train(state, recipe.mask, step - at, order)
             at = step
-        _first(store.save_tree, path, name, {"state": state})
-    return store.load_tree(path, "early", {"state": init})["state"]
+        _first(store.save_tree, unit, name, {"state": state})
+    return store.load_tree(unit, "early", {"state": init})["state"]
 
 
-def _save(path: Path, parts: Parts, variant: str, ticket: Ticket) -> None:
-    """Store a ticket, its rows first, so that no ticket is ever without them."""
+def early(recipe: Recipe, unit: Path) -> train.TrainState:
+    """The stored state that tickets are rewound to."""
+    drawn = recipes.keys(recipe.replicates, recipes.INIT)
+    like = jax.eval_shape(recipe.init, drawn)
+    return store.load_tree(unit, "early", {"state": like})["state"]
+
+
+def _save(
+    run: Path, unit: Path, replicates: Sequence[int], variant: str, ticket: Ticket
+) -> None:
+    """Store a ticket, its rows and failures first, so that it is never without them."""
     kept = np.asarray(jax.vmap(masks.count)(ticket.mask))
     density = kept / (masks.size(ticket.mask) // len(kept))
-    rows = results.rows(
-        path.name, variant, ticket.level, parts.replicates, density, ticket.metrics
-    )
-    store.append_rows(path, rows)
-    store.save(path, ticket, variant)
-    for replicate, (level, step) in zip(
-        parts.replicates, ticket.metrics["failed"].tolist(), strict=True
-    ):
+    failed = ticket.metrics["failed"].tolist()
+    for replicate, (level, step) in zip(replicates, failed, strict=True):
         if level == ticket.level:
-            store.log(
-                path,
-                "failed",
-                replicate=replicate,
-                variant=variant,
-                level=level,
-                step=step,
-            )
+            fields = {"replicate": replicate, "variant": variant}
+            store.log(unit, "failed", **fields, level=level, step=step)
+    rows = results.rows(
+        run.name, variant, ticket.level, replicates, density, ticket.metrics
+    )
+    store.append_rows(unit, rows)
+    store.save(unit, ticket)

@@ -1,29 +1,63 @@
-"""A stored run, opened to look at: for notebooks, reports and the command line."""
+"""A stored run, opened: to look at, to measure, and to hang branches off.
 
-from dataclasses import dataclass
-from functools import cached_property, partial
+Arrays come back as they are stored, in dicts, without a network or an optimizer.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pandas as pd
 
-from lth import masks, results, train
-from lth.analysis import cost
-from lth.lab import config, store
-from lth.lab.build import assemble, learners, networks, targets
-from lth.lab.config import Experiment, identity
-from lth.lottery import Ticket
+from lth import lottery, masks, results, train
+from lth.lab import config, runner, store
+from lth.lab.build import assemble, names
+from lth.lab.config import Experiment, identity, validate
+from lth.lottery import Branch, Recipe, Ticket
+
+# Numbers about a stored ticket: (recipe, early, ticket) -> {name: [r]}
+Probe = Callable[[Recipe, train.TrainState, Ticket], dict[str, jax.Array]]
 
 
-def open_run(path: str | Path) -> "Run":
-    """The run in the directory `path`; its arrays are read only when asked for.
+class State(NamedTuple):
+    """A stored state: dicts of arrays. The optimizer's is not among them."""
 
-    Raises StoreError where `path` is no run or cannot be read.
+    step: np.ndarray
+    params: dict[str, Any]
+    stats: dict[str, Any]
+
+
+class StoredTicket(NamedTuple):
+    """A stored ticket: dicts of arrays, and curves as `train.fit` has them."""
+
+    level: int
+    mask: dict[str, Any]
+    params: dict[str, Any]  # at the end of training
+    stats: dict[str, Any]
+    step: np.ndarray
+    metrics: dict[str, np.ndarray]
+
+    @property
+    def failed(self) -> np.ndarray:
+        """Where each replicate was first not finite: level and step, or -1 and -1."""
+        return self.metrics["failed"]
+
+
+def open_run(path: str | Path, recipe: Recipe | None = None) -> "Run":
+    """Open the run in the directory `path`; arrays are read only when asked for.
+
+    `recipe` is that of a run which does not come from names, for what trains or
+    measures; looking needs none. Raises StoreError where `path` is no run or cannot be
+    read.
     """
     path = Path(path)
     content = store.read_config(path)
+    if "config" not in content:
+        return Run(path, content, None, recipe)
     try:
         experiment = identity.from_dict(content["config"])
     except config.ConfigError as error:
@@ -33,64 +67,105 @@ def open_run(path: str | Path) -> "Run":
             f"{path / 'config.json'} was changed: its fields give the id "
             f"{identity.identity(experiment)}, not {content['id']}"
         )
-    shape, classes = content["examples"]
-    examples = networks.Examples(tuple(shape), classes)
-    return Run(path, content["preset"], experiment, examples)
+    return Run(path, content, experiment, recipe)
 
 
-@dataclass(frozen=True)
 class Run:
     """A run on disk. Arrays of its states and masks lead with the replicate."""
 
-    path: Path
-    preset: str
-    config: Experiment
-    examples: networks.Examples
+    def __init__(
+        self,
+        path: Path,
+        content: dict[str, Any],
+        experiment: Experiment | None,
+        recipe: Recipe | None = None,
+    ):
+        self.path = path
+        self.content = content
+        self.config = experiment  # of a run that comes from names
+        self._recipe = recipe
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """What the run is called: its preset, or the name it was given."""
+        return self.content["name"]
+
+    @property
+    def preset(self) -> str:
+        """The preset it comes from, or an empty text."""
+        return self.content.get("preset") or ""
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Every measured value, tidy: columns `results.COLUMNS`."""
-        table = store.read_table(self.path)
+        """Every measured value, tidy: columns `results.COLUMNS`.
+
+        The trunk's rows and those of its branches, whose name is their `variant`.
+        """
+        tables = []
+        for _, unit in self._units:
+            tables.append(store.read_table(unit))
+            tables += map(store.read_table, store.branches(unit).values())
+        table = pd.concat([t for t in tables if len(t)] or tables[:1])
         if table.empty:
             found = "every replicate failed" if self.levels else "no ticket is stored"
             raise store.StoreError(f"{self.path} has no results: {found}")
-        return table
+        place = table["variant"].map(self.variants.index)
+        table = table.assign(run=self.path.name, place=place)
+        order = ["place", "level", "replicate"]
+        table = table.sort_values(order, kind="stable", ignore_index=True)
+        return table[list(results.COLUMNS)]
 
     @property
     def levels(self) -> list[int]:
-        """The levels whose tickets are stored."""
-        pairs = store.stored(self.path)
-        return sorted(level for variant, level in pairs if variant == results.TICKET)
+        """The levels whose tickets are stored, of all replicates."""
+        units = [store.stored(unit) for _, unit in self._units]
+        return sorted(set.intersection(*units))
 
     @property
     def variants(self) -> list[str]:
-        """`ticket`, and the controls trained with it."""
-        found = {variant for variant, _ in store.stored(self.path)}
-        return [v for v in (results.TICKET, *config.CONTROLS) if v in found]
+        """`ticket`, and the branches that were trained."""
+        found = {name for _, unit in self._units for name in store.branches(unit)}
+        known = [name for name in config.CONTROLS if name in found]
+        return [store.TRUNK, *known, *sorted(found - set(known))]
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What tables and legends call each branch."""
+        return {
+            name: store.read_branch(folder)["title"]
+            for _, unit in self._units
+            for name, folder in store.branches(unit).items()
+        }
 
     @property
     def replicates(self) -> list[int]:
         """The numbers of the replicates, in the order of the arrays."""
-        first = self.config.first_replicate
-        return list(range(first, first + self.config.replicates))
+        return [replicate for group, _ in self._units for replicate in group]
 
     @property
-    def early(self) -> train.TrainState:
-        """The state that tickets are rewound to."""
-        return store.load_tree(self.path, "early", {"state": self._like})["state"]
+    def init(self) -> State:
+        """The initialisation."""
+        return self._state("init")
 
-    def checkpoint(self, step: int) -> train.TrainState:
+    @property
+    def early(self) -> State:
+        """The state that tickets are rewound to."""
+        return self._state("early")
+
+    def checkpoint(self, step: int) -> State:
         """The dense network at a step listed in `checkpoint_at`."""
-        name = f"step_{step}"
-        return store.load_tree(self.path, name, {"state": self._like})["state"]
+        return self._state(f"step_{step}")
 
     def ticket(
         self,
         level: int,
-        variant: str = results.TICKET,
+        variant: str = store.TRUNK,
         replicate: int | None = None,
-    ) -> Ticket:
-        """The ticket of a level, or one of its controls (`config.CONTROLS`).
+    ) -> StoredTicket:
+        """The ticket of a level, or what a branch made of it.
 
         With `replicate`, the number of one, its ticket alone: arrays without the axis
         of replicates, as functions of one network take them.
@@ -100,24 +175,133 @@ class Run:
                 f"replicate is one of {', '.join(map(str, self.replicates))}; "
                 f"got {replicate}"
             )
-        ticket = store.load(self.path, level, (self._mask_like, self._like), variant)
-        if replicate is None:
-            return ticket
-        index = self.replicates.index(replicate)
-        mask, state, metrics = jax.tree.map(lambda x: x[index], tuple(ticket[1:]))
-        return Ticket(ticket.level, mask, state, metrics)
+        parts = []
+        for group, unit in self._units:
+            if replicate is None or replicate in group:
+                parts.append(store.load(self._folder(unit, variant), level))
+        whole = _concatenated([part[1:] for part in parts])
+        if replicate is not None:
+            (group,) = (g for g, _ in self._units if replicate in g)
+            index = group.index(replicate)
+            whole = jax.tree.map(lambda x: x[index], whole)
+        mask, state, metrics = whole
+        return StoredTicket(
+            level, mask, state["params"], state["stats"], state["step"], metrics
+        )
 
     @property
-    def learned(self) -> train.TrainState:
+    def learned(self) -> State:
         """The scores that a mask was learned by, with the weights they belong to.
 
         Raises StoreError for a run that learned none.
         """
-        if self.config.learn.method == "none":
+        if not store.has(self.path, "learned"):
             raise store.StoreError(f"{self.path} learned no masks")
-        return store.load_tree(self.path, "learned", {"state": self._scores_like})[
-            "state"
+        return self._state("learned")
+
+    def recipe(self, data_dir: str | Path | None = None) -> Recipe:
+        """The recipe of the run: the one it was opened with, or made from its names.
+
+        Raises ValueError for a run of functions of one's own that was opened without.
+        """
+        if self._recipe is None and self.config is None:
+            raise ValueError(
+                f"{self.path} is a run of functions of your own: give them to it, "
+                "lth.open_run(path, recipe)"
+            )
+        if self._recipe is None:
+            controls = ",".join(validate.fitting(self.config))
+            every = dataclasses.replace(self.config, controls=controls)
+            built = assemble.build(every, data_dir)
+            if built.data != self.content["data"]:
+                raise store.StoreError(
+                    f"{self.path} was trained on other data than is found now; give "
+                    "recipe(data_dir) the folder of the old files"
+                )
+            self._recipe = lottery.only(built.recipe, self.replicates)
+        return self._recipe
+
+    def branch(
+        self,
+        what: "str | Branch",
+        levels: Sequence[int] | None = None,
+        *,
+        name: str = "",
+        watch: Callable[[Any], Any] = runner.ignore,
+    ) -> "Run":
+        """Train what is missing of a branch off stored tickets; return this run.
+
+        Args:
+            what: A branch, or the name of one that the run's recipe has or that comes
+                from a name, such as `reinit`.
+            levels: Of the tickets; by default all that are stored and pruned.
+            name: What to call a branch, in the table and on disk; by default its
+                title.
+            watch: Is told where the training is, at each measurement.
+
+        Returns: This run, whose table has the branch now.
+
+        Raises: ValueError for a name that is not there and a level that is not stored;
+            StoreError for a name that another branch has already.
+        """
+        recipe = self.recipe()
+        if isinstance(what, str):
+            name = name or what
+            if what not in recipe.branches:
+                there = ", ".join(recipe.branches) or "none"
+                raise ValueError(f"branches by name are {there}; got {what!r}")
+            what = recipe.branches[what]
+        name = name or what.title
+        recipe = recipe._replace(branches={**recipe.branches, name: what})
+        runner.branch(recipe, self.path, name, levels, watch)
+        self.__dict__.pop("table", None)
+        return self
+
+    def measure(
+        self,
+        name: str,
+        probe: Probe | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> pd.DataFrame:
+        """Measure stored tickets; what is measured once is kept beside them.
+
+        Args:
+            name: What the numbers are called, and of a probe that comes from a name,
+                its name.
+            probe: `(recipe, early, ticket) -> {metric: number [r]}`.
+            levels: Of the tickets; by default all that are stored.
+
+        Returns: Rows with the columns of `table`, the split being `name`.
+        """
+        probe = probe or names.PROBES.get(name)
+        if probe is None:
+            there = ", ".join(names.PROBES)
+            raise ValueError(f"probes by name are {there}; got {name!r}")
+        recipe = self.recipe()
+        wanted = sorted(self.levels if levels is None else set(levels))
+        for group, unit in self._units:
+            part = lottery.only(recipe, group)
+            early = runner.early(part, unit)
+            for level in wanted:
+                if not store.is_measured(unit, name, level):
+                    ticket = store.load(unit, level, (part.mask, early))
+                    numbers = probe(part, early, ticket)
+                    rows = _measured(self.path.name, name, group, ticket, numbers)
+                    store.save_measured(unit, name, level, rows)
+        tables = [
+            store.load_measured(unit, name, level)
+            for level in wanted
+            for _, unit in self._units
         ]
+        order = ["level", "metric", "replicate"]
+        return pd.concat(tables).sort_values(order, kind="stable", ignore_index=True)
+
+    def compare(self, other: "Run", metric: str | None = None) -> pd.DataFrame:
+        """This run's scores less those of another, by variant and level.
+
+        Differences are within replicates that both have; see `results.paired`.
+        """
+        return results.paired(self.table, other.table, metric)
 
     def empty_layers(self) -> list[tuple[int, int, str]]:
         """(level, replicate, path) of every layer of which a ticket keeps nothing."""
@@ -139,23 +323,23 @@ class Run:
         """What each level's tickets save, mean over replicates.
 
         `weights` left of the whole network, `compression`, all over those left, and
-        `speedup`, dense over kept multiply-accumulates, were zeros free to skip.
+        `speedup`, dense over kept multiply-accumulates, were zeros free to skip; NaN
+        where it is not known how often weights are read.
         """
-        model = networks.network(self.config.model, self.examples)
-        params, stats = jax.eval_shape(model.init, jax.random.key(0))
-        ones = targets.prunable(self.config, params)
-        dtype = np.int32 if self.config.model.name == "transformer" else np.float32
-        dense = cost.work(model, params, stats, self.examples.shape, ones, dtype).dense
-        sizes = dict(zip(masks.paths(ones), jax.tree.leaves(ones), strict=True))
-        total = cost.size(params, ones).total
-        found = {}
+        first, dense = self.init.params, self.content["work"]
+        count = len(self.replicates)
+        sizes = {
+            masks.name(path): leaf.size // count
+            for path, leaf in jax.tree_util.tree_leaves_with_path(first)
+        }
+        total, found = sum(sizes.values()), {}
         for level, kept in self.densities().items():
-            gone = sum((1 - kept[path]) * leaf.size for path, leaf in sizes.items())
+            gone = sum((1 - share) * sizes[path] for path, share in kept.items())
             macs = sum(count * kept.get(path, 1) for path, count in dense.items())
             found[level] = {
                 "weights": total - gone,
                 "compression": total / (total - gone),
-                "speedup": sum(dense.values()) / macs,
+                "speedup": sum(dense.values()) / macs if macs else float("nan"),
             }
         return found
 
@@ -168,33 +352,41 @@ class Run:
             found[level] = {path: np.asarray(d) for path, d in kept.items()}
         return found
 
-    @cached_property
-    def _like(self) -> Any:
-        """The shapes of a stored state."""
-        model = networks.network(self.config.model, self.examples)
-        tx = networks.optimizer(self.config.optimizer, 1, 1)
-        init = jax.vmap(partial(train.init_state, model.init, tx))
-        keys = jax.eval_shape(partial(assemble.keys, self.replicates, assemble.INIT))
-        return jax.eval_shape(init, keys)
+    @property
+    def _units(self) -> list[tuple[list[int], Path]]:
+        return store.units(self.path)
 
-    @cached_property
-    def _scores_like(self) -> Any:
-        """The shapes of the stored scores."""
-        model = networks.network(self.config.model, self.examples)
-        tx = learners.optimizer(self.config, 1, 1)
+    def _folder(self, unit: Path, variant: str) -> Path:
+        """Where the tickets of the trunk or of a branch lie."""
+        if variant == store.TRUNK:
+            return unit
+        there = store.branches(unit)
+        if variant not in there:
+            raise store.StoreError(
+                f"{unit} holds no branch {variant}; it holds "
+                f"{', '.join(there) or 'none'}"
+            )
+        return there[variant]
 
-        def init(key):
-            params, _ = model.init(key)
-            mask = targets.prunable(self.config, params)
-            learned = learners.learner(self.config, model, mask, 1)
-            return train.init_state(learned.model.init, tx, key)
+    def _state(self, name: str) -> State:
+        parts = [store.load_tree(unit, name)["state"] for _, unit in self._units]
+        state = _concatenated(parts)
+        return State(state["step"], state["params"], state["stats"])
 
-        keys = jax.eval_shape(partial(assemble.keys, self.replicates, assemble.INIT))
-        return jax.eval_shape(jax.vmap(init), keys)
 
-    @cached_property
-    def _mask_like(self) -> Any:
-        def one(params):
-            return targets.prunable(self.config, params)
+def _concatenated(trees: list) -> Any:
+    """Trees of one group of replicates each, as one of all."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *x: np.concatenate(x), *trees)
 
-        return jax.eval_shape(jax.vmap(one), self._like.params)
+
+def _measured(run, name, replicates, ticket, numbers):
+    """The rows of what a probe found of a ticket."""
+    kept = np.asarray(jax.vmap(masks.density)(ticket.mask))
+    steps = np.ravel(ticket.state.step)
+    for metric, values in numbers.items():
+        values = np.asarray(values)
+        for i, replicate in enumerate(replicates):
+            where = (run, replicate, store.TRUNK, ticket.level, float(kept[i]))
+            yield (*where, int(steps[i]), name, metric, str(values[i]))

@@ -1,5 +1,6 @@
-"""The lottery: prune, rewind, retrain, again and again."""
+"""The lottery: prune, rewind, retrain, again and again; and what hangs off a ticket."""
 
+from lth.lottery.branches import Branch
 from lth.lottery.loop import (
     Prune,
     Ticket,
@@ -8,12 +9,38 @@ from lth.lottery.loop import (
     prune_once,
     prune_untrained,
 )
+from lth.lottery.pruning import make_prune, make_prune_early
+from lth.lottery.recipe import (
+    Recipe,
+    branched,
+    check,
+    fingerprint,
+    first_ticket,
+    fit,
+    keys,
+    next_ticket,
+    only,
+    trained_dense,
+)
 
 __all__ = [
+    "Branch",
     "Prune",
+    "Recipe",
     "Ticket",
     "Train",
+    "branched",
+    "check",
+    "fingerprint",
+    "first_ticket",
+    "fit",
     "imp",
+    "keys",
+    "make_prune",
+    "make_prune_early",
+    "next_ticket",
+    "only",
     "prune_once",
     "prune_untrained",
+    "trained_dense",
 ]

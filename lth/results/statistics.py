@@ -77,6 +77,39 @@ def interval(values: pd.Series) -> tuple[float, float]:
     return float(values.mean()), float(spread)
 
 
+def paired(
+    table: pd.DataFrame, other: pd.DataFrame, metric: str | None = None
+) -> pd.DataFrame:
+    """Differences of test scores at the end of training, within replicates.
+
+    Args:
+        table: Of one run.
+        other: Of another, which has replicates in common with it.
+        metric: What is compared; by default the score of both.
+
+    Returns: One row per variant and level of both, with n, the mean `difference`
+        (of `table` less `other`) and `ci`, half its 95 % interval by Student's t.
+
+    Raises: ValueError for runs that share no replicate of any level.
+    """
+    unit = ["variant", "level", "replicate"]
+    ours, theirs = (
+        final(t, metric=metric).set_index(unit)[["density", "value"]]
+        for t in (table, other)
+    )
+    both = ours.join(theirs, how="inner", rsuffix="_other")
+    if both.empty:
+        raise ValueError("these runs share no replicate of any variant and level")
+    gaps = (both["value"] - both["value_other"]).groupby(["variant", "level"])
+    rows = [
+        {"variant": variant, "level": level, "n": len(values)}
+        | dict(zip(("difference", "ci"), interval(values), strict=True))
+        for (variant, level), values in gaps
+    ]
+    density = both["density"].groupby(["variant", "level"]).mean()
+    return pd.DataFrame(rows).merge(density.reset_index(), on=["variant", "level"])
+
+
 def matching(table: pd.DataFrame) -> pd.DataFrame:
     """Say of every pruned network of a table whether it matches its dense network.
 

@@ -11,7 +11,7 @@ import pandas as pd
 COLUMNS = (
     "run",
     "replicate",
-    "variant",  # ticket, or the control trained with its mask
+    "variant",  # ticket, or the name of the branch
     "level",
     "density",
     "step",
@@ -61,11 +61,8 @@ def append(path: Path, new: Iterable[tuple]) -> None:
         os.fsync(file.fileno())
 
 
-Stored = set[tuple[str, int]]  # the (variant, level) pairs whose tickets are stored
-
-
-def keep(path: Path, stored: Stored) -> None:
-    """Drop rows whose (variant, level) is not `stored`, and a last line cut short.
+def keep(path: Path, stored: set[int]) -> None:
+    """Drop rows whose level is not `stored`, and a last line cut short.
 
     Rows are written before their ticket, so after a crash the table may be ahead of the
     tickets; it is never behind.
@@ -81,25 +78,39 @@ def keep(path: Path, stored: Stored) -> None:
         os.replace(temporary, path)
 
 
-def _whole_rows(path: Path, stored: Stored) -> str:
+def _whole_rows(path: Path, stored: set[int]) -> str:
     """The table's text without what `keep` drops; empty when no row is left."""
     text = path.read_text()
     lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
-    variant, level = COLUMNS.index("variant"), COLUMNS.index("level")
+    level = COLUMNS.index("level")
     kept = lines[:1]
     if kept and kept != [",".join(COLUMNS) + "\n"]:
         raise ValueError(f"line 1 is not {','.join(COLUMNS)}: {kept[0].strip()[:80]!r}")
     for number, line in enumerate(lines[1:], 2):
-        cells = line.split(",")
+        (cells,) = csv.reader([line])
         if len(cells) != len(COLUMNS) or not cells[level].isdecimal():
             raise ValueError(f"line {number} is no row: {line.strip()[:80]!r}")
-        if (cells[variant], int(cells[level])) in stored:
+        if int(cells[level]) in stored:
             kept.append(line)
     return "".join(kept) if len(kept) > 1 else ""
 
 
-def read(path: Path, stored: Stored) -> pd.DataFrame:
-    """The rows of stored tickets, a data frame with the columns `COLUMNS`."""
-    text = _whole_rows(path, stored) if path.exists() else ""
+def read(path: Path, stored: set[int]) -> pd.DataFrame:
+    """The rows of stored levels, a data frame with the columns `COLUMNS`."""
+    return from_text(_whole_rows(path, stored) if path.exists() else "")
+
+
+def as_text(rows: Iterable[tuple]) -> str:
+    """Rows as a table in text, with its head."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+    return text.getvalue()
+
+
+def from_text(text: str) -> pd.DataFrame:
+    """A table in text as a data frame with the columns `COLUMNS`; none of no text."""
     exact = {"density": float, "value": float}  # pandas' own parser may miss a last bit
-    return pd.read_csv(io.StringIO(text or ",".join(COLUMNS)), converters=exact)
+    return pd.read_csv(
+        io.StringIO(text or ",".join(COLUMNS)),
+        converters={**exact, "run": str, "variant": str, "split": str, "metric": str},
+    )

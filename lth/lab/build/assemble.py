@@ -1,78 +1,51 @@
-"""From the configuration of an experiment to the functions and arrays it is made of."""
+"""From the configuration of an experiment to its recipe: names become functions."""
 
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
-from lth import masks, train
+from lth import criteria, lottery, masks, train
 from lth.lab import devices
-from lth.lab.build import learners, networks, ranking, targets, tasks
-from lth.lab.config import parse, validate
-from lth.lab.devices import memory
-from lth.lab.config import ConfigError, Experiment
+from lth.lab.build import (
+    compose,
+    learners,
+    names,
+    networks,
+    ranking,
+    targets,
+    tasks,
+)
+from lth.lab.config import ConfigError, Experiment, Model, Prune, Rewind, parse, validate
+from lth.lottery import Recipe, rewind
+from lth.lottery import recipe as recipes
 from lth.train import TrainState
 
-# What a replicate's randomness is for; each folds into the replicate's key.
-INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN, SHUFFLE_GLOBAL = range(7)
 
+class Built(NamedTuple):
+    """A recipe that comes from names, and what its data is."""
 
-class Learner(NamedTuple):
-    """How the masks of an experiment are learned; all lead with the replicate."""
-
-    init: Callable[[jax.Array], TrainState]  # keys [r] -> states that hold scores
-    train: Callable[[TrainState, masks.Mask, int], Any]
-    measures: dict[str, Callable[[TrainState], Any]]
-    # (states, keys [r]) -> masks, params and stats of the ordinary network
-    found: Callable[[TrainState, jax.Array], tuple[masks.Mask, Any, Any]]
-
-
-class Parts(NamedTuple):
-    """What an experiment is made of; states and masks lead with the replicate."""
-
-    init: Callable[[jax.Array], TrainState]  # keys [r] -> states
-    tx: optax.GradientTransformation
-    train: Callable[[TrainState, masks.Mask, int], Any]
-    # (params where the training began, state, mask, keys [r]) -> scores
-    scores: Callable[[masks.Params, TrainState, masks.Mask, jax.Array], masks.Scores]
-    keep: Callable[[masks.Scores, masks.Mask, masks.Density], masks.Mask]  # of one
-    measures: dict[str, Callable[[TrainState], Any]]
+    recipe: Recipe
     data: str  # a digest of the arrays
-    examples: networks.Examples
-    mask: masks.Mask  # all ones
-    densities: list[masks.Density]  # of levels 1, 2, …
-    steps: int
+    examples: names.Examples
+
+
+class Times(NamedTuple):
+    """Steps of a training."""
+
+    steps: int  # in all
     rewind_to: int
-    stops: list[int]  # where to measure
+    stops: tuple[int, ...]  # where to measure
     checkpoints: dict[str, int]  # name -> step of the dense training
-    replicates: list[int]
-    learner: Learner | None  # of what learns its masks
-
-
-def keys(replicates: list[int], stream: int, level: int = 0) -> jax.Array:
-    """A key [r] per replicate for one purpose at one level, from the numbers alone."""
-    return _keys(np.asarray(replicates), stream, level)
-
-
-@jax.jit
-def _keys(replicates, stream, level):
-    def one(replicate):
-        key = jax.random.fold_in(jax.random.key(replicate), stream)
-        return jax.random.fold_in(key, level)
-
-    return jax.vmap(one)(replicates)
 
 
 def build(
     e: Experiment, data_dir: str | Path | None = None, over: str = "replicates"
-) -> Parts:
-    """Read the data and make the functions of an experiment.
+) -> Built:
+    """Read the data and make the recipe of an experiment.
 
     With several devices, `over` says what is spread over them: replicates, or each
     batch. Raises ConfigError for what cannot be run, before anything is compiled, and
@@ -80,143 +53,156 @@ def build(
     """
     validate.check(e)
     plan = devices.plan(e.replicates, over)
-    if over == "batch" and e.batch_size % plan.mesh.size:
+    _check_spread(plan, e.batch_size)
+    task = tasks.load(
+        e.data,
+        e.model,
+        e.batch_size,
+        data_dir,
+        place=partial(devices.share, plan),
+        pause=e.eval_every,
+    )
+    epoch = math.ceil(task.size / e.batch_size)
+    times = times_of(e, epoch)
+    tx = networks.optimizer(e.optimizer, epoch, times.steps)
+    init = partial(train.init_state, task.model.init, tx)
+    like = _shapes(init, task, e.model, e.data.name)
+    compose.check_memory(plan, like, e.model.name)
+    mask, densities = _pruned(e.prune, e.levels, like.params)
+    scores = _scores(e.prune, e.model, task, plan)
+    one = _rewind(e.rewind, tx)
+    start = names.Start(init, one, times.rewind_to, _inverted(e.prune, scores))
+    every = jax.jit(jax.vmap(init))
+    step, measures = compose.programs(task, tx, plan)
+    recipe = Recipe(
+        replicates=tuple(e.first_replicate + i for i in range(e.replicates)),
+        init=every,
+        mask=compose.whole_mask(mask, e.replicates),
+        train=step,
+        measures=measures,
+        stops=times.stops,
+        rewind_to=times.rewind_to,
+        checkpoints=times.checkpoints,
+        densities=tuple(densities),
+        prune=_prune(e.prune, scores),
+        rewind=_of_all(one, every if e.rewind.mode == "reinit" else None),
+        first=_first(e, task, plan, mask, tx, times.steps, epoch),
+        branches={n: names.CONTROLS[n](start) for n in parse.split_list(e.controls)},
+        each=compose.each_on(plan),
+        work=partial(compose.work, task, like),
+    )
+    return Built(recipe, task.digest, task.examples)
+
+
+def _check_spread(plan: devices.Plan, batch_size: int) -> None:
+    if plan.over == "batch" and batch_size % plan.mesh.size:
         raise ConfigError(
             f"--batch-size is a multiple of the {plan.mesh.size} devices it is spread "
-            f"over; got {e.batch_size}"
+            f"over; got {batch_size}"
         )
-    task = tasks.load(e, data_dir, partial(devices.share, plan))
-    epoch = math.ceil(task.size / e.batch_size)
-    steps, rewind_to, stops, checkpoints = _times(e, epoch)
-    tx = networks.optimizer(e.optimizer, epoch, steps)
-    init = partial(train.init_state, task.model.init, tx)
+
+
+def _shapes(init: Callable, task: tasks.Task, m: Model, name: str) -> TrainState:
     try:
-        like = jax.eval_shape(init, jax.random.key(0))
+        return jax.eval_shape(init, jax.random.key(0))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
-            f"--model.name {e.model.name} does not fit examples of shape "
-            f"{task.examples.shape}, --data.name {e.data.name}: {error}"
+            f"--model.name {m.name} does not fit examples of shape "
+            f"{task.examples.shape}, --data.name {name}: {error}"
         ) from error
-    _check_memory(e, plan, like)
+
+
+def _pruned(p: Prune, levels: int, params: masks.Params):
+    """What is pruned, and the densities of the levels."""
     try:
-        mask = targets.prunable(e, like.params)
-        levels = targets.densities(e, mask)
+        mask = targets.prunable(p, params)
+        return mask, targets.densities(p, levels, mask)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"--prune: {error}") from None
-    replicates = [e.first_replicate + i for i in range(e.replicates)]
-    step, measures = _programs(task, tx, plan, keys(replicates, TRAIN))
-    scores = _scores(e, task, plan)
-    return Parts(
-        init=jax.jit(jax.vmap(init)),
-        tx=tx,
-        train=step,
-        scores=scores,
-        keep=ranking.make_keep(e),
-        measures=measures,
-        data=task.digest,
-        examples=task.examples,
-        mask=jax.tree.map(lambda m: jnp.ones((e.replicates, *m.shape), bool), mask),
-        densities=levels,
-        steps=steps,
-        rewind_to=rewind_to,
-        stops=stops,
-        checkpoints=checkpoints,
-        replicates=replicates,
-        learner=_learner(e, task, plan, mask, epoch, steps, replicates),
-    )
 
 
-def _learner(e, task, plan, mask, epoch, steps, replicates) -> Learner | None:
-    if e.learn.method == "none":
-        return None
-    learned = learners.learner(e, task.model, mask, steps)
-    tx = learners.optimizer(e, epoch, steps)
-    init = partial(train.init_state, learned.model.init, tx)
-    _check_memory(e, plan, jax.eval_shape(init, jax.random.key(0)))
-    step, measures = _programs(
-        learners.learned_task(e, task, learned), tx, plan, keys(replicates, LEARN)
-    )
+def _scores(p: Prune, m: Model, task: tasks.Task, plan: devices.Plan) -> Callable:
+    """`scores(early, state, mask, keys)` of all replicates."""
+    made = ranking.make_scores(p, m, task)
+    program = devices.spread(plan, made, (0, 0, 0, 0, None))
 
-    def found(state, key):
-        mask = learned.choose(state.params, state.stats, key)
-        weights = learned.weights(state.params, state.stats, mask)
-        return mask, weights, state.stats.inner
-
-    def density(state):
-        mask = learned.choose(state.params, state.stats, jax.random.key(0))
-        return {"density": masks.density(mask)}
-
-    return Learner(
-        init=jax.jit(jax.vmap(init)),
-        train=step,
-        measures={**measures, "mask": jax.jit(jax.vmap(density))},
-        found=jax.jit(jax.vmap(found)),
-    )
-
-
-def _programs(task: tasks.Task, tx, plan: devices.Plan, order: jax.Array):
-    """What is compiled: `train(state, mask, n)`, and what measures a state by split."""
-    sample = devices.split_batch(plan, task.sample)
-    step = devices.spread(
-        plan,
-        train.make_train(task.loss, sample, tx),
-        (0, 0, None, 0, None),
-        donate=True,
-    )
-    # What a chunk of images becomes inside a network fits a CPU's cache so.
-    chunk = 250 if jax.default_backend() == "cpu" else 1000
-    measure = train.make_evaluate(task.measure, chunk)
-    evaluate = devices.spread(plan, measure, (0, 0, None))
-
-    def trained(state, mask, n):
-        at, totals = int(np.ravel(state.step)[0]), None
-        for block, length in task.blocks(order[0], at, at + n):
-            state, sums = step(state, mask, block, order, np.int32(length))
-            totals = sums if totals is None else train.add_sums(totals, sums)
-        return state, totals
-
-    def measured(split, state):
-        found = []
-        for part in task.parts[split]():
-            values = evaluate(state.params, state.stats, part)
-            found.append((values, len(part.targets)))
-        return train.weighted_mean(found)
-
-    return trained, {name: partial(measured, name) for name in task.parts}
-
-
-def _scores(e: Experiment, task: tasks.Task, plan: devices.Plan) -> Callable:
-    """`scores(initial, state, mask, keys)` of all replicates."""
-    program = devices.spread(plan, ranking.make_scores(e, task), (0, 0, 0, 0, None))
-
-    def scores(initial, state, mask, keys):
-        block, _ = next(task.blocks(keys[0], 0, e.prune.batches))
-        with ranking.precision(e):
-            return program(initial, state, mask, keys, block)
+    def scores(early, state, mask, keys):
+        block, _ = next(task.blocks(keys[0], 0, p.batches))
+        return program(early.params, state, mask, keys, block)
 
     return scores
 
 
-def _check_memory(e: Experiment, plan: devices.Plan, like: TrainState) -> None:
-    """Refuse a network whose weights alone fill the memory of a device."""
+def _prune(p: Prune, scores: Callable) -> Callable:
+    """The `prune` of the recipe."""
+    if p.at == "early":
+        return _in_precision(p, _early(p, scores))
+    made = lottery.make_prune(scores, ranking.make_keep(p), **_words(p))
+    return _in_precision(p, made)
 
-    def size(tree):
-        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
-    # A device holds the early state, the last ticket's and the one in training, of all
-    # replicates (see `devices`), and the gradients of those it trains.
-    trained = e.replicates
-    if plan.over == "replicates":
-        trained = math.ceil(e.replicates / plan.mesh.size)
-    memory.check_bytes(
-        3 * e.replicates * size(like) + trained * size(like.params),
-        f"training {e.model.name} ({e.replicates} replicates)",
+def _inverted(p: Prune, scores: Callable) -> Callable:
+    """The same, but the lowest scores of the early weights are kept."""
+    return _in_precision(p, _early(p, scores, changed=criteria.inverted))
+
+
+def _early(p: Prune, scores: Callable, **changed: Callable) -> Callable:
+    keep = ranking.make_keep(p)
+    return lottery.make_prune_early(
+        scores, keep, rounds=p.rounds, **_words(p), **changed
     )
 
 
-def _times(e: Experiment, epoch: int) -> tuple[int, int, list[int], dict[str, int]]:
+def _words(p: Prune) -> dict:
+    flows = p.criterion == "synflow" and p.precision == "float32"
+    return {
+        "exact": p.structure == "weight",
+        "name": f" of --prune.criterion {p.criterion}",
+        "advice": ": try --prune.precision float64" if flows else "",
+    }
+
+
+def _in_precision(p: Prune, prune: Callable) -> Callable:
+    def precise(*args):
+        with ranking.precision(p):
+            return prune(*args)
+
+    return precise
+
+
+def _rewind(r: Rewind, tx) -> rewind.Rewind:
+    """How one replicate is rewound; one that draws anew has `weights` here."""
+    one = names.REWINDS.get(r.mode, rewind.weights)
+    return rewind.make_fresh_moments(one, tx) if r.moments == "drop" else one
+
+
+def _of_all(one: rewind.Rewind, drawn: Callable | None) -> Callable:
+    """The `rewind` of the recipe; `drawn(keys)` gives fresh states, if they are."""
+
+    def rewound(early, late, keys):
+        if drawn is not None:
+            return rewind.make_reinit(drawn, keys)(early, late)
+        return jax.vmap(one)(early, late)
+
+    return rewound
+
+
+def _first(e: Experiment, task, plan, mask, tx, steps, epoch):
+    """What level 0 is, where it is no dense network."""
+    if e.learn.method == "none":
+        return None
+    learned = learners.learner(e.learn, task.model, mask, steps)
+    moves = learners.optimizer(e.learn, e.optimizer, epoch, steps)
+    init = partial(train.init_state, learned.model.init, moves)
+    like = jax.eval_shape(init, jax.random.key(0))
+    compose.check_memory(plan, like, e.model.name)
+    task = learners.learned_task(e.learn, task, learned)
+    return learners.make_first(learned, init, compose.programs(task, moves, plan), tx)
+
+
+def times_of(e: Experiment, epoch: int) -> Times:
     """Steps: in all, of the rewind point, of measurements and checkpoints; checked."""
     steps = parse.parse_steps(e.steps, epoch, "--steps")
     every = parse.parse_steps(e.eval_every, epoch, "--eval-every")
@@ -254,6 +240,6 @@ def _times(e: Experiment, epoch: int) -> tuple[int, int, list[int], dict[str, in
             f"--checkpoint-at {max(listed)} is beyond the end of training, "
             f"--steps {e.steps} (step {steps})"
         )
-    checkpoints = {f"step_{step}": step for step in sorted(listed)}
-    stops = [*range(every, steps, every), steps]
-    return steps, to, stops, {"init": 0, **checkpoints, "early": to}
+    checkpoints = {compose.step_name(step): step for step in sorted(listed)}
+    stops = (*range(every, steps, every), steps)
+    return Times(steps, to, stops, {"init": 0, **checkpoints, "early": to})

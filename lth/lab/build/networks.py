@@ -1,63 +1,14 @@
 """From the names in a configuration to a network and an optimizer."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
 from lth import models
 from lth.lab import config
-from lth.lab.config import parse
-from lth.lab.config import Model
-
-
-class Examples(NamedTuple):
-    """What a network takes and gives."""
-
-    shape: tuple[int, ...]  # of one example
-    classes: int  # 1 for a number
-
-
-def _family(module: Callable[..., nn.Module], **fields: Any) -> Callable[..., Any]:
-    """What builds a family of networks from the fields of a configuration.
-
-    `module` is given those among them that it has.
-    """
-
-    def build(m: Model, examples: Examples, dtype: Any) -> nn.Module:
-        given = {
-            "classes": examples.classes,
-            "widths": m.widths,
-            "width": m.width,
-            "initialiser": m.initialiser,
-            "norm_scale": m.norm_scale,
-            "dtype": dtype,
-            "remat": m.remat,
-            "length": examples.shape[0],
-        }
-        known = module.__dataclass_fields__  # type: ignore[attr-defined]
-        deep = {"depth": m.depth} if m.depth else {}
-        return module(**{n: v for n, v in given.items() if n in known} | fields | deep)
-
-    return build
-
-
-NETWORKS = {
-    "mlp": _family(models.MLP),
-    "lenet5": _family(models.LeNet5),
-    **{f"conv{n}": _family(models.Conv, depth=n) for n in (2, 4, 6, 8)},
-    **{f"vgg{n}": _family(models.VGG, depth=n) for n in (11, 13, 16, 19)},
-    **{f"resnet{n}": _family(models.ResNet, depth=n) for n in (20, 32, 44, 56, 110)},
-    "wrn16_4": _family(models.WideResNet, depth=16, widen=4),
-    "wrn22_2": _family(models.WideResNet, depth=22, widen=2),
-    **{
-        f"resnet{n}_imagenet": _family(models.ImageNetResNet, depth=n) for n in (18, 50)
-    },
-    "vit": _family(models.ViT),
-    "transformer": _family(models.Transformer),
-}
+from lth.lab.build.names import NETWORKS, Examples
+from lth.lab.config import Model, parse
 
 
 def network(m: Model, examples: Examples) -> models.Model:

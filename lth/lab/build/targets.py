@@ -7,18 +7,17 @@ import jax
 
 from lth import masks
 from lth.lab.build import ranking
-from lth.lab.config import parse
+from lth.lab.config import ConfigError, Prune, parse
 from lth.masks import allocation, schedules, structure, topk
-from lth.lab.config import ConfigError, Experiment
 
 
-def prunable(e: Experiment, params: masks.Params) -> masks.Mask:
+def prunable(p: Prune, params: masks.Params) -> masks.Mask:
     """The all-ones mask over what the experiment prunes."""
 
     def matching(pattern):
         return masks.matching(pattern, params) if pattern else []
 
-    included, excluded = matching(e.prune.include), matching(e.prune.exclude)
+    included, excluded = matching(p.include), matching(p.exclude)
 
     def chosen(path, leaf):
         kernel = masks.is_kernel(path, leaf)
@@ -27,19 +26,19 @@ def prunable(e: Experiment, params: masks.Params) -> masks.Mask:
     return masks.ones(params, chosen)
 
 
-def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
-    """The density of each level, or the tree of densities by layer.
+def densities(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
+    """The density of each of `count` levels, or the tree of densities by layer.
 
     Raises ConfigError for a level that would keep as many weights as the one before it.
     """
-    sizes = ranking.competitors(e, mask)
-    if e.prune.scope == "output":
+    sizes = ranking.competitors(p, mask)
+    if p.scope == "output":
         sizes = list(map(math.prod, structure.shapes(mask, structure.outputs())))
-    if e.prune.scope == "global":
+    if p.scope == "global":
         sizes = [sum(sizes)]
     before = sum(sizes)
-    unit = "weight" if e.prune.structure == "weight" else "unit"
-    levels = _targets(e, mask)
+    unit = "weight" if p.structure == "weight" else "unit"
+    levels = _targets(p, count, mask)
     for level, density in enumerate(levels, 1):
         given = jax.tree.leaves(density)
         given = given if len(given) > 1 else given * len(sizes)
@@ -53,25 +52,25 @@ def densities(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
     return levels
 
 
-def _targets(e: Experiment, mask: masks.Mask) -> list[masks.Density]:
+def _targets(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
     """What the settings ask of each level."""
-    kind = parse.parse_structure(e.prune.structure)
+    kind = parse.parse_structure(p.structure)
     if kind.name == "n_of_m":
         n, m = kind.sizes
-        return [n / m][: e.levels]
-    given = parse.parse_densities(e.prune.densities)[: e.levels]
-    rates = parse.parse_rates(e.prune.rates)
-    keep: Any = 1 - e.prune.rate
+        return [n / m][: count]
+    given = parse.parse_densities(p.densities)[: count]
+    rates = parse.parse_rates(p.rates)
+    keep: Any = 1 - p.rate
     if rates:
         kept = {pattern: 1 - rate for pattern, rate in rates.items()}
         keep = allocation.by_path(mask, keep, kept)
-    levels = given or schedules.geometric(keep, e.levels)
-    if e.prune.scope not in ("er", "erk"):
+    levels = given or schedules.geometric(keep, count)
+    if p.scope not in ("er", "erk"):
         return levels
-    dense = [e.prune.dense] if e.prune.dense else []
+    dense = [p.dense] if p.dense else []
     return [
         allocation.erdos_renyi(
-            mask, density, kernel=e.prune.scope == "erk", dense=dense
+            mask, density, kernel=p.scope == "erk", dense=dense
         )
         for density in levels
     ]

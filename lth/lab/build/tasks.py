@@ -11,11 +11,10 @@ import numpy as np
 
 from lth import data, models, train
 from lth.lab.build import networks
-from lth.lab.config import parse
+from lth.lab.build.names import AUGMENTATIONS, Examples
+from lth.lab.config import ConfigError, Data, Model, parse
 from lth.lab.store import checkpoint
-from lth.lab.config import ConfigError, Experiment
 from lth.data import augment, fetch, folder, sources
-from lth.lab.build.networks import Examples
 
 IMAGENET = (  # mean and deviation of pixels in [0, 255]
     255 * np.array([[[[0.485, 0.456, 0.406]]]]),
@@ -28,7 +27,7 @@ ROWS = 256  # streamed images measured at a time
 class Task(NamedTuple):
     """The data of an experiment, and how its network is trained and measured on it."""
 
-    examples: Examples
+    examples: Examples | None  # of data by name
     size: int  # training examples
     digest: str  # tells this data from other data
     model: models.Model  # takes inputs as the data holds them
@@ -41,34 +40,54 @@ class Task(NamedTuple):
     parts: dict[str, Callable[[], Iterator[data.Dataset]]]
     # The apply of a model -> loss and measure, as those above are of this model.
     objective: Callable = train.classification
+    example: Any = None  # one of the data, as it is held
+    streams: bool = False  # whether blocks are read in the order of one key
 
 
 def load(
-    e: Experiment, data_dir: str | Path | None, place: Callable = jax.device_put
+    d: Data,
+    m: Model,
+    batch_size: int,
+    data_dir: str | Path | None = None,
+    *,
+    place: Callable = jax.device_put,
+    pause: str = "1ep",
 ) -> Task:
-    """The Task of an experiment; `place` puts arrays on the devices of a run.
+    """The Task of an experiment.
 
-    Raises ConfigError and DataError.
+    Args:
+        d: Which data, and what becomes of them.
+        m: Which network.
+        batch_size: Examples in a batch.
+        data_dir: Where files are.
+        place: Puts arrays on the devices of a run.
+        pause: Steps that are trained without one, so that no more are read at once.
+
+    Returns: The task.
+
+    Raises: ConfigError and DataError.
     """
-    return (_streamed if e.data.name == "images" else _held)(e, data_dir, place)
+    if d.name == "images":
+        return _streamed(d, m, batch_size, data_dir, place, pause)
+    return _held(d, m, batch_size, data_dir, place)
 
 
-def _held(e: Experiment, data_dir: str | Path | None, place: Callable) -> Task:
+def _held(d: Data, m: Model, batch_size: int, data_dir, place: Callable) -> Task:
     """Data that is read once and stays on the device."""
-    source = _source(e)
+    source = _source(d)
     splits = _chosen(
-        e,
+        d,
         source,
-        data.load(e.data.name, data_dir, e.data.validation, e.data.split_seed, source),
+        data.load(d.name, data_dir, d.validation, d.split_seed, source),
     )
     count = len(splits.train.targets)
-    _check_batch(e, count)
-    classes = len(e.data.classes) or data.classes(source, splits)
+    _check_batch(batch_size, count)
+    classes = len(d.classes) or data.classes(source, splits)
     examples = Examples(source.shape, classes)
-    model = _wired(e, source, splits.train, networks.network(e.model, examples))
+    model = _wired(d, source, splits.train, networks.network(m, examples))
     objective = _objective(source, splits.train)
     loss, measure = objective(model.apply)
-    sample = data.make_sample(e.batch_size, count, _augmentation(e, source.shape))
+    sample = data.make_sample(batch_size, count, _augmentation(d.augment, source.shape))
 
     @cache
     def held(name):
@@ -88,25 +107,29 @@ def _held(e: Experiment, data_dir: str | Path | None, place: Callable) -> Task:
         sample=sample,
         blocks=blocks,
         parts={n: lambda n=n: iter([held(n)]) for n in ("validation", "test")},
+        example=jax.tree.map(lambda x: x[:1], splits.train),
     )
 
 
-def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Task:
+def _streamed(d: Data, m: Model, batch_size: int, data_dir, place, pause: str) -> Task:
     """Image folders that are read while training."""
     root = _image_root(data_dir)
     listed, test = folder.index(root)
-    rest, held = _held_out(listed, e.data.validation, e.data.split_seed)
-    count, stored = len(rest.files), round(e.data.size * 8 / 7)
-    _check_batch(e, count)
-    examples = Examples((e.data.size, e.data.size, 3), len(rest.classes))
+    rest, held = _held_out(listed, d.validation, d.split_seed)
+    count, stored = len(rest.files), round(d.size * 8 / 7)
+    _check_batch(batch_size, count)
+    examples = Examples((d.size, d.size, 3), len(rest.classes))
     model = models.standardized(
-        networks.network(e.model, examples),
-        *(IMAGENET if e.data.pixels == "standard" else (0.0, 255.0)),
+        networks.network(m, examples),
+        *(IMAGENET if d.pixels == "standard" else (0.0, 255.0)),
     )
     loss, measure = train.classification(model.apply)
-    steps = _block_steps(e, count, stored)
-    stream = folder.make_blocks(rest, e.batch_size, size=stored, steps=steps, put=place)
-    middle = augment.centre(e.data.size)
+    epoch = math.ceil(count / batch_size)
+    steps = _block_steps(
+        batch_size, stored, parse.parse_steps(pause, epoch, "--eval-every")
+    )
+    stream = folder.make_blocks(rest, batch_size, size=stored, steps=steps, put=place)
+    middle = augment.centre(d.size)
 
     def blocks(key, start, stop):
         for block in stream(key, start, stop):
@@ -127,7 +150,7 @@ def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Ta
         loss=loss,
         measure=cropped,
         sample=folder.make_slice(
-            e.batch_size, _augmentation(e, (stored, stored, 3), e.data.size)
+            batch_size, _augmentation(d.augment, (stored, stored, 3), d.size)
         ),
         blocks=blocks,
         parts={
@@ -136,6 +159,10 @@ def _streamed(e: Experiment, data_dir: str | Path | None, place: Callable) -> Ta
             )
             for name, files in parts.items()
         },
+        example=data.Dataset(
+            np.zeros((1, *examples.shape), np.uint8), rest.targets[:1]
+        ),
+        streams=True,
     )
 
 
@@ -150,22 +177,20 @@ def _image_root(data_dir: str | Path | None) -> Path:
     )
 
 
-def _block_steps(e: Experiment, count: int, stored: int) -> int:
+def _block_steps(batch_size: int, stored: int, pause: int) -> int:
     """Steps in a block: what fits, and no more than are trained without a pause."""
-    epoch = math.ceil(count / e.batch_size)
-    pause = parse.parse_steps(e.eval_every, epoch, "--eval-every")
-    return max(1, min(BLOCK // (e.batch_size * stored**2 * 3), pause))
+    return max(1, min(BLOCK // (batch_size * stored**2 * 3), pause))
 
 
-def _source(e: Experiment) -> data.Source:
-    if e.data.name == "tinyshakespeare":
-        return sources.tinyshakespeare(e.data.length)
-    return data.SOURCES[e.data.name]
+def _source(d: Data) -> data.Source:
+    if d.name == "tinyshakespeare":
+        return sources.tinyshakespeare(d.length)
+    return data.SOURCES[d.name]
 
 
-def _chosen(e: Experiment, source: data.Source, splits: data.Splits) -> data.Splits:
+def _chosen(d: Data, source: data.Source, splits: data.Splits) -> data.Splits:
     """The splits with what the options of the experiment leave and change."""
-    d, seed = e.data, e.data.split_seed
+    seed = d.split_seed
     if d.classes:
         splits = data.Splits(*(data.only_classes(s, d.classes) for s in splits))
     learned = splits.train
@@ -177,23 +202,23 @@ def _chosen(e: Experiment, source: data.Source, splits: data.Splits) -> data.Spl
     return splits._replace(train=learned)
 
 
-def _check_batch(e: Experiment, count: int) -> None:
-    if e.batch_size > count:
+def _check_batch(batch_size: int, count: int) -> None:
+    if batch_size > count:
         raise ConfigError(
-            f"--batch-size is at most the {count} training examples; got {e.batch_size}"
+            f"--batch-size is at most the {count} training examples; got {batch_size}"
         )
 
 
-def _wired(e, source, learned: data.Dataset, model: models.Model) -> models.Model:
+def _wired(d, source, learned: data.Dataset, model: models.Model) -> models.Model:
     """The model on inputs as they are stored: pixels are scaled, the rest is not."""
     pixels: Any = learned.inputs
     if source.task != "classification":
         return model
     if not pixels.any():
         raise data.DataError(
-            f"all pixels of the training images of {e.data.name} are 0"
+            f"all pixels of the training images of {d.name} are 0"
         )
-    if e.data.pixels == "unit":
+    if d.pixels == "unit":
         return models.standardized(model, 0.0, float(pixels.max()))
     mean, deviation = _statistics(pixels)
     return models.standardized(model, mean, np.where(deviation > 0, deviation, 1))
@@ -221,17 +246,13 @@ def _objective(source, learned: data.Dataset) -> Callable:
 
 
 def _augmentation(
-    e: Experiment, shape: tuple[int, ...], size: int | None = None
+    name: str, shape: tuple[int, ...], size: int | None = None
 ) -> Callable | None:
     """What happens to the images of a batch; `size` is what they are cropped to."""
     size = size or shape[0]
-    middle = [augment.centre(size)] if size != shape[0] else []
-    parts = {
-        "none": middle,
-        "flip": [*middle, augment.flip()],
-        "crop_flip": [*middle, augment.crop(4), augment.flip()],
-        "resized_crop_flip": [augment.resized_crop(size), augment.flip()],
-    }[e.data.augment]
+    # A crop of random area chooses its own place.
+    cut = size != shape[0] and name != "resized_crop_flip"
+    parts = [augment.centre(size)] * cut + AUGMENTATIONS[name](size)
     return augment.compose(*parts) if parts else None
 
 

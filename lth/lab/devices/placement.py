@@ -89,14 +89,47 @@ def spread(
 ) -> Callable:
     """`function` of one replicate, compiled for all of them on the plan's devices.
 
-    `axes` is 0 for the arguments that lead with the replicate and None for those all
-    share, which are best put in place by `share` beforehand. With `donate` the first
-    argument's memory is given up to the result.
+    Compiled at the first call for each set of shapes. What leads with more or fewer
+    replicates than the plan has, is spread by a plan of its own.
 
-    Compiled at the first call for each set of shapes. Raises MemoryTooSmallError when
-    that asks for more memory than the device has.
+    Args:
+        plan: Says which devices.
+        function: Of one replicate.
+        axes: 0 for the arguments that lead with the replicate and None for those all
+            share, which are best put in place by `share` beforehand.
+        donate: Whether the first argument's memory is given up to the result.
+
+    Returns: The function of all replicates.
+
+    Raises: MemoryTooSmallError when that asks for more memory than the device has.
     """
-    several = plan.mesh.size > 1 or jax.process_count() > 1
+    programs = {plan.replicates: _program(plan, function, axes, donate)}
+
+    def call(*args):
+        led = next(a for a, axis in zip(args, axes, strict=True) if axis == 0)
+        size = len(jax.tree.leaves(led)[0])
+        if size not in programs:
+            other = replanned(plan, size)
+            programs[size] = _program(other, function, axes, donate, True)
+        return programs[size](*args)
+
+    return call
+
+
+def replanned(old: Plan, replicates: int) -> Plan:
+    """The plan of another number of replicates."""
+    return plan(replicates, old.over)
+
+
+def _program(
+    plan: Plan,
+    function: Callable,
+    axes: tuple[int | None, ...],
+    donate: bool,
+    moves: bool = False,
+) -> Callable:
+    """What `spread` calls for a number of replicates; `moves` if data lie elsewhere."""
+    several = moves or plan.mesh.size > 1 or jax.process_count() > 1
     whole = NamedSharding(plan.mesh, P())
     split = NamedSharding(plan.mesh, P("replicates")) if _splits(plan) else whole
     fill = -plan.replicates % plan.mesh.size if _splits(plan) else 0
@@ -105,12 +138,18 @@ def spread(
     program = jax.jit(_mapped(plan, function, axes), **options)
     gather = jax.jit(lambda tree: tree, out_shardings=whole)
     built: dict[Any, Any] = {}
+    last: dict[int, tuple[Any, Any]] = {}  # shared arguments, and where they lie now
+
+    def shared(i, tree):
+        if i not in last or last[i][0] is not tree:
+            last[i] = (tree, _placed(tree, whole))
+        return last[i][1]
 
     def call(*args):
         if several:
             args = tuple(
-                _placed(_filled(a, fill), split) if axis == 0 else _placed(a, whole)
-                for a, axis in zip(args, axes, strict=True)
+                _placed(_filled(a, fill), split) if axis == 0 else shared(i, a)
+                for i, (a, axis) in enumerate(zip(args, axes, strict=True))
             )
         shapes = jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), args)
         key = (jax.tree.structure(args), str(shapes))

@@ -1,18 +1,23 @@
 """A run directory on disk.
 
-    runs/<preset>-<id>/
-        config.json       the whole configuration, its id and the format
+    runs/<name>-<id>/
+        config.json       what the run is: its configuration or its fingerprint, its id,
+                          its replicates and the format
         environment.json  versions, machine and command of each session
-        table.csv         every measured value (see `results`)
+        table.csv         every measured value of the trunk (see `results`)
         log.jsonl         what happens, as it happens
-        tickets/          Orbax checkpoints: early, init, step_100, level_03 and
-                          level_03_reinit
+        tickets/          Orbax checkpoints: early, init, step_100, level_03
+        branches/reinit-1f2e3d4c/
+                          a branch, with branch.json, table, log, tickets and lock
+        replicates/1/     replicates that were added later: the same again
+        probes/barrier/   numbers about stored tickets
         report.html       figures, once the run is done
         lock              held by the process at work
 
-A checkpoint appears under its name only when it is whole, and is never written again,
-so a process may be killed at any moment. Each carries a digest of its content, which is
-checked when it is read.
+The functions here take a *unit*: a run directory, or one of the folders in it that have
+a table and tickets of their own. A checkpoint appears under its name only when it is
+whole, and is never written again, so a process may be killed at any moment. Each
+carries a digest of its content, which is checked when it is read.
 """
 
 import contextlib
@@ -40,7 +45,9 @@ from lth.lab.store import checkpoint
 from lth.lab.store.checkpoint import GO_ON, StoreError, writing
 from lth.lottery import Ticket
 
-FORMAT = 2  # of a run directory; raised when older code could not read a newer one
+FORMAT = 3  # of a run directory; raised when older code could not read a newer one
+TRUNK = results.TICKET
+LEVEL = re.compile(r"level_(\d+)")
 
 
 class BusyError(StoreError):
@@ -48,27 +55,47 @@ class BusyError(StoreError):
 
 
 def create(run: Path, content: dict[str, Any]) -> None:
-    """Write the configuration of a claimed run, or check that the one there agrees.
-
-    `content` holds `id`, `preset`, `data` (a digest of the arrays), `examples` (their
-    shape and number of classes) and `config`.
-    """
+    """Write what a claimed run is, if that is not what its `config.json` says."""
     content = {"format": FORMAT, **content}
-    if (run / "config.json").exists():
-        found = read_config(run)
-        if found["id"] != content["id"]:
-            raise StoreError(
-                f"{run} holds the run {found['id']} of another configuration than "
-                f"{content['id']}; choose another folder with --runs"
-            )
-        if found["data"] != content["data"]:
-            raise StoreError(
-                f"{run} was trained on other data than is found now; give it the old "
-                "files with --data-dir, or choose another folder with --runs"
-            )
-        if found == content:
-            return
-    write(run / "config.json", json.dumps(content, indent=1) + "\n")
+    text = json.dumps(content, indent=1) + "\n"
+    if not (run / "config.json").exists() or read_config(run) != json.loads(text):
+        write(run / "config.json", text)
+
+
+def create_branch(unit: Path, content: dict[str, Any]) -> None:
+    """Write what a claimed branch is."""
+    if not (unit / "branch.json").exists():
+        write(unit / "branch.json", json.dumps(content, indent=1) + "\n")
+
+
+def read_branch(unit: Path) -> dict[str, Any]:
+    """What `branch.json` holds: name, title, id, order and settings."""
+    path = unit / "branch.json"
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from None
+    if not isinstance(content, dict) or not {"name", "title", "id"} <= set(content):
+        raise StoreError(f"{path} is not the description of a branch")
+    return content
+
+
+def branches(unit: Path) -> dict[str, Path]:
+    """The folder of each branch of a run, or of its added replicates, by its name."""
+    paths = sorted((unit / "branches").glob("*/branch.json"))
+    found = [(read_branch(path.parent), path.parent) for path in paths]
+    return {content["name"]: path for content, path in found}
+
+
+def units(run: Path) -> list[tuple[list[int], Path]]:
+    """The replicates trained together, and the unit that holds each: the first, the
+    run itself.
+    """
+    groups = read_config(run)["replicates"]
+    return [
+        (group, run / "replicates" / str(i) if i else run)
+        for i, group in enumerate(groups)
+    ]
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -93,21 +120,22 @@ def read_config(run: Path) -> dict[str, Any]:
             f"{run} was written in format {content['format']}, this lth reads format "
             f"{FORMAT}: {way}"
         )
-    texts = all(isinstance(content.get(n), str) for n in ("id", "preset", "data"))
-    if not texts or not isinstance(content.get("config"), dict):
+    named = isinstance(content.get("id"), str) and isinstance(content.get("name"), str)
+    known = isinstance(content.get("config", content.get("fingerprint")), dict)
+    if not named or not known:
         raise StoreError(f"{path} is not the configuration of a run")
-    if not _are_examples(content.get("examples")):
+    if not _are_groups(content.get("replicates")):
         raise StoreError(
-            f"{path} is damaged: examples are a shape and a number of classes, such as "
-            f"[[8, 8, 1], 10]; got {content.get('examples')!r}"
+            f"{path} is damaged: replicates are lists of numbers, such as [[0, 1]]; "
+            f"got {content.get('replicates')!r}"
         )
     return content
 
 
-def _are_examples(value: Any) -> bool:
-    if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], list)):
-        return False
-    return all(type(n) is int and n > 0 for n in (*value[0], value[1]))
+def _are_groups(value: Any) -> bool:
+    """Whether it is lists of numbers, at least one, none of them empty."""
+    lists = isinstance(value, list) and all(isinstance(g, list) and g for g in value)
+    return lists and bool(value) and all(type(n) is int for g in value for n in g)
 
 
 @contextlib.contextmanager
@@ -155,71 +183,66 @@ def check_writable(runs: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def level_name(level: int, variant: str = results.TICKET) -> str:
-    return f"level_{level:02d}" + ("" if variant == results.TICKET else f"_{variant}")
+def level_name(level: int) -> str:
+    """What the checkpoint of a level's ticket is called."""
+    return f"level_{level:02d}"
 
 
-def has(run: Path, name: str) -> bool:
+def has(unit: Path, name: str) -> bool:
     """Whether the checkpoint of that name is stored."""
-    return (run / "tickets" / name).is_dir()
+    return (unit / "tickets" / name).is_dir()
 
 
-def stored(run: Path) -> set[tuple[str, int]]:
-    """The (variant, level) pairs whose tickets are stored."""
-    found = set()
-    for path in (run / "tickets").glob("level_*"):
-        match = re.fullmatch(r"level_(\d+)(?:_(\w+))?", path.name)
-        if match:
-            found.add((match[2] or results.TICKET, int(match[1])))
-    return found
+def stored(unit: Path) -> set[int]:
+    """The levels whose tickets are stored."""
+    names = [path.name for path in (unit / "tickets").glob("level_*")]
+    return {int(m[1]) for m in map(LEVEL.fullmatch, names) if m}
 
 
-def latest(run: Path) -> int | None:
+def latest(unit: Path) -> int | None:
     """The highest level stored, None before the dense ticket is."""
-    return max(
-        (n for variant, n in stored(run) if variant == results.TICKET), default=None
-    )
+    return max(stored(unit), default=None)
 
 
-def save(run: Path, ticket: Ticket, variant: str = results.TICKET) -> None:
+def save(unit: Path, ticket: Ticket) -> None:
     """Store a ticket under its level."""
     tree = ticket._asdict()
     level = tree.pop("level")
-    save_tree(run, level_name(level, variant), tree)
+    save_tree(unit, level_name(level), tree)
 
 
-def load(run: Path, level: int, like: Any, variant: str = results.TICKET) -> Ticket:
+def load(unit: Path, level: int, like: Any = None) -> Ticket:
     """The stored ticket of a level.
 
     `like` is a tree (mask, state) with the structure, shapes and types to expect;
-    without it (None) the optimizer state comes back as nested lists.
+    without it all is dicts of arrays, and lists where there were tuples of any kind.
     """
     expected = None if like is None else {"mask": like[0], "state": like[1]}
-    tree = load_tree(run, level_name(level, variant), expected)
+    tree = load_tree(unit, level_name(level), expected)
     return Ticket(level, tree["mask"], tree["state"], tree["metrics"])
 
 
-def save_tree(run: Path, name: str, tree: dict[str, Any]) -> None:
+def save_tree(unit: Path, name: str, tree: dict[str, Any]) -> None:
     """Store a dict of trees of arrays as the checkpoint `name`."""
-    checkpoint.save(run / "tickets" / name, tree)
+    checkpoint.save(unit / "tickets" / name, tree)
 
 
 def load_tree(
-    run: Path, name: str, like: dict[str, Any] | None = None
+    unit: Path, name: str, like: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The checkpoint `name`; see `checkpoint.load` for `like`."""
-    if not has(run, name):
-        names = sorted(p.name for p in (run / "tickets").glob("*"))
+    if not has(unit, name):
+        names = sorted(p.name for p in (unit / "tickets").glob("*"))
         raise StoreError(
-            f"{run} holds no {name}; it holds {', '.join(names) or 'none'}"
+            f"{unit} holds no {name}; it holds {', '.join(names) or 'none'}"
         )
-    return checkpoint.load(run / "tickets" / name, like)
+    return checkpoint.load(unit / "tickets" / name, like)
 
 
-def log(run: Path, event: str, **fields: Any) -> None:
+def log(unit: Path, event: str, **fields: Any) -> None:
     """Add a line to `log.jsonl`: the time, the event and its fields."""
     line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
-    with writing(run), (run / "log.jsonl").open("a") as file:
+    with writing(unit), (unit / "log.jsonl").open("a") as file:
         file.write(line + "\n")
 
 
@@ -280,27 +303,76 @@ def _commit() -> str | None:
     return head.stdout.strip() or None
 
 
-def reconcile(run: Path) -> None:
+def failures(unit: Path) -> dict[int, tuple[int, int]]:
+    """Where each replicate that failed was first not finite: its level and step.
+
+    They are what the log says of it, of levels that are stored.
+    """
+    levels, found = stored(unit), {}
+    for line in logged(unit, "failed"):
+        if line["level"] in levels:
+            found.setdefault(line["replicate"], (line["level"], line["step"]))
+    return found
+
+
+def logged(unit: Path, event: str) -> list[dict[str, Any]]:
+    """The lines of the log about an event; what was cut short is passed over."""
+    path = unit / "log.jsonl"
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return [line for line in found if line.get("event") == event]
+
+
+def reconcile(unit: Path) -> None:
     """Drop rows of the table whose tickets were not stored before the process ended."""
-    with writing(run / "table.csv"):
+    with writing(unit / "table.csv"):
         try:
-            results.keep(run / "table.csv", stored(run))
+            results.keep(unit / "table.csv", stored(unit))
         except ValueError as error:
-            raise StoreError(f"{run / 'table.csv'} is damaged: {error}") from None
+            raise StoreError(f"{unit / 'table.csv'} is damaged: {error}") from None
 
 
-def read_table(run: Path) -> Any:
+def read_table(unit: Path) -> Any:
     """The rows of stored tickets (`results.read`). Raises StoreError."""
     try:
-        return results.read(run / "table.csv", stored(run))
+        return results.read(unit / "table.csv", stored(unit))
     except (OSError, ValueError) as error:
-        raise StoreError(f"{run / 'table.csv'} is damaged: {error}") from None
+        raise StoreError(f"{unit / 'table.csv'} is damaged: {error}") from None
 
 
-def append_rows(run: Path, rows: Any) -> None:
+def append_rows(unit: Path, rows: Any) -> None:
     """Add rows to the table."""
-    with writing(run / "table.csv"):
-        results.append(run / "table.csv", rows)
+    with writing(unit / "table.csv"):
+        results.append(unit / "table.csv", rows)
+
+
+def _measured(unit: Path, probe: str, level: int) -> Path:
+    return unit / "probes" / probe / f"{level_name(level)}.csv"
+
+
+def is_measured(unit: Path, probe: str, level: int) -> bool:
+    """Whether the numbers of a probe are stored for a level."""
+    return _measured(unit, probe, level).exists()
+
+
+def save_measured(unit: Path, probe: str, level: int, rows: Any) -> None:
+    """Store the rows of a probe for a level, whole or not at all."""
+    path = _measured(unit, probe, level)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, results.as_text(rows))
+
+
+def load_measured(unit: Path, probe: str, level: int) -> Any:
+    """The rows of a probe for a level (`results.from_text`). Raises StoreError."""
+    path = _measured(unit, probe, level)
+    try:
+        return results.from_text(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from None
 
 
 def write(path: Path, text: str, advice: str = GO_ON) -> None:

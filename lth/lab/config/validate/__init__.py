@@ -58,22 +58,33 @@ def _check_controls(e: Experiment) -> None:
                 f"--controls is a list of {', '.join(CONTROLS)}, each once; "
                 f"got {e.controls!r}"
             )
-    if "invert" in controls and e.prune.at != "early":
-        raise ConfigError(
+        if why := _unfit(e, control):
+            raise ConfigError(why)
+
+
+def fitting(e: Experiment) -> list[str]:
+    """The controls that go with an experiment."""
+    return [control for control in CONTROLS if not _unfit(e, control)]
+
+
+def _unfit(e: Experiment, control: str) -> str:
+    """Why a control does not go with an experiment; empty where it does."""
+    if control == "invert" and e.prune.at != "early":
+        return (
             "--controls invert ranks weights that are not trained yet: it goes with "
             "--prune.at early"
         )
-    for control in ("rewind", "train"):
-        if control in controls and e.learn.method == "none":
-            raise ConfigError(
-                f"--controls {control} trains under a learned mask: it goes with "
-                "--learn.method"
-            )
-    if controls and e.rewind.mode != "weights":
-        raise ConfigError(
+    if control in ("rewind", "train") and e.learn.method == "none":
+        return (
+            f"--controls {control} trains under a learned mask: it goes with "
+            "--learn.method"
+        )
+    if e.rewind.mode != "weights":
+        return (
             "--controls are trained from the rewind point, so they compare with "
             f"--rewind.mode weights alone; got {e.rewind.mode}"
         )
+    return ""
 
 
 def _check_model(e: Experiment) -> None:

@@ -1,0 +1,248 @@
+"""Runs by a preset's name, by a configuration, or by a recipe of one's own."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lth import lottery
+from lth.lab import devices, runner, store
+from lth.lab.build import assemble
+from lth.lab.config import ConfigError, Experiment, identity, presets, settings
+from lth.lab.progress import Progress
+from lth.lab.runner import Outcome
+from lth.lab.stored import Run, open_run
+from lth.lottery import Recipe
+
+RUNS = Path("runs")
+
+
+def run(
+    what: str | Experiment | Recipe,
+    path: str | Path | None = None,
+    *,
+    name: str = "",
+    runs: str | Path = RUNS,
+    data_dir: str | Path | None = None,
+    over: str = "replicates",
+    watch: Callable[[Progress], Any] = runner.ignore,
+    **changes: Any,
+) -> Run:
+    """Train and store what is missing of a run, and open it.
+
+    The same call continues a run that was stopped, and with more levels, branches or
+    replicates adds to it.
+
+    Args:
+        what: A preset's name, such as `digits`; an `Experiment`; or a recipe.
+        path: The run directory of a recipe.
+        name: What to call the run, in place of its preset's name.
+        runs: The folder of a run that comes from names.
+        data_dir: Where its data files are; else LTH_DATA, else a cache.
+        over: What several devices share of it: `replicates`, or each `batch`.
+        watch: Is told where the run is, at each measurement.
+        **changes: Settings in place of a preset's: `levels=3`, `prune={"rate": 0.5}`,
+            `**{"rewind.to": "500it"}`.
+
+    Returns: The run, opened.
+
+    Raises: ConfigError (a ValueError) for what cannot be run as asked, DataError,
+        StoreError, MemoryTooSmallError.
+    """
+    if isinstance(what, Recipe):
+        if path is None:
+            raise ValueError("the run of a recipe needs the path of its folder")
+        if changes:
+            raise ValueError(
+                f"a recipe has no settings, change its fields; got {', '.join(changes)}"
+            )
+        outcome = start_own(what, path, name=name, watch=watch)
+        return open_run(outcome.path, what)
+    if path is not None:
+        raise ValueError("a run that comes from names finds its folder in `runs`")
+    preset, e = configured(what, changes)
+    outcome = start(e, preset, runs, data_dir, watch, over, name)
+    return open_run(outcome.path)
+
+
+def build(
+    what: str | Experiment,
+    *,
+    data_dir: str | Path | None = None,
+    over: str = "replicates",
+    **changes: Any,
+) -> Recipe:
+    """Make the recipe of a preset or an experiment: names become functions.
+
+    Change any of its fields with `_replace`, and give it to `run`. The arguments are
+    those of `run`. Raises ConfigError and DataError.
+    """
+    _, e = configured(what, changes)
+    devices.use_cores(e.replicates)
+    built = assemble.build(e, data_dir, over)
+    return built.recipe._replace(stamp={"data": built.data})
+
+
+def configured(
+    what: str | Experiment, changes: Mapping[str, Any]
+) -> tuple[str, Experiment]:
+    """The name of a preset, or `experiment`, and what it comes to with changes."""
+    if isinstance(what, Experiment):
+        return "experiment", settings.changed(what, dict(changes))
+    preset = presets.named(presets.ALIASES.get(what, what)) or presets.named(what)
+    if preset is None:
+        there = ", ".join(presets.PRESETS)
+        raise ConfigError(f"unknown preset {what!r}; there are {there}")
+    return what, settings.changed(preset.experiment, dict(changes))
+
+
+def start(
+    e: Experiment,
+    preset: str,
+    runs: str | Path = RUNS,
+    data_dir: str | Path | None = None,
+    watch: Callable[[Progress], Any] = runner.ignore,
+    over: str = "replicates",
+    name: str = "",
+) -> Outcome:
+    """Run an experiment, or what of it is not stored yet, in `runs`/`name`-id.
+
+    Args:
+        e: The experiment.
+        preset: Whose it is.
+        runs: The folder of runs.
+        data_dir: Where data files are.
+        watch: Is told where the run is.
+        over: What several devices share.
+        name: What to call it; by default as its preset.
+
+    Returns: What came of it.
+
+    Raises: ConfigError, DataError, StoreError and MemoryTooSmallError; what is stored
+        stays whole.
+    """
+    path, base = place(e, Path(runs), name or preset)
+    devices.use_cores(e.replicates)
+    built = assemble.build(e, data_dir, over)
+    return runner.run(
+        built.recipe, path, _named(base, built, name or preset, preset), watch
+    )
+
+
+def start_own(
+    recipe: Recipe,
+    path: str | Path,
+    *,
+    name: str = "",
+    flags: Mapping[str, Any] | None = None,
+    watch: Callable[[Progress], Any] = runner.ignore,
+) -> Outcome:
+    """Run a recipe of one's own, or what of it is not stored yet, in `path`.
+
+    Args:
+        recipe: What the run is made of.
+        path: The run directory.
+        name: What to call it; by default as its folder.
+        flags: The arguments of the function that made the recipe, to remember.
+        watch: Is told where the run is.
+
+    Returns: What came of it.
+
+    Raises: ValueError, StoreError and MemoryTooSmallError.
+    """
+    lottery.check(recipe)
+    about = _own(recipe, name or Path(path).name, dict(flags or {}))
+    return runner.run(recipe, path, about, watch)
+
+
+def place(e: Experiment, runs: Path, name: str) -> tuple[Path, Experiment]:
+    """The folder of an experiment's run, and the experiment its id is of.
+
+    A run of fewer replicates that is otherwise the same is the one to add to.
+    """
+    for count in range(e.replicates, 0, -1):
+        base = dataclasses.replace(e, replicates=count)
+        path = runs / f"{name}-{identity.identity(base)}"
+        if (path / "config.json").exists():
+            return path, base
+    return runs / f"{name}-{identity.identity(e)}", e
+
+
+def _named(e: Experiment, built: assemble.Built, name: str, preset: str):
+    """What `config.json` holds of a run that comes from names."""
+
+    def about(before: dict[str, Any] | None) -> dict[str, Any]:
+        whole, run_id = e, identity.identity(e)
+        if before is not None:
+            if before["id"] != run_id:
+                raise store.StoreError(
+                    f"the folder holds the run {before['id']} of another configuration "
+                    f"than {run_id}; choose another folder with --runs"
+                )
+            if before["data"] != built.data:
+                raise store.StoreError(
+                    f"{name}-{run_id} was trained on other data than is found now; "
+                    "give it the old files with --data-dir, or choose another folder "
+                    "with --runs"
+                )
+            whole = identity.extended(e, identity.from_dict(before["config"]))
+        return {
+            "id": run_id,
+            "name": name,
+            "preset": preset,
+            "data": built.data,
+            "examples": [list(built.examples.shape), built.examples.classes],
+            "config": identity.as_dict(whole),
+        }
+
+    return about
+
+
+def _own(recipe: Recipe, name: str, flags: dict[str, Any]):
+    """What `config.json` holds of a run of functions of one's own."""
+    now = json.loads(json.dumps(lottery.fingerprint(recipe)))
+
+    def about(before: dict[str, Any] | None) -> dict[str, Any]:
+        known = now
+        if before is not None:
+            if "fingerprint" not in before:
+                raise store.StoreError(
+                    f"the folder holds a run of the preset {before['preset']}; choose "
+                    "another one for a recipe of your own"
+                )
+            if different := _differences(before["fingerprint"], now):
+                raise store.StoreError(
+                    "the folder holds a run of another recipe: "
+                    f"{'; '.join(different)}. Choose another folder, or another name"
+                )
+            longer = max(before["fingerprint"], now, key=lambda f: len(f["densities"]))
+            known = {**now, "densities": longer["densities"]}
+        text = json.dumps({**known, "densities": []}, sort_keys=True)
+        run_id = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return {"id": run_id, "name": name, "flags": flags, "fingerprint": known}
+
+    return about
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, each in words; more levels do not."""
+    told = []
+    for field in dict.fromkeys([*old, *new]):
+        a, b = old.get(field), new.get(field)
+        if field == "densities":
+            both = min(len(a), len(b))
+            a, b = a[:both], b[:both]
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            for path in dict.fromkeys([*a, *b]):
+                if a.get(path) != b.get(path):
+                    told.append(
+                        f"{field} {path} was {a.get(path, 'not there')}, is "
+                        f"{b.get(path, 'not there')}"
+                    )
+        else:
+            told.append(f"{field} was {a}, is {b}")
+    return told

@@ -1,0 +1,398 @@
+"""What a run is made of, and the trainings that follow from it.
+
+A `Recipe` holds functions and numbers: no name from a command line, no file. Its arrays
+lead with the axis of replicates, which `Recipe.each` adds to a function of one. The
+trainings of a run are functions of it: `first_ticket`, `next_ticket` and
+`branched`. A laboratory stores what they return; a loop of your own may do without.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lth import masks, train
+from lth.lottery import loop
+from lth.lottery.branches import Branch
+from lth.lottery.loop import Ticket
+from lth.train import Metrics, TrainState
+
+# What a replicate's randomness is for; each folds into the replicate's key.
+INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN, SHUFFLE_GLOBAL = range(7)
+STREAMS = {"reinit": REINIT, "shuffle": SHUFFLE, "shuffle_global": SHUFFLE_GLOBAL}
+LAST_REPLICATE = 2**31 - 1
+
+Keys = jax.Array  # typed PRNG keys [r], one of each replicate
+Watch = Callable[[TrainState, Metrics], None]
+
+
+def ignore(state: TrainState, record: Metrics) -> None:
+    """Watch nothing."""
+
+
+def mapped(function: Callable) -> Callable:
+    """Make `function` of one replicate one of all, compiled.
+
+    Every argument leads with the replicate; numbers that do not, such as the level of a
+    ticket, are given to each.
+    """
+    program = jax.jit(jax.vmap(function))
+    return lambda *args: program(*given_to_each(args))
+
+
+def given_to_each(args: Sequence[Any]) -> tuple[Any, ...]:
+    """Arguments that all lead with the replicate: single numbers are repeated."""
+    sizes = [len(x) for x in jax.tree.leaves(args) if np.ndim(x)]
+
+    def leaf(x):
+        return x if np.ndim(x) else np.full(sizes[0], x)
+
+    return tuple(jax.tree.map(leaf, tuple(args)))
+
+
+class Recipe(NamedTuple):
+    """What a run is made of. Arrays lead with the replicate axis r.
+
+    Change any field with `_replace`. `train` takes the keys that name the order of the
+    data, rather than knowing them, so that a recipe of some replicates is one of others
+    too (`only`), and trainings of one state in several orders share a device.
+    """
+
+    replicates: tuple[int, ...]
+    init: Callable[[Keys], TrainState]
+    mask: masks.Mask  # all ones [r, ...]
+    # (state, mask, n, keys [r]) -> n steps on the batches those keys stand for
+    train: Callable[..., tuple[TrainState, Metrics]]
+    measures: Mapping[str, Callable[[TrainState], Metrics]]  # by split
+    stops: tuple[int, ...]  # steps to measure at; the last ends the training
+    rewind_to: int
+    checkpoints: Mapping[str, int]  # name -> step of the dense training
+    densities: tuple[masks.Density, ...]  # of levels 1, 2, …
+    # (early, ticket, density, keys [r]) -> mask
+    prune: Callable[[TrainState, Ticket, masks.Density, Keys], masks.Mask]
+    # (early, late, keys [r]) -> where to start
+    rewind: Callable[[TrainState, TrainState, Keys], TrainState]
+    first: "First | None" = None  # level 0; None: `trained_dense`
+    branches: Mapping[str, Branch] = {}
+    each: Callable[[Callable], Callable] = cache(mapped)  # of one replicate -> of all
+    # What tells its data and batches from others: digests, by name.
+    stamp: Mapping[str, str] = {}
+    # () -> multiply-accumulates of one example, by the path of the weights
+    work: Callable[[], Mapping[str, int]] = dict
+
+
+# (recipe, watch) -> the ticket of level 0, and trees to store beside it, by name
+First = Callable[[Recipe, Watch], tuple[Ticket, dict[str, Any]]]
+
+
+def keys(replicates: Sequence[int], stream: int, level: int = 0) -> Keys:
+    """Return a key [r] per replicate for one purpose at one level.
+
+    They come from the numbers alone. Of the stream `TRAIN`, `level` is the order of the
+    data: 0 is that of the trunk.
+    """
+    return _keys(np.asarray(replicates), np.uint32(stream), level)
+
+
+@jax.jit
+def _keys(replicates, stream, level):
+    def one(replicate):
+        key = jax.random.fold_in(jax.random.key(replicate), stream)
+        return jax.random.fold_in(key, level)
+
+    return jax.vmap(one)(replicates)
+
+
+def stream(branch: str) -> int:
+    """Return the stream of a branch's randomness: a fixed hash of its name.
+
+    Three names keep the numbers they had before branches had names of their own.
+    """
+    if branch in STREAMS:
+        return STREAMS[branch]
+    drawn = hashlib.sha256(branch.encode()).digest()[:4]
+    return int.from_bytes(drawn, "big") | 2**31  # above the streams that are numbered
+
+
+def only(recipe: Recipe, replicates: Sequence[int]) -> Recipe:
+    """Return the recipe of these replicates in place of its own."""
+    count = len(replicates)
+
+    def ones(m):
+        return jnp.ones((count, *m.shape[1:]), bool)
+
+    mask = jax.tree.map(ones, recipe.mask)
+    return recipe._replace(replicates=tuple(replicates), mask=mask)
+
+
+def fit(
+    recipe: Recipe,
+    state: TrainState,
+    mask: masks.Mask,
+    watch: Watch = ignore,
+    order: int = 0,
+) -> tuple[TrainState, Metrics]:
+    """Train to the last of `recipe.stops` and measure at each (see `train.fit`).
+
+    `order` names the order of the data, 0 being that of the trunk.
+    """
+    return _fit(recipe, state, mask, keys(recipe.replicates, TRAIN, order), watch)
+
+
+def _fit(recipe, state, mask, order, watch):
+    return train.fit(
+        state,
+        mask,
+        train=lambda state, mask, n: recipe.train(state, mask, n, order),
+        measures=recipe.measures,
+        stops=recipe.stops,
+        watch=watch,
+    )
+
+
+def trained_dense(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
+    """Return level 0 as the network trained whole."""
+    init = recipe.init(keys(recipe.replicates, INIT))
+    return Ticket(0, recipe.mask, *fit(recipe, init, recipe.mask, watch)), {}
+
+
+def first_ticket(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
+    """Return level 0, by `recipe.first`, and the trees to store beside it."""
+    ticket, beside = (recipe.first or trained_dense)(recipe, watch)
+    return judged(ticket, None), beside
+
+
+def next_ticket(
+    recipe: Recipe, early: TrainState, ticket: Ticket, watch: Watch = ignore
+) -> Ticket:
+    """Return the next level: prune, rewind, retrain (`lottery.prune_once`)."""
+    level = ticket.level + 1
+    fresh = keys(recipe.replicates, REINIT, level)
+    new = loop.prune_once(
+        early,
+        ticket,
+        recipe.densities[ticket.level],
+        train=lambda state, mask: fit(recipe, state, mask, watch),
+        prune=lambda state, mask, density: _pruned(recipe, early, ticket, density),
+        rewind=lambda early, late: recipe.rewind(early, late, fresh),
+    )
+    return judged(new, ticket)
+
+
+def _pruned(recipe, early, ticket, density, prune=None) -> masks.Mask:
+    drawn = keys(recipe.replicates, PRUNE, ticket.level + 1)
+    mask = (prune or recipe.prune)(early, ticket, density, drawn)
+    _check_like(mask, recipe.mask, "the mask that `prune` returned")
+    return mask
+
+
+def branched(
+    recipe: Recipe,
+    names: Sequence[str],
+    early: TrainState,
+    ticket: Ticket,
+    before: Ticket | None = None,
+    watch: Watch = ignore,
+) -> list[Ticket]:
+    """Return what branches make of one ticket, trained together on the device.
+
+    Args:
+        recipe: What the run is made of, with the branches in it.
+        names: Of the branches. Several must leave the recipe unchanged
+            (`Branch.changed`), for they run as one training of [names x r] networks.
+        early: The state that tickets are rewound to.
+        ticket: The stored one that they hang off.
+        before: The ticket of the level before, for branches that prune for themselves.
+        watch: Is told each measurement, of all of them.
+
+    Returns: A ticket of the same level for each name, in their order.
+    """
+    chosen = [recipe.branches[name] for name in names]
+    changed = recipe if chosen[0].changed is None else chosen[0].changed(recipe)
+    if len(names) > 1 and any(branch.changed for branch in chosen):
+        raise ValueError(f"{', '.join(names)}: one changes the recipe, so not together")
+    starts = [
+        _start(recipe, branch, name, early, ticket, before)
+        for name, branch in zip(names, chosen, strict=True)
+    ]
+    orders = [keys(recipe.replicates, TRAIN, branch.order) for branch in chosen]
+    states, under = ([pair[i] for pair in starts] for i in (0, 1))
+    mask = _joined(under)
+    state, metrics = _fit(changed, _joined(states), mask, _joined(orders), watch)
+    trained = [(mask, state, metrics)]
+    if len(names) > 1:
+        trained = _parted((mask, state, metrics), len(names), len(recipe.replicates))
+    return [judged(Ticket(ticket.level, *part), ticket) for part in trained]
+
+
+def _parted(tree: Any, parts: int, count: int) -> list:
+    """Each `count` of what leads with [parts * count]."""
+    return [
+        jax.tree.map(lambda x, i=i: x[i * count : (i + 1) * count], tree)
+        for i in range(parts)
+    ]
+
+
+def _start(recipe, branch, name, early, ticket, before):
+    """Where a branch begins, of all replicates: (state, mask)."""
+    if branch.prune is not None:
+        if before is None:
+            raise ValueError(f"the branch {name} prunes, and nothing at level 0 is")
+        density = recipe.densities[before.level]
+        mask = _pruned(recipe, early, before, density, branch.prune)
+        ticket = ticket._replace(mask=mask)
+    drawn = keys(recipe.replicates, stream(name), ticket.level)
+    state, mask = recipe.each(branch.start)(early, ticket, drawn)
+    _check_like(mask, recipe.mask, f"the mask of the branch {name}")
+    return state, mask
+
+
+def _joined(trees: list) -> Any:
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
+
+
+def judged(ticket: Ticket, before: Ticket | None) -> Ticket:
+    """Return the ticket with `failed` [r, 2]: where each replicate was not finite.
+
+    That is the level and step of the first loss, or of the weights at the end of
+    training. It is (-1, -1) for replicates that never failed, and stays once it is set.
+    """
+    finite = _finite(ticket.state.params)
+    ended = np.where(finite, train.NEVER, ticket.state.step)
+    diverged = np.minimum(ticket.metrics["diverged"], ended)
+    failed = np.full((len(diverged), 2), -1)
+    now = diverged != train.NEVER
+    failed[now, 0], failed[now, 1] = ticket.level, diverged[now]
+    if before is not None:
+        earlier = before.metrics["failed"]
+        failed = np.where(earlier[:, :1] >= 0, earlier, failed)
+    return ticket._replace(metrics={**ticket.metrics, "failed": failed})
+
+
+@jax.jit
+@jax.vmap
+def _finite(params: masks.Params) -> jax.Array:
+    leaves = jax.tree.leaves(params)
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe whose parts do not fit each other, before anything is trained.
+
+    Raises: ValueError, which names the field, what it holds and what is allowed.
+    """
+    r, stops = recipe.replicates, recipe.stops
+    good = all(isinstance(n, int) and 0 <= n <= LAST_REPLICATE for n in r)
+    rising = all(a < b for a, b in itertools.pairwise((0, *stops)))
+    late = {n: s for n, s in recipe.checkpoints.items() if not 0 <= s <= max(stops)}
+    for fits, field, allowed in (
+        (r and good and len(set(r)) == len(r), "replicates", "different in [0, 2**31)"),
+        (stops and rising, "stops", "rising steps, the first at least 1"),
+        (
+            0 <= recipe.rewind_to < max(stops, default=1),
+            "rewind_to",
+            f"before the last of `stops`, {max(stops, default=1)}",
+        ),
+        (not late, "checkpoints", f"steps up to {max(stops, default=1)}"),
+        (bool(recipe.measures), "measures", "functions of a state, by split"),
+    ):
+        if not fits:
+            value = getattr(recipe, field)
+            raise ValueError(f"recipe.{field} is {allowed}; got {value!r}")
+    for name in recipe.branches:
+        check_name(name)
+    like = jax.eval_shape(recipe.init, keys(r, INIT))
+    if not isinstance(like, TrainState):
+        raise ValueError(f"recipe.init returns a TrainState; got {type(like).__name__}")
+    _check_like(recipe.mask, like.params, "recipe.mask")
+    _check_densities(recipe)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of a branch that cannot be that of a folder.
+
+    Raises: ValueError.
+    """
+    if not name or not name.isprintable() or set(name) & set("/\\") or name[0] in ". ":
+        raise ValueError(
+            "the name of a branch is of printable characters, begins with none of "
+            f"'. ', and has no / and no \\; got {name!r}"
+        )
+    if name == "ticket":
+        raise ValueError("a branch cannot be called 'ticket': the trunk is")
+
+
+def _check_densities(recipe: Recipe) -> None:
+    sizes = [leaf[0].size for leaf in jax.tree.leaves(recipe.mask)]
+    before = sum(sizes)
+    for level, density in enumerate(recipe.densities, 1):
+        values = np.asarray(jax.tree.leaves(density), float)
+        if not np.all((values > 0) & (values <= 1)):
+            raise ValueError(
+                "recipe.densities are fractions of the weights, in (0, 1]; got "
+                f"{density!r} at level {level}"
+            )
+        shares = np.broadcast_to(values, len(sizes)) if len(values) == 1 else values
+        kept = float(np.dot(shares, sizes)) if len(shares) == len(sizes) else before
+        if kept > before:
+            raise ValueError(
+                f"recipe.densities fall; got {density!r} at level {level}, more than "
+                "at the level before it"
+            )
+        before = kept
+
+
+def _check_like(mask: Any, params: Any, what: str) -> None:
+    """Refuse a mask that is not of the structure and shapes of the params."""
+    try:
+        pairs = jax.tree.map(
+            lambda w, m: None if m is None else (w.shape, m.shape), params, mask
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{what} has not the structure of the params: {error}"
+        ) from None
+    for path, pair in jax.tree_util.tree_leaves_with_path(
+        pairs, is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2
+    ):
+        if isinstance(pair, tuple) and pair[0] != pair[1]:
+            at = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"{what} does not fit the params at {at}: {pair[1]} against {pair[0]}, "
+                "replicates in front"
+            )
+
+
+def fingerprint(recipe: Recipe) -> dict[str, Any]:
+    """Return what tells a recipe from another, as JSON holds it.
+
+    These are the shapes and types of the state and the mask, the steps, the rewind
+    point, the densities, and `recipe.stamp`. Replicates, levels, branches and
+    checkpoints are no part of it: they may be added to a stored run.
+    """
+    like = jax.eval_shape(recipe.init, keys(recipe.replicates[:1], INIT))
+
+    def name(path):
+        return jax.tree_util.keystr(path, simple=True, separator="/")
+
+    return {
+        "state": {
+            name(path): f"{leaf.dtype}{list(leaf.shape[1:])}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+        },
+        "prunable": masks.paths(recipe.mask),
+        "stops": list(recipe.stops),
+        "rewind_to": recipe.rewind_to,
+        "densities": [
+            np.asarray(jax.tree.leaves(density), float).tolist()
+            for density in recipe.densities
+        ],
+        **recipe.stamp,
+    }
