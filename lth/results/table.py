@@ -28,11 +28,20 @@ SCORES = ("accuracy", "r2")  # a run measures one of them, beside the loss
 def rows(
     run: str, variant: str, level: int, replicates, density, metrics
 ) -> Iterator[tuple]:
-    """The rows of a level: of each replicate, at each step, of each split and metric.
+    """Yield the rows of a level: of each replicate, step, split and metric.
 
-    `replicates` are the seeds [r], `density` [r], and `metrics` the curves of
-    `train.fit` with replicates in front, [r, stops]. Replicates that `failed` (their
-    first level, or -1 in front) have no rows.
+    Args:
+      run: its name.
+      variant: `TICKET`, or a control.
+      level: pruning rounds behind it.
+      replicates: their seeds, [r].
+      density: [r].
+      metrics: the curves of `train.fit` with replicates in front, [r, stops], and
+        `failed`, the first level at which a replicate did, or -1 in front. Those that
+        failed have no rows.
+
+    Yields:
+      Values of the columns `COLUMNS`.
     """
     names = [name for name in metrics if name not in ("step", "diverged", "failed")]
     for i, replicate in enumerate(replicates):
@@ -99,7 +108,7 @@ def _whole_rows(path: Path, stored: Stored) -> str:
 
 
 def read(path: Path, stored: Stored) -> pd.DataFrame:
-    """The rows of stored tickets, a data frame with the columns `COLUMNS`."""
+    """Read the rows of stored tickets, a data frame with the columns `COLUMNS`."""
     text = _whole_rows(path, stored) if path.exists() else ""
     exact = {"density": float, "value": float}  # pandas' own parser may miss a last bit
     return pd.read_csv(io.StringIO(text or ",".join(COLUMNS)), converters=exact)
