@@ -24,7 +24,10 @@ class Size(NamedTuple):
 
     @property
     def compression(self) -> float:
-        """Divide total by remaining weights (Blalock et al. 2020)."""
+        """Divide total by remaining weights, of the whole network.
+
+        This is the compression ratio of Blalock et al. (2020).
+        """
         return self.total / self.remaining
 
 

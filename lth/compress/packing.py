@@ -26,7 +26,10 @@ GAP = 255  # zeros that one symbol can stand for
 
 
 class Coded(NamedTuple):
-    """Holds a leaf whose weights share values: coded gaps and codes, and the book."""
+    """Holds a leaf whose weights share values: Huffman-coded gaps and codes.
+
+    The book has the values.
+    """
 
     shape: tuple[int, ...]
     book: np.ndarray  # float32, the shared values
@@ -42,7 +45,10 @@ class Coded(NamedTuple):
 
 
 def quantised(w: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """Return int8 values and their scale: w ≈ scale * value, and 0 stays 0."""
+    """Return int8 values and their scale: w ≈ scale * value, and 0 stays 0.
+
+    The range is symmetric.
+    """
     scale = np.float32(np.abs(w).max(initial=0) / 127) or np.float32(1)
     return np.round(w / scale).astype(np.int8), scale
 
