@@ -17,11 +17,22 @@ def reestimate(
     key: jax.Array,
     n: int,
 ) -> TrainState:
-    """`state` with its batch-norm averages taken anew, over `n` batches.
+    """Take the batch-norm averages of a state anew.
 
     Forward passes in training mode and nothing else: averages made before weights were
-    pruned, rewound or averaged do not fit them (NNCF's batch-norm adaptation). They are
-    running averages, so `n` is to be several times what they remember.
+    pruned, rewound or averaged do not fit them (NNCF's batch-norm adaptation).
+
+    Args:
+      apply: as in `models.Model`.
+      sample: `sample(key, step, data)`, as of `data.make_sample`.
+      state: whose params are run.
+      data: what `sample` takes batches from.
+      key: of the batches and of dropout.
+      n: batches. Averages are running ones, so it is to be several times what they
+        remember.
+
+    Returns:
+      The state with other stats.
     """
 
     def one(stats, step):

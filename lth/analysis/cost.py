@@ -11,7 +11,7 @@ from lth.models import Model, axes
 
 
 class Size(NamedTuple):
-    """Numbers of weights of one network under a mask."""
+    """Holds numbers of weights of one network under a mask."""
 
     total: int  # all leaves, prunable or not
     prunable: int
@@ -19,17 +19,20 @@ class Size(NamedTuple):
 
     @property
     def remaining(self) -> int:
-        """Kept weights and those that no mask covers."""
+        """Count kept weights and those that no mask covers."""
         return self.total - self.prunable + self.kept
 
     @property
     def compression(self) -> float:
-        """Total over remaining weights, of the whole network (Blalock et al. 2020)."""
+        """Divide total by remaining weights, of the whole network.
+
+        This is the compression ratio of Blalock et al. (2020).
+        """
         return self.total / self.remaining
 
 
 class Work(NamedTuple):
-    """Multiply-accumulates of one example, by the path of the weights they read."""
+    """Holds multiply-accumulates of one example, by the path of the weights read."""
 
     dense: dict[str, int]
     kept: dict[str, int]
@@ -37,7 +40,7 @@ class Work(NamedTuple):
 
     @property
     def speedup(self) -> float:
-        """Dense over kept: the theoretical speed-up, were zeros free to skip.
+        """Divide dense by kept: the theoretical speed-up, were zeros free to skip.
 
         `other` products are in neither.
         """
@@ -45,7 +48,7 @@ class Work(NamedTuple):
 
 
 def size(params: Params, mask: Mask) -> Size:
-    """The weights of a network and those that its mask leaves."""
+    """Count the weights of a network and those that its mask leaves."""
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     return Size(total, masks.size(mask), int(masks.count(mask)))
 
@@ -58,10 +61,10 @@ def work(
     mask: Mask,
     dtype: Any = np.float32,
 ) -> Work:
-    """The multiply-accumulates of one example of `shape` and `dtype`.
+    """Count the multiply-accumulates of one example of `shape` and `dtype`.
 
-    Every matrix product and convolution that evaluating the network does is counted,
-    in loops of a fixed length as often as they go round, of the branches of a condition
+    Every matrix product and convolution that evaluating the network does is counted, in
+    loops of a fixed length as often as they go round, of the branches of a condition
     the one with the most, and belongs to the weights that it reads: those of a layer
     that is called twice have both. What happens at padded edges is counted, as is
     usual; where a stride spreads inputs out, the zeros between them are not. Products
@@ -74,6 +77,9 @@ def work(
       shape: of one example, without the batch.
       mask: a mask of `params`; where it is None, all weights are kept.
       dtype: of the inputs.
+
+    Returns:
+      The numbers, dense and kept.
 
     Raises:
       ValueError: with their paths, for weights that meet inputs in a way that cannot be
@@ -99,7 +105,7 @@ def work(
 
 
 def needed(total: int, prunable: int, compression: float) -> float:
-    """The density that gives a compression ratio of the whole network.
+    """Return the density that gives a compression ratio of the whole network.
 
     Raises ValueError where the weights that cannot be pruned are too many for it.
     """

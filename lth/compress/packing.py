@@ -26,7 +26,10 @@ GAP = 255  # zeros that one symbol can stand for
 
 
 class Coded(NamedTuple):
-    """A leaf whose weights share values: Huffman-coded gaps and codes, and the book."""
+    """Holds a leaf whose weights share values: Huffman-coded gaps and codes.
+
+    The book has the values.
+    """
 
     shape: tuple[int, ...]
     book: np.ndarray  # float32, the shared values
@@ -37,20 +40,24 @@ class Coded(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Of the stream, the book and the lengths of all codes, a byte each."""
+        """Count the stream, the book and the lengths of all codes, a byte each."""
         return len(self.bits) + self.book.nbytes + len(self.gaps) + len(self.codes)
 
 
 def quantised(w: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """int8 values and their scale: w ≈ scale * value, 0 staying 0 (symmetric)."""
+    """Return int8 values and their scale: w ≈ scale * value, and 0 stays 0.
+
+    The range is symmetric.
+    """
     scale = np.float32(np.abs(w).max(initial=0) / 127) or np.float32(1)
     return np.round(w / scale).astype(np.int8), scale
 
 
 def pack(params: Params, mask: Mask, kind: Kind = "float32") -> bytes:
-    """All leaves in one deflated file; of prunable ones a bit a place and kept values.
+    """Write all leaves to one deflated file; of prunable ones a mask and kept values.
 
-    With int8 the kept values are `quantised`, leaf by leaf; other leaves stay float32.
+    A mask takes a bit a place. With int8 the kept values are `quantised`, leaf by leaf;
+    other leaves stay float32.
     """
     header, body = [], []
 
@@ -77,7 +84,7 @@ def pack(params: Params, mask: Mask, kind: Kind = "float32") -> bytes:
 
 
 def unpack(file: bytes) -> dict[str, np.ndarray]:
-    """The leaves of a packed file by path, zeros where nothing was kept.
+    """Read the leaves of a packed file by path, zeros where nothing was kept.
 
     Raises ValueError for a file that is cut short or is none.
     """
@@ -109,14 +116,16 @@ def unpack(file: bytes) -> dict[str, np.ndarray]:
 
 
 def deflated(params: Params) -> int:
-    """Bytes of the weights as they are, float32 and deflated: what sparsity competes
-    with."""
+    """Count the bytes of the weights as they are, float32 and deflated.
+
+    That is what sparsity competes with.
+    """
     leaves = [np.asarray(w, np.float32).tobytes() for w in jax.tree.leaves(params)]
     return len(zlib.compress(b"".join(leaves), LEVEL))
 
 
 def floor(size: int, density: float, bits: float) -> float:
-    """The entropy of a mask and the raw bits of the values it keeps, in bytes.
+    """Add up the entropy of a mask and the raw bits of the values it keeps, in bytes.
 
     No code gets under it that spends `bits` on each kept value, of `size` places that
     are kept independently, each with probability `density`. A code of the values does:
@@ -130,10 +139,19 @@ def floor(size: int, density: float, bits: float) -> float:
 
 
 def encode(w: np.ndarray, keep: np.ndarray, bits: int, rounds: int = 20) -> Coded:
-    """A leaf with its kept weights moved to 2**bits shared values, and coded.
+    """Move a leaf's kept weights to 2**bits shared values, and code it.
 
     The values are found by k-means from evenly spaced ones, the start that the paper
     found best.
+
+    Args:
+      w: the leaf.
+      keep: its mask, of the same shape.
+      bits: of a place in the book of values.
+      rounds: of k-means.
+
+    Returns:
+      The leaf, as `decode` reads it.
     """
     kept = np.flatnonzero(keep)
     values = np.asarray(w, np.float32).ravel()[kept]
@@ -157,7 +175,7 @@ def encode(w: np.ndarray, keep: np.ndarray, bits: int, rounds: int = 20) -> Code
 
 
 def decode(coded: Coded) -> np.ndarray:
-    """The leaf that `encode` wrote, its kept weights at their shared values."""
+    """Read the leaf that `encode` wrote, its kept weights at their shared values."""
     text = iter(np.unpackbits(np.frombuffer(coded.bits, np.uint8)).tolist())
     gap_of = {bits: gap for gap, bits in coded.gaps.items()}
     value_of = {bits: place for place, bits in coded.codes.items()}

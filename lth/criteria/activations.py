@@ -27,7 +27,7 @@ Seen = Any  # a tree like params: arrays [..., in], or `Inputs`; None for norms
 
 
 def wanda(params: Params, inputs: Seen) -> Scores:
-    """|w| ‖x‖₂, x being the weight's input over all examples.
+    """Scores |w| ‖x‖₂, x being the weight's input over all examples.
 
     Sun et al. (2023, arXiv:2306.11695), who have the weights of one output compete:
     `structure.keep_within` of the whole axis. Of a convolution, x is the input channel
@@ -37,12 +37,12 @@ def wanda(params: Params, inputs: Seen) -> Scores:
 
 
 def activation_magnitude(params: Params, inputs: Seen) -> Scores:
-    """|w| mean |x|: ShrinkBench's activation-weighted magnitude."""
+    """Scores |w| mean |x|: ShrinkBench's activation-weighted magnitude."""
     return _scored(params, inputs, jnp.abs, jnp.divide)
 
 
 def mean_activation(params: Params, inputs: Seen) -> Scores:
-    """mean x of the input alone, the same for all weights that it meets.
+    """Scores mean x of the input alone, the same for all weights that it meets.
 
     To prune input channels and rows by (`structure.inputs("mean")`).
     """
@@ -50,7 +50,7 @@ def mean_activation(params: Params, inputs: Seen) -> Scores:
 
 
 def nonzero_share(params: Params, inputs: Seen) -> Scores:
-    """The share of examples and positions at which the input is not exactly 0.
+    """Scores the share of examples and positions at which the input is not exactly 0.
 
     One less the average percentage of zeros, by which high is unimportant (Hu et al.
     2016, arXiv:1607.03250). A dead unit scores 0.

@@ -32,11 +32,24 @@ from lth.models import axes, taps, views
 
 
 def taylor(loss: Loss, params: Params, batches: Any, axes: sides.Axes = None) -> Scores:
-    """The mean over examples of |t| (Molchanov et al. 2017, arXiv:1611.06440).
+    """Scores the mean over examples of |t| (Molchanov et al. 2017, arXiv:1611.06440).
 
     The paper divides by the positions of a map, which are the same within a layer, and
-    by the layer's l2 norm: `normalised` does, and the positions then cancel. `axes`
-    says which axes are inputs where shapes do not (see `sides`), here and below.
+    by the layer's l2 norm: `normalised` does, and the positions then cancel.
+
+    Args:
+      loss: `loss(params, batch)`, the mean over a batch.
+      params: the weights, masked ones 0.
+      batches: a tree of arrays [b, n, ...], b batches of n examples.
+      axes: which axes are inputs where shapes do not say so (see `sides`).
+
+    Returns:
+      A tree like `params`, alike for all weights of a unit. Leaves of fewer than two
+      axes score 0.
+
+    Raises:
+      ValueError: with the path, for a shape that does not tell and of which `axes` does
+        not either.
     """
 
     def of_example(gradient):
@@ -48,10 +61,19 @@ def taylor(loss: Loss, params: Params, batches: Any, axes: sides.Axes = None) ->
 def taylor_batch(
     loss: Loss, params: Params, batches: Any, axes: sides.Axes = None
 ) -> Scores:
-    """|mean of t|, in which examples of opposite sign cancel.
+    """Scores |mean of t|, in which examples of opposite sign cancel.
 
     What a popular implementation of the paper computes, and what is left of any
     implementation that looks at the gradient of a batch alone.
+
+    Args:
+      loss, params, batches, axes: as in `taylor`.
+
+    Returns:
+      A tree like `params`, as in `taylor`.
+
+    Raises:
+      ValueError: as `taylor` does.
     """
     gates = _gates(params, mean_gradient(loss, params, batches), axes)
     return _spread(jax.tree.map(jnp.abs, gates), params)
@@ -60,21 +82,30 @@ def taylor_batch(
 def taylor_squared(
     loss: Loss, params: Params, batches: Any, axes: sides.Axes = None
 ) -> Scores:
-    """(mean of t)², the gate form of Molchanov et al. (2019, arXiv:1906.10771).
+    """Scores (mean of t)², the gate form of Molchanov et al. (2019, arXiv:1906.10771).
 
     It ranks as `taylor_batch` does within a layer, and otherwise across layers.
+
+    Args:
+      loss, params, batches, axes: as in `taylor`.
+
+    Returns:
+      A tree like `params`, as in `taylor`.
+
+    Raises:
+      ValueError: as `taylor` does.
     """
     gates = _gates(params, mean_gradient(loss, params, batches), axes)
     return _spread(jax.tree.map(jnp.square, gates), params)
 
 
 def taylor_abs(loss: Loss, params: Params, batches: Any) -> Scores:
-    """The mean over examples of the sum over positions of |x ∂L/∂x|, x the input.
+    """Scores the mean over examples of the sum over positions of |x ∂L/∂x|.
 
-    What code derived from that of Molchanov et al. (2019) computes. In a dense layer
-    with one position it is `taylor`; over a map it takes a gate on each element that
-    meets a weight. The input of a look-up is a 1 among zeros. Leaves that meet no input
-    in a product, such as biases, score 0.
+    x is the input. What code derived from that of Molchanov et al. (2019) computes. In
+    a dense layer with one position it is `taylor`; over a map it takes a gate on each
+    element that meets a weight. The input of a look-up is a 1 among zeros. Leaves that
+    meet no input in a product, such as biases, score 0.
 
     Raises ValueError, with the paths, for kernels whose inputs take no gate.
     """
@@ -136,9 +167,10 @@ def _of_read(read: views.Read, gradient: jax.Array, met: jax.Array) -> jax.Array
 
 
 def normalised(scores: Scores, axes: sides.Axes = None) -> Scores:
-    """Scores of units over the l2 norm of those of their layer, to compare layers.
+    """Divides scores of units by the l2 norm of their layer's, to compare layers.
 
     `scores` are as the functions above give them, alike for all weights of a unit.
+    `axes` says which axes are inputs where shapes do not (see `sides`).
     """
 
     def leaf(s, side):

@@ -22,17 +22,17 @@ Loss = Callable[[Params, Any], jax.Array]
 
 
 def mean_gradient(loss: Loss, params: Params, batches: Any) -> Params:
-    """The gradient of the mean of `loss` over the batches."""
+    """Returns the gradient of the mean of `loss` over the batches."""
     return mean_over(lambda batch: jax.grad(loss)(params, batch), batches)
 
 
 def gradient_magnitude(loss: Loss, params: Params, batches: Any) -> Scores:
-    """|∂L/∂w|: how fast the loss changes with the weight, whatever its size."""
+    """Scores |∂L/∂w|: how fast the loss changes with the weight, whatever its size."""
     return jax.tree.map(jnp.abs, mean_gradient(loss, params, batches))
 
 
 def weight_gradient(loss: Loss, params: Params, batches: Any) -> Scores:
-    """|w ∂L/∂w|: the change of the loss without the weight, to first order.
+    """Scores |w ∂L/∂w|: the change of the loss without the weight, to first order.
 
     The gradient magnitude of ShrinkBench (Blalock et al. 2020, arXiv:2003.03033), there
     of one batch. At a minimum of the loss it says nothing: every gradient is 0.
@@ -42,24 +42,38 @@ def weight_gradient(loss: Loss, params: Params, batches: Any) -> Scores:
 
 
 def snip(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
-    """|w ∂L/∂w| over its sum: connection sensitivity.
+    """Scores |w ∂L/∂w| over its sum: connection sensitivity.
 
-    Lee et al. (2019, arXiv:1810.02340): |∂L/∂m| at m = 1, normalised over the
-    weights that `mask` keeps.
-    Meant for initialisation. The authors' code draws a network of its own to score;
-    this scores the one that is trained, in the mode of `loss`.
+    Lee et al. (2019, arXiv:1810.02340): |∂L/∂m| at m = 1. Meant for initialisation. The
+    authors' code draws a network of its own to score; this scores the one that is
+    trained, in the mode of `loss`.
+
+    Args:
+      loss: `loss(params, batch)`, the mean over a batch.
+      params: the weights, masked ones 0.
+      mask: the weights that the sum is over.
+      batches: a tree of arrays [b, n, ...], b batches of n examples.
+
+    Returns:
+      A tree like `params`, 0 wherever `mask` does not keep a weight.
     """
     scores = _within(weight_gradient(loss, params, batches), mask)
     return _divided(scores, _sum(scores))
 
 
 def grasp(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
-    """w (Hg) over |Σ w (Hg)|: gradient flow (Wang et al. 2020, arXiv:2002.07376).
+    """Scores w (Hg) / |Σ w (Hg)|: gradient flow (Wang et al. 2020, arXiv:2002.07376).
 
     H is the Hessian and g the gradient, both of the mean loss over all batches and in
     the weights that `mask` keeps. The paper prunes the highest -w (Hg), whose removal
-    lowers the flow least or raises it, so the highest w (Hg) is kept. Its code
-    divides logits by a temperature of 200, in training mode: do so in `loss`.
+    lowers the flow least or raises it, so the highest w (Hg) is kept. Its code divides
+    logits by a temperature of 200, in training mode: do so in `loss`.
+
+    Args:
+      loss, params, mask, batches: as in `snip`.
+
+    Returns:
+      A tree like `params`, 0 where `mask` does not keep a weight.
     """
     gradient = _within(mean_gradient(loss, params, batches), mask)
     product = _hessian_product(loss, params, gradient, batches)
@@ -68,14 +82,23 @@ def grasp(loss: Loss, params: Params, mask: Mask, batches: Any) -> Scores:
 
 
 def synflow(apply: Callable, params: Params, stats: Any, inputs: Any) -> Scores:
-    """|w ∂R/∂w|, R the summed outputs of the network with every number made positive.
+    """Scores |w ∂R/∂w|, R the summed outputs of the network with all numbers positive.
 
     Synaptic flow (Tanaka et al. 2020, arXiv:2006.05467): weights, biases and batch-norm
-    numbers enter by absolute value, in evaluation mode. `inputs` is one example of
-    ones, as the network itself takes it, not before pixels are scaled. No data is
-    used. Meant for many rounds, of densities that fall exponentially; one prunes whole
-    layers. R grows with every layer: where float32 overflows, scores are not finite,
-    and float64 params, inputs and modules will do (under `jax.enable_x64`).
+    numbers enter by absolute value, in evaluation mode. No data is used. Meant for many
+    rounds, of densities that fall exponentially; one prunes whole layers. R grows with
+    every layer: where float32 overflows, scores are not finite, and float64 params,
+    inputs and modules will do (under `jax.enable_x64`).
+
+    Args:
+      apply: as in `models.Model`.
+      params: the weights, masked ones 0.
+      stats: of the model.
+      inputs: one example of ones, as the network itself takes it, not before pixels are
+        scaled.
+
+    Returns:
+      A tree like `params`.
     """
     size, stats = wide(jax.tree.map(jnp.abs, (params, stats)))
     inputs = wide(inputs)
@@ -87,10 +110,11 @@ def synflow(apply: Callable, params: Params, stats: Any, inputs: Any) -> Scores:
 
 
 def obd(params: Params, diagonal: Params) -> Scores:
-    """h w² / 2: the change of the loss at a minimum, to second order, weights apart.
+    """Scores h w² / 2: the change of the loss at a minimum, to second order.
 
-    Optimal brain damage (LeCun et al. 1989) with any `diagonal` of the Hessian:
-    `empirical_fisher`, `hutchinson` or `adam_second_moment`.
+    The weights stand apart, as if H were diagonal: optimal brain damage (LeCun et al.
+    1989) with any `diagonal` h of the Hessian: `empirical_fisher`, `hutchinson` or
+    `adam_second_moment`.
     """
     return jax.tree.map(
         lambda w, h: h * jnp.square(w) / 2, wide(params), wide(diagonal)
@@ -98,7 +122,7 @@ def obd(params: Params, diagonal: Params) -> Scores:
 
 
 def empirical_fisher(loss: Loss, params: Params, batches: Any) -> Params:
-    """The mean over all examples of each one's squared gradient, at its own label.
+    """Returns the mean over examples of each one's squared gradient, at its own label.
 
     With labels drawn from the network's own predictions it estimates the Fisher matrix,
     which for a softmax is the Gauss-Newton matrix; with the labels of the data it is
@@ -115,7 +139,15 @@ def empirical_fisher(loss: Loss, params: Params, batches: Any) -> Params:
 def mean_over_examples(
     loss: Loss, params: Params, batches: Any, function: Callable[[Params], Any]
 ) -> Any:
-    """The mean over all examples of a function of each one's gradient."""
+    """Returns the mean over all examples of a function of each one's gradient.
+
+    Args:
+      loss, params, batches: as in `snip`.
+      function: from a gradient, a tree like `params`, to a tree of arrays.
+
+    Returns:
+      A tree as `function` gives it, in float32 or wider.
+    """
 
     def batch_mean(batch):
         def one(example):
@@ -130,9 +162,17 @@ def mean_over_examples(
 def hutchinson(
     loss: Loss, params: Params, batches: Any, key: jax.Array, probes: int = 1
 ) -> Params:
-    """The Hessian's diagonal, estimated as the mean of v ⊙ Hv over random signs v.
+    """Estimates the Hessian's diagonal as the mean of v ⊙ Hv over random signs v.
 
     Exact, whatever the signs, where the Hessian is diagonal (Hutchinson 1989).
+
+    Args:
+      loss, params, batches: as in `snip`.
+      key: of the signs.
+      probes: how many v are drawn, at least 1.
+
+    Returns:
+      A tree like `params`, in float32 or wider.
     """
     leaves, structure = jax.tree.flatten(params)
 
@@ -149,10 +189,10 @@ def hutchinson(
 
 
 def adam_second_moment(opt_state: Any) -> Params:
-    """Adam's running mean of squared gradients, which costs nothing after training.
+    """Returns Adam's running mean of squared gradients, which is there after training.
 
-    Of batches, not of examples: an estimate of the gradient noise more than of the
-    curvature. Raises ValueError without exactly one Adam in the state.
+    It costs nothing. Of batches, not of examples: an estimate of the gradient noise
+    more than of the curvature. Raises ValueError without exactly one Adam in the state.
     """
     is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)  # noqa: E731
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_adam) if is_adam(x)]
@@ -162,7 +202,10 @@ def adam_second_moment(opt_state: Any) -> Params:
 
 
 def mean_over(function: Callable[[Any], Params], over: Any) -> Params:
-    """The mean of a tree-valued function over the leading axis, float32 or wider."""
+    """Returns the mean of a tree-valued function over the leading axis.
+
+    It is in float32 or wider.
+    """
     first = jax.tree.map(lambda x: x[0], over)
     like = jax.eval_shape(lambda one: wide(function(one)), first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
@@ -194,7 +237,7 @@ def _hessian_product(loss: Loss, params: Params, vector: Params, batches: Any):
 
 
 def wide(tree: Any) -> Any:
-    """The tree with floating numbers in float32, or as they are where that is less."""
+    """Returns the tree with floating numbers in float32 or wider."""
 
     def leaf(x):
         x = jnp.asarray(x)

@@ -23,34 +23,34 @@ LAST = float("-inf")  # as a score: kept when nothing else is left
 
 
 def large_final(initial: Params, final: Params) -> Scores:
-    """|w_f|: the magnitude of a trained weight."""
+    """Scores |w_f|: the magnitude of a trained weight."""
     return jax.tree.map(jnp.abs, final)
 
 
 def small_final(initial: Params, final: Params) -> Scores:
-    """-|w_f|: the control that keeps what `large_final` prunes."""
+    """Scores -|w_f|: the control that keeps what `large_final` prunes."""
     return jax.tree.map(lambda f: -jnp.abs(f), final)
 
 
 def large_init(initial: Params, final: Params) -> Scores:
-    """|w_i|: as if training had told nothing."""
+    """Scores |w_i|: as if training had told nothing."""
     return jax.tree.map(jnp.abs, initial)
 
 
 def small_init(initial: Params, final: Params) -> Scores:
-    """-|w_i|: the control of `large_init`."""
+    """Scores -|w_i|: the control of `large_init`."""
     return jax.tree.map(lambda i: -jnp.abs(i), initial)
 
 
 def magnitude_increase(initial: Params, final: Params) -> Scores:
-    """|w_f| - |w_i|: how far training drove the weight away from 0."""
+    """Scores |w_f| - |w_i|: how far training drove the weight away from 0."""
     return jax.tree.map(
         lambda i, f: jnp.abs(f) - jnp.abs(i), wide(initial), wide(final)
     )
 
 
 def movement(initial: Params, final: Params) -> Scores:
-    """|w_f - w_i|: how far the weight came, in either direction.
+    """Scores |w_f - w_i|: how far the weight came, in either direction.
 
     Not the movement pruning of Sanh et al. (see `movement_accumulated`).
     """
@@ -58,7 +58,7 @@ def movement(initial: Params, final: Params) -> Scores:
 
 
 def large_init_large_final(initial: Params, final: Params) -> Scores:
-    """High where a weight was large and is large: the lower of its two ranks.
+    """Scores high where a weight was large and is large: the lower of its two ranks.
 
     The authors' code moves one percentile for both magnitudes until the weights above
     it in each of them are as many as wanted. A weight is above a percentile in both
@@ -70,9 +70,10 @@ def large_init_large_final(initial: Params, final: Params) -> Scores:
 
 
 def small_init_small_final(initial: Params, final: Params) -> Scores:
-    """High where a weight was small and is small: `large_init_large_final` reversed.
+    """Scores high where a weight was small and is small.
 
-    What was pruned before ranks above the others here, where it disturbs no order.
+    `large_init_large_final` reversed. What was pruned before ranks above the others
+    here, where it disturbs no order.
     """
     return jax.tree.map(partial(_lower_rank, -1), initial, final)
 
@@ -80,7 +81,7 @@ def small_init_small_final(initial: Params, final: Params) -> Scores:
 def large_final_same_sign(
     initial: Params, final: Params, excluded: float = LAST
 ) -> Scores:
-    """|w_f| of the weights that kept their sign; the others rank below all of them.
+    """Scores |w_f| of weights that kept their sign; the others rank below all of them.
 
     Those others tie at `excluded`, -inf, so that the lower index stays when some must.
     0 as in the paper's formula gives the same order: no |w_f| is less.
@@ -92,7 +93,7 @@ def large_final_same_sign(
 def large_final_diff_sign(
     initial: Params, final: Params, excluded: float = LAST
 ) -> Scores:
-    """|w_f| of the weights that changed their sign: see `large_final_same_sign`."""
+    """Scores |w_f| of weights that changed their sign: see `large_final_same_sign`."""
     scores = large_final(initial, final)
     return _where_sign(False, scores, initial, final, excluded)
 
@@ -100,7 +101,7 @@ def large_final_diff_sign(
 def magnitude_increase_same_sign(
     initial: Params, final: Params, excluded: float = LAST
 ) -> Scores:
-    """|w_f| - |w_i| of the weights that kept their sign; the others rank below them.
+    """Scores |w_f| - |w_i| of weights that kept their sign; the others rank below them.
 
     The authors' code scores those others 0, which outranks every weight that shrank:
     for its order pass `excluded=0.0`.
@@ -112,7 +113,7 @@ def magnitude_increase_same_sign(
 def magnitude_increase_diff_sign(
     initial: Params, final: Params, excluded: float = LAST
 ) -> Scores:
-    """|w_f| - |w_i| of the weights that changed their sign; the others below them.
+    """Scores |w_f| - |w_i| of weights that changed their sign; the others below them.
 
     `excluded=0.0` as in `magnitude_increase_same_sign`.
     """
@@ -121,20 +122,20 @@ def magnitude_increase_diff_sign(
 
 
 def same_sign_mask(initial: Params, final: Params, mask: Mask) -> Mask:
-    """The weights of `mask` that kept their sign, however many they are."""
+    """Keeps the weights of `mask` that kept their sign, however many they are."""
     return _sign_mask(True, initial, final, mask)
 
 
 def diff_sign_mask(initial: Params, final: Params, mask: Mask) -> Mask:
-    """The weights of `mask` that changed their sign, however many they are."""
+    """Keeps the weights of `mask` that changed their sign, however many they are."""
     return _sign_mask(False, initial, final, mask)
 
 
 class History(NamedTuple):
-    """The state of an optimizer that `history` wraps; both sums are float32 or wider.
+    """Holds the state of an optimizer that `history` wraps.
 
-    `g` is the gradient that came in at a step, `w` the weight there, and `dw` the
-    update that went out.
+    Both sums are float32 or wider. `g` is the gradient that came in at a step, `w` the
+    weight there, and `dw` the update that went out.
     """
 
     inner: Any  # the state of the wrapped optimizer
@@ -143,7 +144,7 @@ class History(NamedTuple):
 
 
 def history(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`tx`, which also adds up what `karnin` and `movement_accumulated` need.
+    """Wraps `tx`, to add up as well what `karnin` and `movement_accumulated` need.
 
     Updates are those of `tx`. Outermost, it sees the gradients that `train.make_train`
     has masked, and the sums of pruned weights are 0 as all slots are. They begin with
@@ -168,7 +169,7 @@ def history(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
 
 
 def karnin(state: History, initial: Params, final: Params) -> Scores:
-    """-(Σ g dw) w_f / (w_f - w_i), and 0 for a weight that did not move.
+    """Scores -(Σ g dw) w_f / (w_f - w_i), and 0 for a weight that did not move.
 
     By how much the error would grow without the weight, if along the rest of its way
     from 0 it changed as it did on the way seen (Karnin 1990, IEEE Trans. Neural
@@ -185,7 +186,7 @@ def karnin(state: History, initial: Params, final: Params) -> Scores:
 
 
 def movement_accumulated(state: History) -> Scores:
-    """-Σ g w: high where training pushed the weight away from 0.
+    """Scores -Σ g w: high where training pushed the weight away from 0.
 
     Up to the scores' learning rate this is what the scores of movement pruning come to
     under SGD (Sanh et al. 2020, arXiv:2005.07683), without training scores; SparseML

@@ -17,10 +17,10 @@ from lth.masks import Density, Mask, Params, topk
 
 
 def hessian(inputs: jax.Array, damp: float = 0.0) -> jax.Array:
-    """XᵀX [in, in], with `damp` times the mean of its diagonal added to the diagonal.
+    """Returns XᵀX [in, in], with `damp` times the mean of its diagonal added to that.
 
-    Damping is needed where inputs are constant or depend on each other; SparseGPT's
-    is 0.01.
+    Damping is needed where inputs are constant or depend on each other; SparseGPT's is
+    0.01.
     """
     x = jnp.reshape(inputs, (-1, inputs.shape[-1]))
     product = jnp.matmul(x.T, x, precision="highest")
@@ -29,7 +29,7 @@ def hessian(inputs: jax.Array, damp: float = 0.0) -> jax.Array:
 
 
 def saliency(kernel: jax.Array, inverse: jax.Array) -> jax.Array:
-    """w² / 2[H⁻¹]_qq for each weight of the kernel (Hassibi & Stork 1993)."""
+    """Scores w² / 2[H⁻¹]_qq for each weight of the kernel (Hassibi & Stork 1993)."""
     return jnp.square(kernel) / (2 * jnp.diagonal(inverse)[:, None])
 
 
@@ -37,13 +37,24 @@ def saliency(kernel: jax.Array, inverse: jax.Array) -> jax.Array:
 def delete(
     kernel: jax.Array, hessian: jax.Array, alive: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Delete `count` weights of each output, the least salient first, and make up.
+    """Deletes `count` weights of each output, the least salient first, and makes up.
 
     After each deletion the weights that stay move by -(w_q / [H⁻¹]_qq) H⁻¹ e_q and the
     inverse loses its row and column q, so the next is chosen and made up for exactly.
-    Returns the kernel and what of `alive` stays. The cost is `count` * in² for each
-    output; `sparse_gpt` is for wide layers. Weights of inputs that are always 0 go
-    first. Raises ValueError for a `count` that leaves nothing.
+    The cost is `count` * in² for each output; `sparse_gpt` is for wide layers. Weights
+    of inputs that are always 0 go first.
+
+    Args:
+      kernel: [in, out].
+      hessian: [in, in], as of `hessian`.
+      alive: [in, out], bool: the weights that are there.
+      count: a Python int, 0 <= count < in.
+
+    Returns:
+      The kernel, and what of `alive` stays.
+
+    Raises:
+      ValueError: for a `count` that leaves nothing.
     """
     if not 0 <= count < len(kernel):
         raise ValueError(
@@ -99,12 +110,23 @@ def _without_dead(w: jax.Array, alive: jax.Array, inverse: jax.Array) -> Any:
 def sparse_gpt(
     kernel: jax.Array, hessian: jax.Array, density: float, block: int = 128
 ) -> tuple[jax.Array, jax.Array]:
-    """SparseGPT (Frantar & Alistarh 2023, arXiv:2301.00774).
+    """Prunes one kernel by SparseGPT (Frantar & Alistarh 2023, arXiv:2301.00774).
 
     Inputs are gone through in order. Those of a block choose their weights together
     over all outputs by w² / [H⁻¹]_qq, H of the inputs from q on; each deletion is made
-    up for by the inputs after it, with one inverse for all outputs. Returns the kernel
-    and its mask, which keeps exactly `round(density * size)` weights.
+    up for by the inputs after it, with one inverse for all outputs.
+
+    Args:
+      kernel: [in, out].
+      hessian: [in, in], as of `hessian`.
+      density: a Python number in (0, 1].
+      block: inputs in a block.
+
+    Returns:
+      The kernel and its mask, which keeps exactly `round(density * size)` weights.
+
+    Raises:
+      ValueError: for a density outside (0, 1].
     """
     size, outputs = kernel.shape
     kernel, hessian = _without_constant_zeros(kernel, hessian)
@@ -139,11 +161,24 @@ def _sweep(kernel, upper, keep, rows):
 def prune(
     params: Params, inputs: Any, mask: Mask, density: Density, damp: float = 0.01
 ) -> tuple[Params, Mask]:
-    """Every prunable layer to `density` by `sparse_gpt`, from the inputs it has now.
+    """Prunes every prunable layer by `sparse_gpt`, from the inputs it has now.
 
-    `inputs` is as in `criteria.wanda`. All layers see the inputs of the network as it
-    was. Raises ValueError for a prunable leaf that is not a kernel [in, out], and for a
-    mask that has already pruned.
+    All layers see the inputs of the network as it was.
+
+    Args:
+      params: the weights.
+      inputs: as in `criteria.wanda`.
+      mask: what is prunable, nothing of it pruned yet.
+      density: of each layer, a Python number in (0, 1].
+      damp: as in `hessian`.
+
+    Returns:
+      The params, whose kept weights have moved, and their mask.
+
+    Raises:
+      ValueError: with the path, for a prunable leaf that is not a kernel [in, out], for
+        a mask that has already pruned, and for inputs that depend on each other so far
+        that no inverse is found with `damp`.
     """
 
     def leaf(path, w, x, keep):

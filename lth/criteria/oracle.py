@@ -21,11 +21,11 @@ CHUNK = 64  # evaluations of the loss at a time
 def without_each_weight(
     loss: Callable[[Params], jax.Array], params: Params, mask: Mask
 ) -> Scores:
-    """L without the weight less L, for each that `mask` keeps; 0 for the others.
+    """Scores L without the weight less L, for each that `mask` keeps; 0 for the others.
 
     Signed: negative where the loss falls. What pruning as optimisation minimises is its
-    absolute value (Molchanov et al. 2017, arXiv:1611.06440), under which a gain
-    counts as a change like any other. `loss(params)` is over all data that is to count.
+    absolute value (Molchanov et al. 2017, arXiv:1611.06440), under which a gain counts
+    as a change like any other. `loss(params)` is over all data that is to count.
     """
     return _without(loss, params, mask, lambda leaf: leaf.shape)
 
@@ -36,10 +36,23 @@ def without_each_input(
     mask: Mask,
     axes: sides.Axes = None,
 ) -> Scores:
-    """The same for whole rows and input channels, spread over their weights.
+    """Scores L without a row or an input channel less L, spread over its weights.
 
     Without its weights into the next layer, a unit is as good as gone: the gate of a
-    channel closed. `axes` says which axes are inputs where shapes do not (see `sides`).
+    channel closed.
+
+    Args:
+      loss: `loss(params)`, over all data that is to count.
+      params: the weights.
+      mask: what is there; all else scores 0.
+      axes: which axes are inputs where shapes do not say so (see `sides`).
+
+    Returns:
+      A tree like `params`, signed as in `without_each_weight`.
+
+    Raises:
+      ValueError: with the path, for a shape that does not tell and of which `axes` does
+        not either.
     """
     each = iter(sides.each(mask, axes))
 

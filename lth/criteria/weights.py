@@ -9,12 +9,12 @@ from lth.masks import Params, Scores
 
 
 def magnitude(params: Params) -> Scores:
-    """|w| for each weight (Han et al. 2015, arXiv:1506.02626)."""
+    """Scores |w| for each weight (Han et al. 2015, arXiv:1506.02626)."""
     return jax.tree.map(jnp.abs, params)
 
 
 def normalised_magnitude(params: Params) -> Scores:
-    """|w| / ‖w‖₂, the norm being that of the weight's leaf.
+    """Scores |w| / ‖w‖₂, the norm being that of the weight's leaf.
 
     What jaxpruner and NNCF call global magnitude pruning. Under a global scope layers
     of small weights are spared; in a layer it ranks as `magnitude` does.
@@ -28,7 +28,7 @@ def normalised_magnitude(params: Params) -> Scores:
 
 
 def standardised_magnitude(params: Params) -> Scores:
-    """|w| less its mean, over its deviation, within each filter of a convolution.
+    """Scores |w| less its mean, over its deviation, in each filter of a convolution.
 
     In kernels of other ranks, within the whole leaf. The z-scored magnitude in the code
     of Renda et al. (2020, arXiv:2003.02389). Pruned weights count as zeros, as there.
@@ -45,12 +45,12 @@ def standardised_magnitude(params: Params) -> Scores:
 
 
 def lamp(params: Params) -> Scores:
-    """w² over the sum of squares of the weights in its leaf that are no smaller.
+    """Scores w² over the sum of squares of the weights in its leaf that are no smaller.
 
-    Layer-adaptive magnitude (Lee et al. 2021, arXiv:2010.07611), for a global
-    scope: the share of the leaf's remaining energy that a weight would take with it.
-    The largest weight of every leaf scores 1, so no layer is ever emptied. Of equal
-    weights the lower index ranks higher.
+    Layer-adaptive magnitude (Lee et al. 2021, arXiv:2010.07611), for a global scope:
+    the share of the leaf's remaining energy that a weight would take with it. The
+    largest weight of every leaf scores 1, so no layer is ever emptied. Of equal weights
+    the lower index ranks higher.
     """
 
     def leaf(w):
@@ -64,10 +64,10 @@ def lamp(params: Params) -> Scores:
 
 
 def random(params: Params, key: jax.Array) -> Scores:
-    """Uniform in [0, 1) for each weight: the control that knows nothing."""
+    """Scores uniformly in [0, 1) for each weight: the control that knows nothing."""
     return masks.uniform(params, key)
 
 
 def inverted(scores: Scores) -> Scores:
-    """The opposite order: the control that keeps what a criterion would prune."""
+    """Turns the order round: the control that keeps what a criterion would prune."""
     return jax.tree.map(jnp.negative, scores)

@@ -15,7 +15,7 @@ TRIES = 10  # draws of a box before the largest central one serves
 
 
 def compose(*parts: Augment) -> Augment:
-    """One after the other, each with a key of its own."""
+    """Do one after the other, each with a key of its own."""
 
     def augment(key, images):
         for i, part in enumerate(parts):
@@ -55,7 +55,7 @@ def crop(padding: int) -> Augment:
 
 
 def centre(size: int) -> Augment:
-    """The central `size` x `size` pixels; nothing is random."""
+    """Cut out the central `size` x `size` pixels; nothing is random."""
 
     def augment(key, images):
         del key
@@ -99,11 +99,20 @@ def resized_crop(
 
 
 def boxes(key, count, shape, scale, ratio) -> tuple[jax.Array, ...]:
-    """Random boxes in an image of `shape` (height, width): top, left, height, width.
+    """Draw random boxes in an image.
 
-    int32 [count] each. The area is uniform in `scale` as a fraction of the image's, and
-    width / height uniform in `ratio` in its logarithm. A box that does not fit is drawn
-    again; after ten of those it is the largest central one whose ratio is allowed.
+    A box that does not fit is drawn again; after ten of those it is the largest central
+    one whose ratio is allowed.
+
+    Args:
+      key: of the draws.
+      count: of the boxes.
+      shape: of the image, (height, width), in pixels.
+      scale: the area as a fraction of the image's, uniform between the two.
+      ratio: width / height, uniform between the two in its logarithm.
+
+    Returns:
+      Top, left, height and width in pixels, int32 [count] each.
     """
     height, width = shape
     keys = jax.random.split(key, 4)
@@ -131,10 +140,19 @@ def boxes(key, count, shape, scale, ratio) -> tuple[jax.Array, ...]:
 
 
 def weights(start: jax.Array, length: jax.Array, pixels: int, size: int) -> jax.Array:
-    """[size, pixels]: what each pixel gives to each of `size` that span the interval.
+    """Weigh what each pixel gives to each of `size` pixels that span an interval.
 
     A triangle around the centre of the new pixel, as wide as the wider of an old and a
     new one to each side, over the pixels of [start, start + length) alone.
+
+    Args:
+      start: [], the first pixel of the interval.
+      length: [], its length in pixels.
+      pixels: how many old ones there are.
+      size: how many new ones.
+
+    Returns:
+      [size, pixels]; each row sums to 1.
     """
     step = length / jnp.float32(size)
     middle = start + (jnp.arange(size) + 0.5) * step

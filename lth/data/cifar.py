@@ -25,7 +25,7 @@ HOSTS = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/
 
 
 class Layout(NamedTuple):
-    """A form of publication: the folder, its files' suffix, and the archive of it."""
+    """Names a form of publication: the folder, its files' suffix, and its archive."""
 
     folder: str
     suffix: str  # ".bin", or none for Python files
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What tells CIFAR-10 from CIFAR-100."""
+    """Tells CIFAR-10 from CIFAR-100."""
 
     folder: str  # under the data folder
     classes: int
@@ -101,7 +101,7 @@ Bodies = Callable[[Sequence[str]], Iterator[tuple[str, bytes]]]
 
 
 def read(kind: Kind, data_dir: Path | None) -> tuple[Dataset, Dataset]:
-    """The training and test sets, from the first complete layout that is found.
+    """Read the training and test sets, from the first complete layout that is found.
 
     In each data folder these are looked for in turn: the published folder of binary
     files, the binary files themselves, the same for the Python files, the archive of

@@ -9,7 +9,7 @@ from lth.data.errors import DataError
 
 
 class Dataset(NamedTuple):
-    """Examples and what is to be said of them; on the device while training.
+    """Holds examples and what is to be said of them; on the device while training.
 
     No pixel statistics are applied.
     """
@@ -21,7 +21,7 @@ class Dataset(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Three disjoint sets: to learn from, to choose by, and to report."""
+    """Holds three disjoint sets: to learn from, to choose by, and to report."""
 
     train: Dataset
     validation: Dataset
@@ -52,12 +52,22 @@ def hold_out_end(data: Dataset, count: int, gap: int) -> tuple[Dataset, Dataset]
 
 
 def take(data: Dataset, index: np.ndarray | slice) -> Dataset:
-    """The examples at `index`, in its order."""
+    """Take the examples at `index`, in its order."""
     return Dataset(*(x[index] for x in data))
 
 
 def check_labels(name: str, label: np.ndarray, classes: int, first: int = 0) -> None:
-    """Raises DataError unless `label` lies in [first, first + classes)."""
+    """Raise DataError unless `label` lies in [first, first + classes).
+
+    Args:
+      name: of the file, for the error.
+      label: [n], integers.
+      classes: how many there are.
+      first: the number of the first of them.
+
+    Raises:
+      DataError: with the first label outside and its place.
+    """
     bad = (label < first) | (label >= first + classes)
     if bad.any():
         at = int(bad.argmax())

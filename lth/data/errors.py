@@ -2,4 +2,4 @@
 
 
 class DataError(ValueError):
-    """A data file that is missing or not what it should be; the message names it."""
+    """Says that a data file is missing or not what it should be, by its name."""

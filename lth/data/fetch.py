@@ -17,7 +17,7 @@ CHUNK = 2**20
 
 
 class Remote(NamedTuple):
-    """A published file: its name, the MD5 of its bytes, and where it may be had."""
+    """Names a published file, the MD5 of its bytes, and where it may be had."""
 
     name: str
     md5: str
@@ -25,14 +25,14 @@ class Remote(NamedTuple):
 
 
 def folders(data_dir: str | Path | None) -> list[Path]:
-    """Where data is looked for: the folder given, else LTH_DATA, and then the cache."""
+    """Return where data is looked for: `data_dir`, else LTH_DATA, then the cache."""
     given = data_dir or os.environ.get("LTH_DATA")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lth"
     return [Path(given).expanduser(), cache] if given else [cache]
 
 
 def present(folder: Path, names: Sequence[str]) -> list[Path] | None:
-    """The paths of the files `names` in `folder`, gzipped or not; None if one lacks."""
+    """Return the paths of files in a folder, gzipped or not; None if one lacks."""
     found = [_present(folder, name) for name in names]
     paths = [path for path in found if path is not None]
     return paths if len(paths) == len(names) else None
@@ -44,11 +44,23 @@ def find(
     data_dir: str | Path | None,
     also: Sequence[str] = (),
 ) -> list[Path]:
-    """The paths of `files`, gzipped or not, in the first place that holds them all.
+    """Find `files`, gzipped or not, in the first place that holds them all.
 
     Files found are used as they are; files downloaded must have their published MD5.
-    Raises DataError that says which files to put where, or what would serve `also`:
-    other layouts that the caller has looked for in the same folders.
+
+    Args:
+      folder: under each data folder.
+      files: what is needed.
+      data_dir: the data folder, as in `folders`.
+      also: other layouts that would serve and that the caller has looked for in the
+        same folders; the error names them.
+
+    Returns:
+      A path for each of `files`.
+
+    Raises:
+      DataError: where they are nowhere and cannot be downloaded; it says which files to
+        put where.
     """
     places = [place / folder for place in folders(data_dir)]
     for place in places:
@@ -69,7 +81,10 @@ def find(
 
 
 def slurp(path: Path, limit: int) -> bytes:
-    """The bytes of a file of at most `limit` of them. Raises DataError."""
+    """Read the bytes of a file of at most `limit` of them.
+
+    Raises DataError.
+    """
     try:
         with path.open("rb") as file:
             body = file.read(limit + 1)

@@ -26,7 +26,7 @@ LARGEST = 2**26  # pixels of an image
 
 
 class Folder(NamedTuple):
-    """Labelled image files."""
+    """Holds labelled image files."""
 
     files: list[str]
     targets: np.ndarray  # [n], int32 in [0, classes)
@@ -34,7 +34,7 @@ class Folder(NamedTuple):
 
 
 class Block(NamedTuple):
-    """The batches of consecutive steps, of which only `steps` are filled in."""
+    """Holds the batches of consecutive steps, of which only `steps` are filled in."""
 
     start: jax.Array | np.int32  # [], the step of the first batch
     steps: jax.Array | np.int32  # []
@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
 
 def index(root: str | Path) -> tuple[Folder, Folder]:
-    """The images of root/train/<class>/ and of root/val/<class>/.
+    """List the images of root/train/<class>/ and of root/val/<class>/.
 
     Both must have the same classes and none without images. Images are .jpg, .jpeg or
     .png; files whose name begins with a dot are passed over. Raises DataError.
@@ -66,12 +66,27 @@ def make_blocks(
     threads: int = 16,
     put: Callable[[Any], Any] = jax.device_put,
 ) -> Callable[[jax.Array, int, int], Iterator[Block]]:
-    """`blocks(key, start, stop)`: the batches of those steps, `steps` of them a block.
+    """Make `blocks(key, start, stop)`: the batches of those steps, several a block.
 
     Images are [size, size, 3] uint8. A block takes steps * batch_size * size**2 * 3
-    bytes; up to three of them are on the device, put there by `put`, and two on the
-    host. The last one has as many rows as any other, those beyond its steps all zero.
-    Take batches out with `make_slice`; they are those `stream.make_sample` draws.
+    bytes; up to three of them are on the device and two on the host. The last one has
+    as many rows as any other, those beyond its steps all zero. Take batches out with
+    `make_slice`; they are those `stream.make_sample` draws.
+
+    Args:
+      folder: the images.
+      batch_size: from 1 to the number of images.
+      size: of a decoded image, in pixels.
+      steps: batches in a block.
+      threads: that decode.
+      put: places a block on the device.
+
+    Returns:
+      A function that yields a `Block` after another.
+
+    Raises:
+      ValueError: for a batch that is no part of the images and, from the iterator, for
+        steps that the stream does not reach.
     """
     examples, rows = len(folder.files), steps * batch_size
     stream.check_batch(batch_size, examples)
@@ -110,14 +125,24 @@ def make_blocks(
 def in_order(
     folder: Folder, *, size: int, rows: int, threads: int = 16
 ) -> Iterator[Dataset]:
-    """All images once, as they are listed, `rows` at a time; the last may be fewer."""
+    """Decode all images once, as they are listed.
+
+    Args:
+      folder: the images.
+      size: of a decoded image, in pixels.
+      rows: images at a time; the last time they may be fewer.
+      threads: that decode.
+
+    Returns:
+      An iterator of datasets on the device, images [rows, size, size, 3] uint8.
+    """
     count = len(folder.files)
     decoded = _decoded(folder, size, count, lambda position: position, rows, threads)
     return _ahead(decoded, jax.device_put)
 
 
 def make_slice(batch_size: int, augment: Callable | None = None) -> Callable[..., Any]:
-    """`sample(key, step, block)`: batch number `step`, which must be in the block.
+    """Make `sample(key, step, block)`: batch number `step`, which must be in the block.
 
     It is to a Block what `stream.make_sample` is to a Dataset.
     """
@@ -133,7 +158,7 @@ def make_slice(batch_size: int, augment: Callable | None = None) -> Callable[...
 
 
 def decode(path: str, size: int) -> np.ndarray:
-    """The central square of an image file, resized to [size, size, 3] uint8.
+    """Read the central square of an image file, resized to [size, size, 3] uint8.
 
     Random crops are taken of that, on the device, and so never show what lies beside
     it: a quarter of a picture of 4 x 3. Most trainings on ImageNet crop the whole one.

@@ -12,7 +12,7 @@ TEST_SEED = 42  # of the published study's split, whatever the problem's seed
 
 
 def digits(data_dir: Path | None) -> tuple[Dataset, Dataset]:
-    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels in [0, 16].
+    """Load scikit-learn's 1797 handwritten digits of 8 x 8 pixels in [0, 16].
 
     They come in no split of their own: 360 drawn with a fixed seed are the test set.
     """
@@ -26,12 +26,25 @@ def digits(data_dir: Path | None) -> tuple[Dataset, Dataset]:
 def linear(
     n: int, features: int, informative: int, noise: float, seed: int
 ) -> tuple[Dataset, np.ndarray]:
-    """scikit-learn's `make_regression`: a linear target, and its coefficients.
+    """Make a linear problem and its coefficients: scikit-learn's `make_regression`.
 
-    Features [n, features] are normal; the target is a combination of `informative` of
-    them, whose coefficients are uniform in [0, 100] and the rest 0, plus normal noise
-    of standard deviation `noise`. Then each feature and the target are divided by
-    their greatest absolute value; the coefficients [features] are those of the result.
+    Features are normal; the target is a combination of some of them, whose coefficients
+    are uniform in [0, 100] and the rest 0, plus normal noise. Then each feature and the
+    target are divided by their greatest absolute value.
+
+    Args:
+      n: examples, at least 2.
+      features: of each.
+      informative: how many of them matter, in [1, features].
+      noise: standard deviation of the noise, at least 0, before the division.
+      seed: of the draws.
+
+    Returns:
+      The data, features [n, features] and targets [n], and the coefficients [features]
+      of the divided problem.
+
+    Raises:
+      DataError: for values out of these ranges.
     """
     if not (0 < informative <= features and n >= 2 and noise >= 0):
         raise DataError(
@@ -60,6 +73,17 @@ def regression(
     noise: float,
     seed: int,
 ) -> tuple[Dataset, Dataset]:
-    """The problem of `linear`; a fifth, drawn with a fixed seed, is the test set."""
+    """Make the problem of `linear`; a fifth, drawn with a fixed seed, is the test set.
+
+    Args:
+      data_dir: unread, as the data needs no files.
+      n, features, informative, noise, seed: as in `linear`.
+
+    Returns:
+      The training and the test set.
+
+    Raises:
+      DataError: as `linear` does.
+    """
     data, _ = linear(n, features, informative, noise, seed)
     return hold_out(data, max(1, n // 5), TEST_SEED)

@@ -17,7 +17,7 @@ DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 
 
 def read(path: Path, dimensions: int) -> np.ndarray:
-    """The uint8 array of an IDX file, gzipped or not, with that many dimensions.
+    """Read the uint8 array of an IDX file, gzipped or not, with that many dimensions.
 
     The file is not trusted: its magic number, number type, sizes and length are checked
     before they are used. Raises DataError that names the file.
@@ -32,7 +32,7 @@ def read(path: Path, dimensions: int) -> np.ndarray:
 
 
 def parse(name: str, file: io.BufferedIOBase, dimensions: int) -> np.ndarray:
-    """The uint8 array of an open IDX file, called `name` where it is refused."""
+    """Read the uint8 array of an open IDX file, called `name` where it is refused."""
     try:
         shape = _header(name, file.read(4 + 4 * dimensions), dimensions)
         body = file.read(math.prod(shape) + 1)

@@ -50,7 +50,7 @@ EMNIST_ZIP = fetch.Remote(
 
 
 class Part(NamedTuple):
-    """A division of EMNIST: how many classes, and the number of the first of them."""
+    """Describes a division of EMNIST: how many classes, and the number of the first."""
 
     classes: int
     first: int = 0
@@ -67,25 +67,28 @@ EMNIST = {
 
 
 def mnist(data_dir: Path | None) -> tuple[Dataset, Dataset]:
-    """MNIST (LeCun et al. 1998): 60 000 + 10 000 digits."""
+    """Read MNIST (LeCun et al. 1998): 60 000 + 10 000 digits."""
     return _four_files("mnist", MNIST_MD5, MNIST_HOSTS, data_dir)
 
 
 def fashion_mnist(data_dir: Path | None) -> tuple[Dataset, Dataset]:
-    """Fashion-MNIST (Xiao et al. 2017): 60 000 + 10 000 pieces of clothing."""
+    """Read Fashion-MNIST (Xiao et al. 2017): 60 000 + 10 000 pieces of clothing."""
     return _four_files("fashion_mnist", FASHION_MD5, FASHION_HOSTS, data_dir)
 
 
 def kmnist(data_dir: Path | None) -> tuple[Dataset, Dataset]:
-    """Kuzushiji-MNIST (Clanuwat et al. 2018): 60 000 + 10 000 cursive characters."""
+    """Read Kuzushiji-MNIST (Clanuwat et al. 2018).
+
+    It has 60 000 + 10 000 cursive characters.
+    """
     return _four_files("kmnist", KMNIST_MD5, KMNIST_HOSTS, data_dir)
 
 
 def emnist(part: str, data_dir: Path | None) -> tuple[Dataset, Dataset]:
-    """A division of EMNIST (Cohen et al. 2017): handwritten letters and digits.
+    """Read a division of EMNIST (Cohen et al. 2017): handwritten letters and digits.
 
-    Read from its four files, `emnist/emnist-<part>-train-images-idx3-ubyte.gz` and so
-    on, or from `emnist/gzip.zip`, the archive they are published in. The images are
+    It comes from its four files, `emnist/emnist-<part>-train-images-idx3-ubyte.gz` and
+    so on, or from `emnist/gzip.zip`, the archive they are published in. The images are
     published with rows and columns exchanged; they are returned upright.
     """
     arrays = _emnist_arrays(part, data_dir)
@@ -106,9 +109,19 @@ def labelled(
     classes: int,
     first: int = 0,
 ) -> Dataset:
-    """Images [n, h, w] and labels [n], each with its name, checked against each other.
+    """Check images and labels against each other and make a data set of them.
 
-    The labels count from `first`; those of the data set from 0.
+    Args:
+      images: a name for the error, and [n, h, w].
+      labels: a name, and [n], in [first, first + classes).
+      classes: how many there are.
+      first: the number of the first label; in the data set they count from 0.
+
+    Returns:
+      The data, images [n, h, w, 1] and int32 labels [n].
+
+    Raises:
+      DataError: where the numbers of both differ, and for a label outside.
     """
     (image_name, image), (name, label) = images, labels
     if len(image) != len(label):

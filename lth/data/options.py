@@ -18,6 +18,18 @@ def label_noise(data: Dataset, fraction: float, classes: int, seed: int) -> Data
     Uniformly over all classes, the one it had among them, as Zhang et al. (2017,
     arXiv:1611.03530) do; so about fraction * (1 - 1 / classes) of the labels become
     wrong. Meant for the training split: what is chosen by and reported stays clean.
+
+    Args:
+      data: with one class per example.
+      fraction: of the examples, in [0, 1].
+      classes: how many there are.
+      seed: of the draws.
+
+    Returns:
+      The data with other targets.
+
+    Raises:
+      DataError: for a fraction out of range, and targets that are no classes.
     """
     label = _classes(data, "label noise")
     if not 0 <= fraction <= 1:
@@ -33,9 +45,20 @@ def label_noise(data: Dataset, fraction: float, classes: int, seed: int) -> Data
 def subsample(
     data: Dataset, count: int, seed: int, *, balanced: bool = False
 ) -> Dataset:
-    """`count` of the examples, drawn without replacement and kept in their order.
+    """Draw `count` of the examples, without replacement, and keep their order.
 
-    Any of them alike; or `balanced`: equally many of each class that occurs.
+    Args:
+      data: the examples.
+      count: from 1 to all of them.
+      seed: of the draw.
+      balanced: equally many of each class that occurs, instead of any alike.
+
+    Returns:
+      The smaller data.
+
+    Raises:
+      DataError: for a count out of range, one that cannot be balanced, and balancing
+        targets that are no classes.
     """
     examples, random = len(data.targets), np.random.RandomState(seed)
     if not 0 < count <= examples:
@@ -56,7 +79,7 @@ def subsample(
 
 
 def only_classes(data: Dataset, classes: Sequence[int]) -> Dataset:
-    """The examples of these classes; their labels become 0, 1, … in the order given."""
+    """Take the examples of these classes; labels become 0, 1, … in the order given."""
     label = _classes(data, "a choice of classes")
     known = np.unique(label)
     if len(set(classes)) != len(classes) or not set(classes) <= set(known.tolist()):

@@ -15,7 +15,7 @@ Task = Literal["classification", "regression", "text"]
 
 
 class Source(NamedTuple):
-    """A data set: how to read its training and test arrays, and what they look like."""
+    """Says how to read a data set's training and test arrays, and how they look."""
 
     read: Callable[[Path | None], tuple[Dataset, Dataset]]
     shape: tuple[int, ...]  # of one example
@@ -24,7 +24,7 @@ class Source(NamedTuple):
 
 
 def tinyshakespeare(length: int = 64) -> Source:
-    """Characters of Shakespeare in windows of `length`."""
+    """Offer characters of Shakespeare in windows of `length`."""
     return Source(partial(text.tinyshakespeare, length), (length,), None, "text")
 
 
@@ -36,7 +36,14 @@ def regression(
     noise: float = 3.0,
     seed: int = 0,
 ) -> Source:
-    """A linear target of a few among many features, from scikit-learn."""
+    """Offer a linear target of a few among many features, from scikit-learn.
+
+    Args:
+      n, features, informative, noise, seed: as in `generated.linear`.
+
+    Returns:
+      A source; it raises DataError for values out of range when it is read.
+    """
     read = partial(
         generated.regression,
         n=n,
@@ -71,11 +78,24 @@ def load(
     split_seed: int,
     source: Source | None = None,
 ) -> Splits:
-    """The three splits of the data set `name`; validation is held out of train.
+    """Read the three splits of a data set; validation is held out of train.
 
     Of a text, validation is the end of the training text, and the window before it is
-    left out: no character is in two splits. `source`, if given, is read in place of
-    the one of that name.
+    left out: no character is in two splits.
+
+    Args:
+      name: of the data set, a key of `SOURCES` unless there is a `source`.
+      data_dir: the data folder, as in `fetch.folders`.
+      validation: examples held out.
+      split_seed: of the draw of validation, unread of a text.
+      source: read in place of the one of that name.
+
+    Returns:
+      The training, validation and test set.
+
+    Raises:
+      DataError: for files that are missing or damaged, examples of another shape than
+        the source says, and more validation than there is.
     """
     source = source or SOURCES[name]
     train, test = source.read(Path(data_dir) if data_dir else None)
@@ -91,7 +111,7 @@ def load(
 
 
 def classes(source: Source, splits: Splits) -> int:
-    """How many classes, or different characters, the data has; 1 for regression."""
+    """Count the classes, or different characters, of the data; 1 for regression."""
     if source.classes is not None:
         return source.classes
     highest = [int(np.max(x)) for split in splits for x in split]

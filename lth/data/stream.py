@@ -24,12 +24,12 @@ def make_sample(
     examples: int,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Callable[..., Any]:
-    """`sample(key, step, data)`: batch number `step` of `data`, a tree of [examples,
-    ...].
+    """Make `sample(key, step, data)`: batch number `step` of `data`.
 
-    With `augment(key, images) -> images`, `data` is a Dataset; what happens to the
-    images of a batch then is a function of (key, step) too, and their order is the same
-    as without. Steps times batch size must stay below 2**32.
+    `data` is a tree of [examples, ...]. With `augment(key, images) -> images`, it is a
+    Dataset; what happens to the images of a batch then is a function of (key, step)
+    too, and their order is the same as without. Steps times batch size must stay below
+    2**32. Raises ValueError for a batch that is no part of the examples.
     """
     check_batch(batch_size, examples)
 
@@ -43,14 +43,34 @@ def make_sample(
 def batch_index(
     key: jax.Array, step: jax.Array | int, batch_size: int, examples: int
 ) -> jax.Array:
-    """The examples of batch number `step`, uint32 [batch_size]."""
+    """Return which examples batch number `step` has.
+
+    Args:
+      key: of the order.
+      step: [], from 0; step times batch size stays below 2**32.
+      batch_size: from 1 to `examples`.
+      examples: how many there are.
+
+    Returns:
+      uint32 [batch_size], in [0, examples).
+    """
     start = jnp.asarray(step, jnp.uint32) * np.uint32(batch_size)
     position = start + jnp.arange(batch_size, dtype=jnp.uint32)
     return shuffled(key, position, examples)
 
 
 def augmented(augment: Callable | None, key, step, batch: Dataset) -> Dataset:
-    """Batch number `step` with `augment` applied to its images, if there is one."""
+    """Apply `augment` to the images of batch number `step`, if there is one.
+
+    Args:
+      augment: `augment(key, images) -> images`, or None.
+      key: of the stream.
+      step: [], of the batch.
+      batch: a Dataset.
+
+    Returns:
+      The batch with other inputs.
+    """
     if augment is None:
         return batch
     own = jax.random.fold_in(jax.random.fold_in(key, AUGMENT), step)
@@ -58,7 +78,7 @@ def augmented(augment: Callable | None, key, step, batch: Dataset) -> Dataset:
 
 
 def check_batch(batch_size: int, examples: int) -> None:
-    """Raises ValueError unless a batch is a part of the examples."""
+    """Raise ValueError unless a batch is a part of the examples."""
     if not 0 < batch_size <= examples:
         raise ValueError(
             f"a batch has 1 to {examples} examples, all there are; got {batch_size}"
@@ -66,13 +86,13 @@ def check_batch(batch_size: int, examples: int) -> None:
 
 
 def shuffled(key: jax.Array, position: jax.Array, examples: int) -> jax.Array:
-    """The examples at consecutive stream positions [b], at most one epoch of them,
-    uint32.
+    """Return the examples at consecutive stream positions [b], uint32.
 
-    The swap-or-not shuffle (Hoang, Morris & Rogaway 2012, arXiv:1208.1176): in each
-    round a key-dependent pivot pairs every place with another, and a hash of the pair
-    says whether the two swap. Each round is its own inverse, so the whole is a
-    permutation of [0, examples) whatever the hash; its quality makes it a good one.
+    They span at most one epoch. The swap-or-not shuffle (Hoang, Morris & Rogaway 2012,
+    arXiv:1208.1176): in each round a key-dependent pivot pairs every place with
+    another, and a hash of the pair says whether the two swap. Each round is its own
+    inverse, so the whole is a permutation of [0, examples) whatever the hash; its
+    quality makes it a good one.
     """
     if examples == 1:
         return jnp.zeros_like(position)

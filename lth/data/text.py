@@ -20,20 +20,21 @@ TINYSHAKESPEARE = fetch.Remote(
 
 
 def tinyshakespeare(length: int, data_dir: Path | None) -> tuple[Dataset, Dataset]:
-    """1.1 million characters of Shakespeare's plays (Karpathy 2015), 65 of them
-    different; or whatever `tinyshakespeare/input.txt` holds.
+    """Read 1.1 million characters of Shakespeare's plays (Karpathy 2015).
 
-    The last tenth is the test set.
+    65 of them are different; or read whatever `tinyshakespeare/input.txt` holds. The
+    last tenth is the test set.
     """
     (path,) = fetch.find("tinyshakespeare", [TINYSHAKESPEARE], data_dir)
     return read(path, length, test=0.1)
 
 
 def read(path: Path, length: int, test: float) -> tuple[Dataset, Dataset]:
-    """Windows of the text in a file; the fraction `test` at its end is the test set.
+    """Cut the text in a file into windows; the fraction `test` at its end is for test.
 
     A character is a byte, and its token is its rank among the bytes that occur: a
     vocabulary without words that never come leaves no weight that cannot be learned.
+    Raises DataError for what is no text, and for one without a window.
     """
     body = np.frombuffer(fetch.slurp(path, LARGEST), np.uint8)
     if (body == 0).any():
@@ -52,7 +53,7 @@ def read(path: Path, length: int, test: float) -> tuple[Dataset, Dataset]:
 
 
 def windows(tokens: np.ndarray, length: int, stride: int | None = None) -> Dataset:
-    """Stretches of `length` tokens, one every `stride`, and the tokens that come next.
+    """Cut stretches of `length` tokens, one every `stride`, and the tokens after each.
 
     One every `length` unless told: each token but the last few is predicted once.
     """

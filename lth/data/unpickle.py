@@ -82,7 +82,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_dict(name: str, body: bytes, instructions: int) -> dict[bytes, object]:
-    """The dictionary in the pickle `body`, called `name` where it is refused.
+    """Read the dictionary in the pickle `body`, called `name` where it is refused.
 
     Strings of Python 2 are bytes; arrays are uint8. Raises DataError, also for a pickle
     of more than so many instructions.

@@ -19,7 +19,7 @@ Final = Callable[[Params, Any], tuple[Params, Mask]]
 
 
 class Refreshed(NamedTuple):
-    """Stats of a model whose mask is chosen anew every so many steps."""
+    """Holds the stats of a model whose mask is chosen anew every so many steps."""
 
     inner: Any
     mask: Mask
@@ -27,7 +27,7 @@ class Refreshed(NamedTuple):
 
 
 class Thresholded(NamedTuple):
-    """Params of a model with a learned threshold for each prunable leaf."""
+    """Holds the params of a model with a learned threshold for each prunable leaf."""
 
     weights: Params
     thresholds: Any  # [], None where a leaf is not prunable
@@ -42,14 +42,29 @@ def straight_through(
     scores: Callable[[Params, jax.Array], masks.Scores] | None = None,
     prunable: Callable[[str, jax.Array], bool] = masks.is_kernel,
 ) -> tuple[Model, Final]:
-    """Forward with the highest weights, gradients to all of them as if all were there.
+    """Run forward with the highest weights, and train all as if all were there.
 
     The straight-through estimator with magnitude (Bengio et al. 2013, arXiv:1308.3432,
-    as jaxpruner applies it). With `scores(params, key)` another rule, such as
-    `lambda params, key: criteria.random(params, key)`, which draws a mask each time.
-    The mask is chosen every `every` steps of training, and anew for each evaluation.
-    At low densities take densities by layer (`allocation.erdos_renyi`): a layer that a
-    global choice leaves empty at the start passes no gradient, and stays so.
+    as jaxpruner applies it). At low densities take densities by layer
+    (`allocation.erdos_renyi`): a layer that a global choice leaves empty at the start
+    passes no gradient, and stays so.
+
+    Args:
+      model: the dense one.
+      density: in (0, 1], or a tree of such numbers.
+      scope: what competes, as in `masks.keep_top`.
+      every: steps of training from one choice of the mask to the next, at least 1. For
+        each evaluation it is chosen anew.
+      scores: `scores(params, key)`, another rule than magnitude, such as `lambda
+        params, key: criteria.random(params, key)`, which draws a mask each time.
+      prunable: as in `masks.ones`.
+
+    Returns:
+      The sparse model, and `final(params, stats)`, which gives its masked params and
+      their mask.
+
+    Raises:
+      ValueError: for `every` below 1.
     """
     scores = scores or (lambda params, key: criteria.magnitude(params))
 
@@ -72,14 +87,27 @@ def top_kast(
     every: int = 1,
     prunable: Callable[[str, jax.Array], bool] = masks.is_kernel,
 ) -> tuple[Model, Final, Callable[[Params, Any], jax.Array]]:
-    """Top-KAST (Jayakumar et al. 2020, arXiv:2106.03517): sparse both ways.
+    """Run a model sparse both ways: Top-KAST (Jayakumar et al. 2020, arXiv:2106.03517).
 
-    The forward pass uses the highest fraction `density` of the weights (A); gradients
-    reach the highest fraction `backward` (B, larger). Also gives the penalty to add to
-    the loss times the weight decay, |A|² / 2 + |B without A|² / (2 density), which
-    brings down weights outside A so that others may enter: `penalty(params, stats)`.
-    Both densities are numbers, or trees of them. The paper stops weights outside B;
-    here the moments of an optimizer that has them may still move such a weight.
+    The forward pass uses the highest weights (A); gradients reach more of them (B). The
+    penalty is |A|² / 2 + |B without A|² / (2 density), to be added to the loss times
+    the weight decay; it brings down weights outside A so that others may enter. The
+    paper stops weights outside B; here the moments of an optimizer that has them may
+    still move such a weight.
+
+    Args:
+      model: the dense one.
+      density: of A, in (0, 1], or a tree of such numbers.
+      backward: of B, in [density, 1], or a tree like `density`.
+      scope, every, prunable: as in `straight_through`.
+
+    Returns:
+      The sparse model, `final(params, stats)` as in `straight_through`, and
+      `penalty(params, stats)`.
+
+    Raises:
+      ValueError: for densities out of these ranges or of two structures, and for
+        `every` below 1.
     """
     if jax.tree.structure(density) != jax.tree.structure(backward):
         raise ValueError(
@@ -134,7 +162,7 @@ def soft_threshold(
     start: float = -10.0,
     prunable: Callable[[str, jax.Array], bool] = masks.is_kernel,
 ) -> tuple[Model, Final]:
-    """STR (Kusupati et al. 2020, arXiv:2002.03231): sign(w) relu(|w| - sigmoid(s)).
+    """Use sign(w) relu(|w| - sigmoid(s)): STR (Kusupati et al. 2020, arXiv:2002.03231).
 
     Every prunable leaf learns a threshold s with its weights, from `start` on. Density
     is no argument but a result: weight decay on s, which the optimizer brings as it

@@ -18,13 +18,24 @@ def gradual(
     scores: Callable[[Params], masks.Scores] = criteria.magnitude,
     keep: Callable[..., Mask] = masks.keep_top,
 ) -> Rule:
-    """Pruning while training for `steps`, along a schedule of densities.
+    """Prune while training for `steps`, along a schedule of densities.
 
     Gradual magnitude pruning (Zhu & Gupta 2017, arXiv:1710.01878) and what tfmot does,
     except that counts are exact, all layers compete unless `keep` says otherwise, the
-    final density is always reached and what is pruned stays so. `keep(scores, mask,
-    density)` can be `structure.keep_top` of a unit, or have another scope. Raises
-    ValueError for a schedule that `steps` cannot finish.
+    final density is always reached and what is pruned stays so.
+
+    Args:
+      schedule: of the densities, over the steps of the optimizer.
+      steps: length of the training.
+      scores: `scores(params)` ranks the weights; higher is kept.
+      keep: `keep(scores, mask, density)`, which can be `structure.keep_top` of a unit,
+        or have another scope.
+
+    Returns:
+      A rule for `dynamic.sparsify`.
+
+    Raises:
+      ValueError: for a schedule that `steps` cannot finish.
     """
     schedules.check(schedule, steps)
 
@@ -41,7 +52,10 @@ def gradual(
 
 
 def static(density: Density, scope: str = "layer") -> Rule:
-    """A random mask that never changes; a tree of densities can be of `allocation`."""
+    """Draw a random mask that never changes.
+
+    A tree of densities can be of `allocation`.
+    """
 
     def start(params, mask, key):
         return masks.keep_top(criteria.random(params, key), mask, density, scope)
@@ -50,14 +64,17 @@ def static(density: Density, scope: str = "layer") -> Rule:
 
 
 def constant_drop(fraction: float = 0.3) -> Drop:
-    """The same fraction of the weights dropped at every update."""
+    """Drop the same fraction of the weights at every update.
+
+    Raises ValueError for a fraction outside [0, 1].
+    """
     if not 0 <= fraction <= 1:
         raise ValueError(f"a fraction in [0, 1] is dropped; got {fraction}")
     return lambda step: jnp.float32(fraction)
 
 
 def cosine_drop(fraction: float = 0.3, *, begin_step: int = 0, end_step: int) -> Drop:
-    """RigL's: half a cosine from `fraction` to 0 over the updates.
+    """Drop less and less, as RigL: half a cosine from `fraction` to 0 over the updates.
 
     The authors' code counts from step 0, whatever the first update; this from it.
     """
@@ -72,7 +89,17 @@ def cosine_drop(fraction: float = 0.3, *, begin_step: int = 0, end_step: int) ->
 def power_drop(
     fraction: float = 0.3, *, begin_step: int = 0, end_step: int, power: float = 1.0
 ) -> Drop:
-    """`fraction` times (1 - progress) ** power."""
+    """Drop less and less: `fraction` times (1 - progress) ** power.
+
+    Args:
+      fraction: of the weights, dropped at the start, in [0, 1].
+      begin_step: where progress is 0.
+      end_step: where progress is 1.
+      power: of what remains of the way.
+
+    Returns:
+      A function of the step, which gives the fraction dropped there.
+    """
 
     def drop(step):
         progress = jnp.clip((step - begin_step) / (end_step - begin_step), 0, 1)
@@ -90,15 +117,27 @@ def rigl(
     drop: Drop | None = None,
     regrow: bool = True,
 ) -> Rule:
-    """RigL (Evci et al. 2020, arXiv:1911.11134): drop small weights, grow by gradient.
+    """Drop small weights, grow by gradient: RigL (Evci et al. 2020, arXiv:1911.11134).
 
-    From a random mask of `density` in each layer (a tree: `allocation.erdos_renyi`),
-    every `frequency` steps from `begin_step` on, before `end_step`, each layer drops
-    the `drop(step)` smallest of its weights (RigL's cosine from 0.3) and grows as many
-    where the loss's gradient is largest. Weights do not move at those steps, as in the
-    paper, but the optimizer's moments take in the gradient. Just-dropped weights may be
-    grown again, as the paper has it, and then keep their value; with `regrow=False`
-    they may not.
+    From a random mask, at each update each layer drops its smallest weights and grows
+    as many where the loss's gradient is largest. Weights do not move at those steps, as
+    in the paper, but the optimizer's moments take in the gradient.
+
+    Args:
+      density: of each layer, in (0, 1], or a tree (`allocation.erdos_renyi`).
+      end_step: updates are before it.
+      begin_step: the first update, in [1, end_step).
+      frequency: steps from one update to the next, at least 1.
+      drop: `drop(step)`, the fraction of a layer's weights that is dropped, by default
+        RigL's cosine from 0.3.
+      regrow: whether just-dropped weights may be grown again, as the paper has it; they
+        then keep their value.
+
+    Returns:
+      A rule for `dynamic.sparsify`.
+
+    Raises:
+      ValueError: for steps out of these ranges.
     """
     drop = drop or cosine_drop(begin_step=begin_step, end_step=end_step)
 
@@ -118,11 +157,21 @@ def sparse_evolution(
     drop: Drop | None = None,
     regrow: bool = True,
 ) -> Rule:
-    """SET, sparse evolutionary training (Mocanu et al. 2018, arXiv:1707.04780).
+    """Drop small weights, grow at random: SET (Mocanu et al. 2018, arXiv:1707.04780).
 
-    As `rigl`, but it grows at random, its fraction stays at 0.3 and weights move at
-    every step. The paper drops the smallest positive and the largest negative weights;
-    this, as later implementations, the smallest in size.
+    Sparse evolutionary training is as `rigl`, but weights move at every step. The paper
+    drops the smallest positive and the largest negative weights; this, as later
+    implementations, the smallest in size.
+
+    Args:
+      density, end_step, begin_step, frequency, regrow: as in `rigl`.
+      drop: as in `rigl`, by default 0.3 throughout.
+
+    Returns:
+      A rule for `dynamic.sparsify`.
+
+    Raises:
+      ValueError: as `rigl` does.
     """
 
     def grow(grads, key):
@@ -171,7 +220,7 @@ def ac_dc(
     steps: int,
     reset_momentum: bool = True,
 ) -> Rule:
-    """AC/DC (Peste et al. 2021, arXiv:2106.12379): dense and sparse phases in turn.
+    """Go dense and sparse in turn: AC/DC (Peste et al. 2021, arXiv:2106.12379).
 
     Dense for `warmup` steps; then sparse and dense phases of `phase` steps, the last
     one, which goes on to `steps`, sparse. A sparse phase keeps the largest weights of
@@ -183,9 +232,15 @@ def ac_dc(
       warmup: steps before the first sparse phase, in (0, steps).
       steps: length of the training.
       reset_momentum: whether the optimizer's moments, of all weights, start afresh when
-        a dense phase begins; its schedules go on. The authors' scripts do so (the
-        flag `--reset_momentum_after_recycling` in all their published commands, off
-        unless given). With False kept weights carry the moments of the sparse phase on.
+        a dense phase begins; its schedules go on. The authors' scripts do so (the flag
+        `--reset_momentum_after_recycling` in all their published commands, off unless
+        given). With False kept weights carry the moments of the sparse phase on.
+
+    Returns:
+      A rule for `dynamic.sparsify`.
+
+    Raises:
+      ValueError: for steps out of these ranges.
     """
     if not (0 < warmup < steps and phase > 0):
         raise ValueError(

@@ -40,7 +40,7 @@ from lth.train import optimizers
 
 
 class Rule(NamedTuple):
-    """When and how a mask changes."""
+    """Says when and how a mask changes."""
 
     start: Callable[[Params, Mask, jax.Array], Mask]  # (params, all ones, key)
     # (step, params, mask, gradients at all weights, key) -> mask
@@ -53,7 +53,7 @@ class Rule(NamedTuple):
 
 
 class Log(NamedTuple):
-    """What each update of the mask did, in arrays [updates]; leaves by leaf."""
+    """Holds what each update of the mask did, in arrays [updates]; leaves by leaf."""
 
     step: jax.Array  # int32, -1 where the update is still to come
     kept: Any  # int32
@@ -63,7 +63,7 @@ class Log(NamedTuple):
 
 
 class SparseState(NamedTuple):
-    """The state of `sparsify`."""
+    """Holds the state of `sparsify`."""
 
     inner: Any
     mask: Mask
@@ -78,12 +78,21 @@ def sparsify(
     prunable: Callable[[str, jax.Array], bool] = masks.is_kernel,
     key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """`tx` under a mask that follows `rule`.
+    """Put `tx` under a mask that follows `rule`.
 
-    `prunable` is that of `masks.ones`; `key` is for rules that draw at random: give
-    each replicate its own. What is pruned has gradient, update and slots of 0, whatever
-    `tx` is; what is grown starts at 0 with slots of 0. What comes after it would change
-    the moves that bring weights to 0: the module says what may stand around it.
+    What is pruned has gradient, update and slots of 0, whatever `tx` is; what is grown
+    starts at 0 with slots of 0. What comes after it would change the moves that bring
+    weights to 0: the module says what may stand around it.
+
+    Args:
+      tx: the optimizer, all of it.
+      rule: when and how the mask changes (`rules`).
+      prunable: as in `masks.ones`.
+      key: for rules that draw at random: give each replicate its own.
+
+    Returns:
+      An optimizer of state `SparseState`. Its `update` needs the params, and raises
+      ValueError without them.
     """
     seed = jax.random.key_data(jax.random.key(0) if key is None else key)
     tx = optimizers.with_extras(tx)
@@ -178,7 +187,7 @@ def _logged(log: Log, step: jax.Array, params: Params, old: Mask, new: Mask) -> 
 
 
 def state_of(opt_state: Any) -> SparseState:
-    """The state of `sparsify` inside an optimizer's state.
+    """Return the state of `sparsify` inside an optimizer's state.
 
     Raises ValueError unless there is exactly one, and nothing around it that may change
     its updates.
@@ -231,7 +240,7 @@ def _check_outermost(state: Any) -> None:
 
 
 def masked(params: Params, opt_state: Any) -> Params:
-    """The params under the mask of a sparsified optimizer, to start from.
+    """Put the params under the mask of a sparsified optimizer, to start from.
 
     Of a Flax NNX model, `nnx.update(model, masked(nnx.state(model, nnx.Param),
     optimizer.opt_state))`. Raises ValueError where what stands around `sparsify` would
@@ -248,7 +257,7 @@ def masked(params: Params, opt_state: Any) -> Params:
 
 
 def records(opt_state: Any) -> list[dict[str, Any]]:
-    """The updates of the mask so far: a row for each and each leaf.
+    """Return the updates of the mask so far: a row for each and each leaf.
 
     `step`, `path`, `density`, `kept`, `pruned`, `grown`, and `threshold`, the smallest
     |w| of those that stayed.

@@ -14,7 +14,7 @@ Prune = Callable[[TrainState, masks.Mask, masks.Density], masks.Mask]
 
 
 class Ticket(NamedTuple):
-    """A subnetwork and how its training went. Level 0 is the dense network."""
+    """Holds a subnetwork and how its training went. Level 0 is the dense network."""
 
     level: int  # pruning rounds behind it
     mask: masks.Mask
@@ -31,10 +31,23 @@ def prune_once(
     prune: Prune,
     rewind: Rewind,
 ) -> Ticket:
-    """One round: prune a trained ticket to `density`, rewind it, retrain.
+    """Do one round: prune a trained ticket to `density`, rewind it, retrain.
 
-    From the dense ticket this is one-shot pruning. `train(state, mask)` returns the
-    trained state and its metrics; `prune(state, mask, density)` a subset of `mask`.
+    From the dense ticket this is one-shot pruning.
+
+    Args:
+      early: the state to rewind to.
+      ticket: the trained ticket to prune further.
+      density: of the result, in (0, 1], or a tree of such numbers.
+      train: `train(state, mask)` returns the trained state and its metrics.
+      prune: `prune(state, mask, density)` returns a subset of `mask`.
+      rewind: `rewind(early, late)` returns the state to retrain (see `rewind`).
+
+    Returns:
+      The ticket of the next level.
+
+    Raises:
+      ValueError: where pruning leaves no weight, as after NaN scores.
     """
     mask = prune(ticket.state, ticket.mask, density)
     if not jax.jit(masks.count)(mask):  # of one network, or of all replicates stacked
@@ -54,12 +67,21 @@ def imp(
     prune: Prune,
     rewind: Rewind,
 ) -> Iterator[Ticket]:
-    """Iterative magnitude pruning (Frankle & Carbin 2019, arXiv:1803.03635).
+    """Prune, rewind and retrain, again and again (Frankle & Carbin 2019).
 
-    Yields a ticket for each of `densities`, each pruned from the one before. `early` is
-    the state to rewind to. To resume, pass the last ticket and the densities that
-    remain; the result is the same bit for bit. Densities are absolute, fractions of all
-    prunable weights (the paper takes 20 % of what the last rounding left).
+    This is iterative magnitude pruning (arXiv:1803.03635). To resume, pass the last
+    ticket and the densities that remain; the result is the same bit for bit.
+
+    Args:
+      early, ticket, train, prune, rewind: as in `prune_once`.
+      densities: of the levels to come. They are absolute, fractions of all prunable
+        weights (the paper takes 20 % of what the last rounding left).
+
+    Yields:
+      A ticket for each of `densities`, each pruned from the one before.
+
+    Raises:
+      ValueError: as `prune_once` does.
     """
     for density in densities:
         ticket = prune_once(
@@ -76,12 +98,21 @@ def prune_untrained(
     score: Callable[[TrainState, masks.Mask], masks.Scores],
     keep: Callable[..., masks.Mask] = masks.keep_top,
 ) -> masks.Mask:
-    """The mask of a network as it stands: pruning at initialisation.
+    """Prune a network as it stands: pruning at initialisation.
 
-    For each of `densities`, `score(state, mask)` ranks what is left and `keep(scores,
-    mask, density)` prunes further. One density is one-shot; SynFlow takes a hundred
-    that fall exponentially (`schedules.exponential`). What a round pruned stays pruned;
-    the authors' code scores all weights anew each time.
+    What a round pruned stays pruned; the authors' code scores all weights anew each
+    time.
+
+    Args:
+      state: of the network, which stays as it is.
+      mask: what to prune further.
+      densities: of the rounds. One density is one-shot; SynFlow takes a hundred that
+        fall exponentially (`schedules.exponential`).
+      score: `score(state, mask)` ranks what is left.
+      keep: `keep(scores, mask, density)` prunes further.
+
+    Returns:
+      The mask of the last round.
     """
     for density in densities:
         mask = keep(score(state, mask), mask, density)

@@ -39,7 +39,7 @@ Rewind = Callable[[TrainState, TrainState], TrainState]
 
 
 def weights(early: TrainState, late: TrainState) -> TrainState:
-    """Everything as it was at the rewind point (Frankle et al. 2020, arXiv:1912.05671).
+    """Return all as it was at the rewind point (Frankle et al. 2020, arXiv:1912.05671).
 
     With `early` at step 0 this is the lottery-ticket experiment of Frankle & Carbin
     (2019). Optimizer state is restored too; OpenLTH drops it (see
@@ -49,7 +49,7 @@ def weights(early: TrainState, late: TrainState) -> TrainState:
 
 
 def learning_rate(early: TrainState, late: TrainState) -> TrainState:
-    """The trained network again under the schedule from the rewind point on.
+    """Put the trained network under the schedule from the rewind point on.
 
     Moments are those of the trained network, as in Renda et al.'s code.
     """
@@ -58,7 +58,7 @@ def learning_rate(early: TrainState, late: TrainState) -> TrainState:
 
 
 def finetune(early: TrainState, late: TrainState) -> TrainState:
-    """The trained network at the last learning rate that trained it."""
+    """Keep the trained network at the last learning rate that trained it."""
     opt_state = optimizers.taken(
         late.opt_state, early.opt_state, optimizers.BATCHES, one_piece={}
     )
@@ -66,14 +66,17 @@ def finetune(early: TrainState, late: TrainState) -> TrainState:
 
 
 def weights_low_rate(early: TrainState, late: TrainState) -> TrainState:
-    """The early network at the last learning rate; Renda et al. call it lr_lottery."""
+    """Put the early network at the last learning rate.
+
+    Renda et al. call it lr_lottery.
+    """
     last = optimizers.stepped_back(late.opt_state)
     opt_state = optimizers.taken(early.opt_state, last, optimizers.RATES)
     return early._replace(opt_state=opt_state)
 
 
 def make_reinit(init: Callable[[jax.Array], TrainState], key: jax.Array) -> Rewind:
-    """A new draw of the initialisation, `init(key)`, under the schedule of `early`."""
+    """Draw the initialisation anew, by `init(key)`, under the schedule of `early`."""
 
     def reinit(early, late):
         fresh = init(key)
@@ -84,7 +87,7 @@ def make_reinit(init: Callable[[jax.Array], TrainState], key: jax.Array) -> Rewi
 
 
 def make_fresh_moments(rewind: Rewind, tx: optax.GradientTransformation) -> Rewind:
-    """`rewind` with the optimizer's moments started afresh; the schedule stays put.
+    """Start the optimizer's moments afresh after `rewind`; the schedule stays put.
 
     This is OpenLTH's rewinding, which saves no optimizer state.
     """
@@ -101,10 +104,10 @@ def make_fresh_moments(rewind: Rewind, tx: optax.GradientTransformation) -> Rewi
 
 
 def with_schedule(opt_state: Any, source: Any) -> Any:
-    """`opt_state` with the schedule positions, and nothing else, of `source`.
+    """Return `opt_state` with the schedule positions, and nothing else, of `source`.
 
-    Adam's own count, which corrects the bias of its moments, belongs to the moments;
-    so do gradients that `optax.MultiSteps` has accumulated. If how many it accumulates
+    Adam's own count, which corrects the bias of its moments, belongs to the moments; so
+    do gradients that `optax.MultiSteps` has accumulated. If how many it accumulates
     follows a schedule, rewind to and from where it has none.
 
     Raises ValueError, by name, for an optimizer whose schedule cannot be set apart from

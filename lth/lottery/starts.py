@@ -37,12 +37,12 @@ from lth.masks import Mask, Params
 
 
 def signs_kept(fresh: Params, params: Params) -> Params:
-    """|fresh| with the signs of `params`, in all leaves; 0 stays 0."""
+    """Return |fresh| with the signs of `params`, in all leaves; 0 stays 0."""
     return jax.tree.map(lambda new, w: jnp.abs(new) * jnp.sign(w), fresh, params)
 
 
 def permuted(params: Params, mask: Mask, key: jax.Array) -> Params:
-    """All weights of a leaf in random places, kept and pruned ones alike.
+    """Put all weights of a leaf in random places, kept and pruned ones alike.
 
     What the authors' code calls random reinitialisation. The paper draws anew from the
     distribution, as `rewind.make_reinit` does.
@@ -51,12 +51,12 @@ def permuted(params: Params, mask: Mask, key: jax.Array) -> Params:
 
 
 def reshuffled(params: Params, mask: Mask, key: jax.Array) -> Params:
-    """The kept weights of a leaf in random places among the kept ones."""
+    """Put the kept weights of a leaf in random places among the kept ones."""
     return _map(_shuffled_within, params, mask, key)
 
 
 def reshuffled_signs_kept(params: Params, mask: Mask, key: jax.Array) -> Params:
-    """The kept magnitudes in random places among the kept ones; signs stay put."""
+    """Put the kept magnitudes in random places among the kept ones; signs stay put."""
 
     def leaf(w, keep, key):
         return jnp.copysign(_shuffled_within(jnp.abs(w), keep, key), w.ravel())
@@ -67,7 +67,7 @@ def reshuffled_signs_kept(params: Params, mask: Mask, key: jax.Array) -> Params:
 def signed_constant(
     params: Params, mask: Mask, deviation: float | None = None
 ) -> Params:
-    """The sign of each weight times `deviation`, by default that of its leaf."""
+    """Return the sign of each weight times `deviation`, by default that of its leaf."""
 
     def leaf(w, keep):
         if keep is None:
@@ -81,12 +81,23 @@ def signed_constant(
 def random_signed_constant(
     params: Params, mask: Mask, key: jax.Array, deviation: float | None = None
 ) -> Params:
-    """`signed_constant`, permuted: only the numbers of signs remain."""
+    """Permute `signed_constant`: only the numbers of signs remain.
+
+    Args:
+      params: the initial weights, pruned ones included.
+      mask: what is prunable; other leaves stay as they are.
+      key: of the permutation.
+      deviation: the size of all weights, by default the standard deviation of each
+        leaf.
+
+    Returns:
+      A tree like `params`.
+    """
     return permuted(signed_constant(params, mask, deviation), mask, key)
 
 
 def rescaled(params: Params, mask: Mask) -> Params:
-    """The weights of each leaf times size / kept, so that fewer sum up to as much."""
+    """Multiply a leaf's weights by size / kept, so that fewer sum up to as much."""
 
     def leaf(w, keep):
         if keep is None:
@@ -98,7 +109,7 @@ def rescaled(params: Params, mask: Mask) -> Params:
 
 
 def zero_shrunk(initial: Params, final: Params, mask: Mask) -> Params:
-    """The initial weights, 0 where |final| < |initial|; kept and pruned ones alike.
+    """Return the initial weights, 0 where |final| < |initial|, kept and pruned alike.
 
     As a start of kept weights beside `freeze_init_zero_shrunk` it is the paper's "0 for
     all weights that moved toward it" (`freeze_init_zero_all` in its code).
@@ -107,12 +118,12 @@ def zero_shrunk(initial: Params, final: Params, mask: Mask) -> Params:
 
 
 def freeze_init(initial: Params, mask: Mask) -> Params:
-    """Pruned weights stay at their initial values."""
+    """Keep pruned weights at their initial values."""
     return _pruned(initial, mask)
 
 
 def freeze_init_zero_shrunk(initial: Params, final: Params, mask: Mask) -> Params:
-    """Pruned weights are 0 if they shrank, else stay at their initial values.
+    """Set pruned weights to 0 if they shrank, else keep their initial values.
 
     `freeze_init_zero_mask` in the paper's code.
     """
@@ -120,7 +131,7 @@ def freeze_init_zero_shrunk(initial: Params, final: Params, mask: Mask) -> Param
 
 
 def freeze_init_zero_grown(initial: Params, final: Params, mask: Mask) -> Params:
-    """The reverse: pruned weights are 0 if they grew (`freeze_init_zero_rev`)."""
+    """Set pruned weights to 0 if they grew: the reverse (`freeze_init_zero_rev`)."""
     start = _zero_where(lambda i, f: jnp.abs(f) > jnp.abs(i), initial, final, mask)
     return _pruned(start, mask)
 
@@ -128,10 +139,18 @@ def freeze_init_zero_grown(initial: Params, final: Params, mask: Mask) -> Params
 def freeze_init_zero_reshuffled(
     initial: Params, frozen: Params, mask: Mask, key: jax.Array
 ) -> Params:
-    """As many zeros among the pruned weights as in `frozen`, in random places.
+    """Set as many pruned weights to 0 as are 0 in `frozen`, in random places.
 
-    The others stay at their initial values (`freeze_init_zero_reshuffle`). `frozen`
-    comes of another action.
+    The others stay at their initial values (`freeze_init_zero_reshuffle`).
+
+    Args:
+      initial: the initial weights.
+      frozen: comes of another action; read where the mask prunes.
+      mask: what is kept.
+      key: of the places.
+
+    Returns:
+      A tree `frozen` anew, of use where the mask prunes.
     """
     zeros = jax.tree.map(lambda f: f == 0, frozen)
     pruned = jax.tree.map(jnp.logical_not, mask)
@@ -144,7 +163,7 @@ def freeze_init_zero_reshuffled(
 
 
 def filled(params: Params, mask: Mask, frozen: Params) -> Params:
-    """The weights a network computes with: those kept, and `frozen` where pruned."""
+    """Return what a network computes with: kept weights, and `frozen` where pruned."""
 
     def leaf(w, f, keep):
         return w if keep is None else jnp.where(keep, w, f)
@@ -153,7 +172,7 @@ def filled(params: Params, mask: Mask, frozen: Params) -> Params:
 
 
 def with_frozen(function: Callable, mask: Mask, frozen: Params) -> Callable:
-    """`function(params, …)`, a loss or an `apply`, with `frozen` where pruned.
+    """Wrap `function(params, …)`, a loss or an `apply`, with `frozen` where pruned.
 
     What trains are the masked weights as ever: `train.make_train` takes the wrapped
     loss as it is. Inside a jitted function `mask` and `frozen` may be its arguments.

@@ -18,11 +18,11 @@ from lth.masks import sides, topk, tree
 def by_path(
     mask: tree.Mask, default: float, rules: Mapping[str, float]
 ) -> tree.Density:
-    """A density for each prunable leaf: that of the rule its path matches, or
-    `default`.
+    """Return a density for each prunable leaf: its rule's, or else `default`.
 
-    `rules` maps regular expressions to densities. Raises ValueError for a pattern that
-    matches no leaf and for two that match the same one.
+    `rules` maps regular expressions, which are searched for in the paths of leaves, to
+    densities. Raises ValueError for a pattern that matches no leaf and for two that
+    match the same one.
     """
     given: dict[str, str] = {}
     for pattern in rules:
@@ -41,10 +41,11 @@ def by_path(
 
 
 def uniform(mask: tree.Mask, density: float) -> tree.Density:
-    """The same density in each leaf, to the nearest weight that makes the total exact.
+    """Give each leaf the same density, to the nearest weight.
 
-    The leaves together keep `round(density * prunable)`. (`scope="layer"` of
-    `masks.keep_top` rounds each leaf by itself, and the total is what comes of it.)
+    The total is exact: the leaves together keep `round(density * prunable)`.
+    (`scope="layer"` of `masks.keep_top` rounds each leaf by itself, and the total is
+    what comes of it.)
     """
     return _divide(mask, density, np.ones(len(tree.paths(mask))), ())
 
@@ -58,7 +59,7 @@ def erdos_renyi(
     dense: Sequence[str] = (),
     axes: sides.Axes = None,
 ) -> tree.Density:
-    """Densities in proportion to (sum of the dims / product of the dims)**power.
+    """Divide a density in proportion to (sum of the dims / product of the dims)**power.
 
     ER takes inputs and outputs of a leaf as dims (Mocanu et al. 2018, SET,
     arXiv:1707.04780); ERK, with `kernel`, also those of the window (Evci et al. 2020,
@@ -67,9 +68,6 @@ def erdos_renyi(
     is dense, as are those in whose path a pattern of `dense` is found, and the others
     share what remains.
 
-    The leaves together keep exactly `round(density * prunable)` weights: each its share
-    rounded down and those furthest below theirs one more. A leaf keeps at least one.
-
     Args:
       mask: what is prunable.
       density: of all leaves together, in (0, 1].
@@ -77,6 +75,11 @@ def erdos_renyi(
       power: of the ratio.
       dense: regular expressions of leaves that stay dense.
       axes: inputs and outputs of kernels whose shape does not tell, as in `sides`.
+
+    Returns:
+      A tree of densities with the structure of `mask`. The leaves together keep exactly
+      `round(density * prunable)` weights: each its share rounded down and those
+      furthest below theirs one more. A leaf keeps at least one.
 
     Raises:
       ValueError: for a density that the leaves forced dense leave no room for, and for
@@ -95,7 +98,7 @@ def _dims(shape: tuple[int, ...], at: sides.Sides, kernel: bool) -> list[int]:
 
 
 def from_table(mask: tree.Mask, table: Mapping[str, float]) -> tree.Density:
-    """The densities of a table by path, such as `masks.densities` of another mask.
+    """Look densities up in a table by path, such as `masks.densities` of another mask.
 
     The table names every prunable leaf and no other. The counts of that other mask
     return exactly, up to some 4 million kept weights in a leaf, as float32 can tell.
@@ -120,7 +123,7 @@ def from_table(mask: tree.Mask, table: Mapping[str, float]) -> tree.Density:
 
 
 def threshold(scores: tree.Scores, mask: tree.Mask, cut: tree.Density) -> tree.Mask:
-    """The mask that keeps the scores above `cut`, a number or a tree with one per leaf.
+    """Keep the scores above `cut`, a number or a tree with one per leaf.
 
     Only weights that `mask` still keeps stay. What density comes of it is for the
     scores to say. Raises ValueError for NaN among them and where nothing at all is
@@ -152,7 +155,7 @@ def threshold(scores: tree.Scores, mask: tree.Mask, cut: tree.Density) -> tree.M
 def by_deviation(
     params: tree.Params, mask: tree.Mask, quality: tree.Density
 ) -> tree.Mask:
-    """The mask that keeps |w| > quality * (standard deviation of the leaf's kept w).
+    """Keep |w| > quality * (standard deviation of the leaf's kept w).
 
     Han et al. (2015, arXiv:1506.02626), who choose `quality` by layer: a number, or a
     tree such as `by_path` gives. The deviation is from the mean and divides by n.

@@ -8,12 +8,21 @@ import jax.numpy as jnp
 
 
 def cond_any(now: jax.Array, change: Callable, value: Any, given: Any) -> Any:
-    """`change(value, given)` where it is time, and `value` as it is elsewhere.
+    """Return `change(value, given)` where it is time, and `value` as it is elsewhere.
 
     As a loop of one turn or none. `jax.lax.cond` becomes a choice between two results
     under `vmap`, worked out at every step; a loop runs where any replicate asks for it.
     It also leaves in place what it does not change, of which `cond` makes a copy. There
     is no gradient through it.
+
+    Args:
+      now: [], bool: whether it is time.
+      change: gives a tree of the shapes and dtypes of `value`.
+      value: a tree of arrays.
+      given: a tree of arrays, which `change` reads as well.
+
+    Returns:
+      A tree like `value`.
     """
 
     def turn(carry):
@@ -28,9 +37,19 @@ def cond_any(now: jax.Array, change: Callable, value: Any, given: Any) -> Any:
 def every_steps(
     every: int, step: jax.Array, choose: Callable, held: Any, given: Any
 ) -> Any:
-    """`choose(given)` at each step that `every` divides, and `held` between them.
+    """Return `choose(given)` at steps that `every` divides, and `held` between them.
 
-    `step` is [], an integer. There is no gradient through it.
+    There is no gradient through it.
+
+    Args:
+      every: steps from one choice to the next, at least 1 (`check_every`).
+      step: [], an integer.
+      choose: gives a tree of the shapes and dtypes of `held`.
+      held: the last choice.
+      given: a tree of arrays to choose by.
+
+    Returns:
+      A tree like `held`.
     """
     given = jax.lax.stop_gradient(given)
     if every == 1:

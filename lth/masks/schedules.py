@@ -15,7 +15,7 @@ from lth.masks.tree import Density
 
 
 def geometric(keep: Density, levels: int) -> list[Density]:
-    """The densities of levels 1 to `levels`, each `keep` times the one before.
+    """Return the densities of levels 1 to `levels`, each `keep` times the one before.
 
     `keep` is the fraction of the weights that a round leaves, 0.8 in Frankle & Carbin
     (2019, arXiv:1803.03635), or a tree of such fractions for rates that differ by
@@ -26,7 +26,7 @@ def geometric(keep: Density, levels: int) -> list[Density]:
 
 
 def exponential(final: Density, rounds: int) -> list[Density]:
-    """final**(l / rounds) for l = 1 to `rounds`: equal factors down to `final`.
+    """Return final**(l / rounds) for l = 1 to `rounds`: equal factors down to `final`.
 
     The rounds of SynFlow (Tanaka et al. 2020, arXiv:2006.05467), which takes 100.
     """
@@ -34,7 +34,10 @@ def exponential(final: Density, rounds: int) -> list[Density]:
 
 
 def linear(final: Density, levels: int) -> list[Density]:
-    """1 - (1 - final) * l / levels for l = 1 to `levels`: each removes equally many."""
+    """Return 1 - (1 - final) * l / levels for l = 1 to `levels`: equal steps.
+
+    Each level removes equally many.
+    """
 
     def at(last, level):  # in this form the last level is `final` to the bit
         return (1 - level / levels) + last * (level / levels)
@@ -43,7 +46,10 @@ def linear(final: Density, levels: int) -> list[Density]:
 
 
 def given(densities: Sequence[float]) -> list[float]:
-    """A list of densities of one's own, checked: each in (0, 1], less than the last."""
+    """Check a list of densities of one's own: each in (0, 1], less than the last.
+
+    Returns the list; raises ValueError for the first level that breaks the rule.
+    """
     before = math.inf
     for level, density in enumerate(densities, 1):
         if not (0 < density <= 1 and density < before):
@@ -56,7 +62,7 @@ def given(densities: Sequence[float]) -> list[float]:
 
 
 class Schedule(NamedTuple):
-    """Density over the steps of one training.
+    """Holds the density over the steps of one training.
 
     Masks change at the updates: `begin_step`, each `frequency` steps after it, and
     `end_step`, which always is one, so that the final density is always reached. Steps
@@ -74,7 +80,7 @@ class Schedule(NamedTuple):
 
 
 class ByPath(NamedTuple):
-    """Schedules that differ by leaf; it stands where a `Schedule` does.
+    """Holds schedules that differ by leaf; it stands where a `Schedule` does.
 
     `density(step)` is the tree of the densities in force; updates are those of any.
     """
@@ -86,13 +92,26 @@ class ByPath(NamedTuple):
 def constant(
     sparsity: float, begin_step: int, end_step: int, frequency: int = 100
 ) -> Schedule:
-    """The same sparsity at each update (tfmot's ConstantSparsity)."""
+    """Keep the same sparsity at each update (tfmot's ConstantSparsity).
+
+    Args:
+      sparsity: the share of the prunable weights that is gone, in [0, 1).
+      begin_step: the first update, at least 0.
+      end_step: the last one, `begin_step` or later.
+      frequency: steps from one update to the next, at least 1.
+
+    Returns:
+      A schedule of density 1 - sparsity.
+
+    Raises:
+      ValueError: for values out of these ranges.
+    """
     _check_sparsity(sparsity, sparsity)
     return _make(lambda part: sparsity + 0 * part, begin_step, end_step, frequency)
 
 
 def one_shot(sparsity: float, step: int) -> Schedule:
-    """One update."""
+    """Prune at one update."""
     return constant(sparsity, step, step, 1)
 
 
@@ -104,10 +123,23 @@ def polynomial(
     power: float = 3,
     frequency: int = 100,
 ) -> Schedule:
-    """final + (initial - final) * (1 - p)**power at the part p of the way.
+    """Follow final + (initial - final) * (1 - p)**power at the part p of the way.
 
-    tfmot's PolynomialDecay. With begin == end it is one update, to the final sparsity.
-    SparseML's cubic, linear and inverse cubic are the powers 3, 1 and 1/3.
+    tfmot's PolynomialDecay. SparseML's cubic, linear and inverse cubic are the powers
+    3, 1 and 1/3.
+
+    Args:
+      initial_sparsity: at the first update, in [0, 1).
+      final_sparsity: at the last one, in [initial_sparsity, 1).
+      begin_step, end_step, frequency: as in `constant`. With begin == end there is one
+        update, to the final sparsity.
+      power: above 0.
+
+    Returns:
+      A schedule of the density, 1 - sparsity.
+
+    Raises:
+      ValueError: for values out of these ranges.
     """
     _check_sparsity(initial_sparsity, final_sparsity)
     if not power > 0:
@@ -123,7 +155,17 @@ def polynomial(
 def cubic(
     final_sparsity: float, begin_step: int, end_step: int, frequency: int = 100
 ) -> Schedule:
-    """From 0 by the third power (Zhu & Gupta 2017, arXiv:1710.01878, equation 1)."""
+    """Prune from 0 by the third power (Zhu & Gupta 2017, arXiv:1710.01878, equation 1).
+
+    Args:
+      final_sparsity, begin_step, end_step, frequency: as in `polynomial`.
+
+    Returns:
+      A schedule of the density, 1 - sparsity.
+
+    Raises:
+      ValueError: as `polynomial` does.
+    """
     return polynomial(0.0, final_sparsity, begin_step, end_step, 3, frequency)
 
 
@@ -134,9 +176,20 @@ def exponential_decay(
     end_step: int,
     frequency: int = 100,
 ) -> Schedule:
-    """Density falls by equal factors: s = 1 - (1 - s0) * ((1 - s1) / (1 - s0))**p.
+    """Let density fall by equal factors: s = 1 - (1 - s0) * ((1 - s1) / (1 - s0))**p.
 
     NNCF's exponential schedule, with p the part of the way from begin to end.
+
+    Args:
+      initial_sparsity: s0, at the first update, in [0, 1).
+      final_sparsity: s1, at the last one, in [s0, 1).
+      begin_step, end_step, frequency: as in `constant`.
+
+    Returns:
+      A schedule of the density, 1 - s.
+
+    Raises:
+      ValueError: for values out of these ranges.
     """
     _check_sparsity(initial_sparsity, final_sparsity)
     first, last = 1 - initial_sparsity, 1 - final_sparsity
@@ -148,8 +201,10 @@ def exponential_decay(
 def by_path(
     mask: tree.Mask, default: Schedule, rules: Mapping[str, Schedule]
 ) -> ByPath:
-    """A schedule for each prunable leaf: that of the rule its path matches, or
-    `default`. The patterns are those of `allocation.by_path`."""
+    """Give each prunable leaf the schedule of the rule its path matches, or `default`.
+
+    The patterns are those of `allocation.by_path`.
+    """
     parts = dict.fromkeys(tree.paths(mask), default)
     matched = [path for pattern in rules for path in tree.matching(pattern, mask)]
     for path in matched:
@@ -168,7 +223,7 @@ def by_path(
 
 
 def is_update(schedule: Schedule | ByPath, step: Any) -> Any:
-    """Whether the mask changes at this step: a bool, traced if the step is."""
+    """Say whether the mask changes at this step: a bool, traced if the step is."""
     if isinstance(schedule, ByPath):
         # One schedule may serve many leaves.
         different = dict.fromkeys(schedule.parts.values())
@@ -179,7 +234,7 @@ def is_update(schedule: Schedule | ByPath, step: Any) -> Any:
 
 
 def updates(schedule: Schedule | ByPath) -> list[int]:
-    """The steps of all updates, in order."""
+    """Return the steps of all updates, in order."""
     if isinstance(schedule, ByPath):
         return sorted({t for s in schedule.parts.values() for t in updates(s)})
     begin, end, frequency, _ = schedule
@@ -187,11 +242,11 @@ def updates(schedule: Schedule | ByPath) -> list[int]:
 
 
 def in_force(schedule: Schedule | ByPath, step: Any) -> Density:
-    """The density at a step: that of the latest update so far, 1 before the first.
+    """Return the density at a step: that of the latest update, 1 before the first.
 
     A float for a Python step. A traced step gives the same in float32, for which
-    `topk.round_count` finds the same count, unless float32 cannot say on which side
-    of a half it is.
+    `topk.round_count` finds the same count, unless float32 cannot say on which side of
+    a half it is.
     """
     if isinstance(schedule, ByPath):
         return schedule.density(step)
@@ -205,7 +260,7 @@ def in_force(schedule: Schedule | ByPath, step: Any) -> Density:
 
 
 def check(schedule: Schedule | ByPath, steps: int) -> None:
-    """ValueError unless a run of `steps` steps reaches the schedule's final density."""
+    """Raise ValueError unless `steps` steps reach the schedule's final density."""
     parts = schedule.parts if isinstance(schedule, ByPath) else {"": schedule}
     for path, part in parts.items():
         if part.end_step <= steps:

@@ -24,7 +24,7 @@ Axes = Any  # (path, leaf) -> sides, or a tree of them; None goes by the shape
 
 
 class Sides(NamedTuple):
-    """The axes of one kernel."""
+    """Holds the axes of one kernel."""
 
     inputs: tuple[int, ...]  # features that an output sums over
     outputs: tuple[int, ...]
@@ -32,12 +32,12 @@ class Sides(NamedTuple):
 
     @property
     def summed(self) -> tuple[int, ...]:
-        """All axes of what makes one output: its fan-in."""
+        """Return all axes of what makes one output: its fan-in."""
         return (*self.window, *self.inputs)
 
 
 def of(shape: tuple[int, ...], given: Any = None) -> Sides:
-    """The sides of a leaf: those given, or else those that its shape tells.
+    """Return the sides of a leaf: those given, or else those that its shape tells.
 
     A pair is (inputs, outputs), a triple has the window too. Where a pair of four or
     five axes sums over all but one, it is a convolution, and all but the last two are
@@ -64,7 +64,10 @@ def of(shape: tuple[int, ...], given: Any = None) -> Sides:
 
 
 def each(mask: tree.Mask, axes: Axes = None) -> list[Sides]:
-    """The sides of each prunable leaf, in order. Raises as `of` does, with the path."""
+    """Return the sides of each prunable leaf, in order.
+
+    Raises as `of` does, with the path.
+    """
     given, found = lookup(axes), []
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
         path = tree.name(path)
@@ -73,7 +76,7 @@ def each(mask: tree.Mask, axes: Axes = None) -> list[Sides]:
 
 
 def named(path: str, leaf: Any, given: Any = None) -> Sides:
-    """`of` the leaf at a path, which is part of what it raises."""
+    """Return `of` the leaf at a path, which is part of what it raises."""
     try:
         return of(leaf.shape, given)
     except ValueError as error:
@@ -81,7 +84,7 @@ def named(path: str, leaf: Any, given: Any = None) -> Sides:
 
 
 def lookup(axes: Axes) -> Callable[[str, Any], Any]:
-    """`axes` as a function of a path and its leaf."""
+    """Turn `axes` into a function of a path and its leaf."""
     if callable(axes):
         return axes
 

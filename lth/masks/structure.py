@@ -24,14 +24,13 @@ from lth.masks.tiles import Shape
 
 
 class Unit(NamedTuple):
-    """What lives or dies together.
+    """Says what lives or dies together.
 
     `tile(shape)` is the size of a unit along each axis of a leaf of that shape; where
-    units are `sided` it takes the `sides.Sides` of the leaf as well.
-    `reduce(scores, alive, size)` makes unit scores [...] of weights [..., in the unit]:
-    a dead weight has score 0, the lowest where scores are sizes, and `size`, broadcast
-    to [...], is the number of weights, dead or alive, without what lies past the edge
-    of the leaf.
+    units are `sided` it takes the `sides.Sides` of the leaf as well. `reduce(scores,
+    alive, size)` makes unit scores [...] of weights [..., in the unit]: a dead weight
+    has score 0, the lowest where scores are sizes, and `size`, broadcast to [...], is
+    the number of weights, dead or alive, without what lies past the edge of the leaf.
     """
 
     tile: Callable[..., Shape]
@@ -49,17 +48,17 @@ REDUCE = {
 
 
 def weight() -> Unit:
-    """Each weight by itself: unstructured pruning."""
+    """Take each weight by itself: unstructured pruning."""
     return Unit(lambda leaf: (1,) * len(leaf), REDUCE["max"])
 
 
 def block(shape: Shape, reduce: str = "mean") -> Unit:
-    """Blocks of `shape` over the last axes of a leaf, 1 along the others.
+    """Group blocks of `shape` over the last axes of a leaf, 1 along the others.
 
     (height, width) lie along (input, output) of a dense kernel, and along the last two
     axes of any other, whatever those hold. They do not overlap and start at index 0; a
-    block cut off by the edge has the mean of the weights it has.
-    tfmot pools such a leaf over windows shifted against the blocks that it prunes.
+    block cut off by the edge has the mean of the weights it has. tfmot pools such a
+    leaf over windows shifted against the blocks that it prunes.
     """
     if not shape or any(not isinstance(n, int) or n < 1 for n in shape):
         raise ValueError(f"a block is one or more sizes of at least 1; got {shape}")
@@ -73,11 +72,11 @@ def block(shape: Shape, reduce: str = "mean") -> Unit:
 
 
 def outputs(reduce: str = "l1") -> Unit:
-    """What makes one output: a column of a dense kernel, a filter of a convolution.
+    """Group what makes one output: a column of a dense kernel, a convolution's filter.
 
-    `l1` of the weights ranks as Li et al. (2017, arXiv:1608.08710) do.
-    Of the leaf alone: they take a filter's bias, normalisation and readers out with it,
-    which here live on.
+    `l1` of the weights ranks as Li et al. (2017, arXiv:1608.08710) do. Of the leaf
+    alone: they take a filter's bias, normalisation and readers out with it, which here
+    live on.
     """
 
     def tile(leaf, at=None):
@@ -87,7 +86,7 @@ def outputs(reduce: str = "l1") -> Unit:
 
 
 def inputs(reduce: str = "l1") -> Unit:
-    """What reads one input: a row of a dense kernel, a channel of a convolution."""
+    """Group what reads one input: a row of a dense kernel, a convolution's channel."""
 
     def tile(leaf, at=None):
         at = at or sides.of(leaf)
@@ -99,9 +98,10 @@ def inputs(reduce: str = "l1") -> Unit:
 
 
 def shapes(mask: tree.Mask, unit: Unit, axes: Axes = None) -> list[Shape]:
-    """The shape of a unit in each prunable leaf; of `outputs`, its size is the fan-in.
+    """Return the shape of a unit in each prunable leaf.
 
-    Raises ValueError, with the path, for a leaf that has no such units.
+    Of `outputs`, its size is the fan-in. Raises ValueError, with the path, for a leaf
+    that has no such units.
     """
     found: list[Shape] = []
     _map(lambda path, sizes, keep: found.append(sizes), unit, mask, axes=axes)
@@ -117,16 +117,24 @@ def keep_top(
     unit: Unit,
     axes: Axes = None,
 ) -> tree.Mask:
-    """The mask that keeps the highest units among those in which a weight lives.
+    """Keep the highest units among those in which a weight lives.
 
     Density counts units: exactly `max(1, round(density * units))` are kept in each
-    competition, and all else is as in `masks.keep_top`, which chooses. A unit keeps the
-    weights that `mask` left in it, so that it is whole only if it was.
+    competition, and all else is as in `masks.keep_top`, which chooses.
 
     Args:
       scores, mask, density, scope: as in `masks.keep_top`.
       unit: such as `outputs()`.
       axes: inputs and outputs of kernels whose shape does not tell, as in `sides`.
+
+    Returns:
+      A subset of `mask`. A unit keeps the weights that `mask` left in it, so that it is
+      whole only if it was.
+
+    Raises:
+      ValueError: as `masks.keep_top` does, of units, and, with the path, for a leaf
+        that has no such units.
+      TypeError: for scores that are not floating point.
     """
 
     def pool(_, sizes, keep, score):
@@ -159,12 +167,11 @@ def keep_n_of_m(
     axis: int | None = None,
     axes: Axes = None,
 ) -> tree.Mask:
-    """The mask that keeps the `n` highest of every `m` weights.
+    """Keep the `n` highest of every `m` weights.
 
     `n` are KEPT: 2:4 keeps two of four (tfmot's `m_by_n` counts the zeros). Groups
     start at index 0; a shorter last one of `l` weights keeps min(n, l). Ties: the lower
     index stays. A group in which `mask` left fewer than `n` keeps those.
-    NaN is an error; inside `jit` it keeps nothing of its group.
 
     Args:
       scores: a tree of floats; higher is kept.
@@ -174,6 +181,15 @@ def keep_n_of_m(
       axis: along which groups lie, and with `m=None` the group; by default the inputs,
         which a sparse matrix product reads (of several axes of inputs the last).
       axes: inputs and outputs of kernels whose shape does not tell, as in `sides`.
+
+    Returns:
+      A subset of `mask`.
+
+    Raises:
+      ValueError: for NaN among the scores (inside `jit` it keeps nothing of its group),
+        for `n` and `m` out of range, and, with the path, for a leaf without that axis
+        or whose shape does not tell.
+      TypeError: for scores that are not floating point.
     """
     group = _line(n, m, axis)
     each = jax.tree.map(lambda _: n, mask)
@@ -188,16 +204,23 @@ def keep_within(
     axis: int | None = None,
     axes: Axes = None,
 ) -> tree.Mask:
-    """The mask that keeps `max(1, round(density * m))` of every `m` weights.
+    """Keep `max(1, round(density * m))` of every `m` weights.
 
     N:M by its density, which may be traced or a tree: a schedule from 1 down to n / m
-    grows into the pattern that `keep_n_of_m` cuts at once. More than `mask` left in a
-    group is an error, as in `masks.keep_top`.
+    grows into the pattern that `keep_n_of_m` cuts at once.
 
     Args:
       scores, mask, m, axis, axes: as in `keep_n_of_m`; by default one group of all that
         an output reads, of which `max(1, round(density * fan-in))` stay.
       density: in (0, 1], or a tree of such numbers.
+
+    Returns:
+      A subset of `mask`.
+
+    Raises:
+      ValueError: as `keep_n_of_m` does, and for more than `mask` left in a group, as in
+        `masks.keep_top`.
+      TypeError: for scores that are not floating point.
     """
     single = jax.tree.structure(density) == jax.tree.structure(0.0)
     each = jax.tree.map(lambda _: density, mask) if single else density
@@ -206,7 +229,7 @@ def keep_within(
 
 
 def check(mask: tree.Mask, unit: Unit, axes: Axes = None) -> None:
-    """ValueError unless every unit is whole or gone, with the place of the first."""
+    """Raise ValueError, with the place, for the first unit that is pruned in part."""
 
     def wrong(count, size):
         return (count > 0) & (count < size)
@@ -228,6 +251,9 @@ def check_n_of_m(
       mask, n, m, axis, axes: as in `keep_n_of_m`, where a shorter last group of `l`
         weights keeps min(n, l).
       exact: whether fewer than `n` are wrong too.
+
+    Raises:
+      ValueError: with the path and the place of the first group that is wrong.
     """
 
     def wrong(count, size):

@@ -15,7 +15,10 @@ Shape = tuple[int, ...]
 
 
 def split(leaf: jax.Array, sizes: Shape) -> jax.Array:
-    """[units along each axis, weights in a unit]; past the edge there are zeros."""
+    """Cut a leaf into tiles [units along each axis, weights in a unit].
+
+    Past the edge there are zeros.
+    """
     padding = [(0, -n % size) for n, size in zip(leaf.shape, sizes, strict=True)]
     grid = [-(-n // size) for n, size in zip(leaf.shape, sizes, strict=True)]
     split = [n for pair in zip(grid, sizes, strict=True) for n in pair]
@@ -25,7 +28,7 @@ def split(leaf: jax.Array, sizes: Shape) -> jax.Array:
 
 
 def join(tiles: jax.Array, sizes: Shape, shape: Shape) -> jax.Array:
-    """The leaf of which `split` made tiles."""
+    """Put together the leaf of which `split` made tiles."""
     grid, rank = tiles.shape[:-1], len(shape)
     order = [axis for i in range(rank) for axis in (i, rank + i)]
     boxes = tiles.reshape(*grid, *sizes).transpose(order)
@@ -34,7 +37,10 @@ def join(tiles: jax.Array, sizes: Shape, shape: Shape) -> jax.Array:
 
 
 def lengths(shape: Shape, sizes: Shape, dtype: Any = np.int32) -> np.ndarray:
-    """The weights in each unit; 1 long along an axis where all units are alike."""
+    """Count the weights in each unit.
+
+    The array is 1 long along an axis where all units are alike.
+    """
     sides = [
         np.minimum(size, n - np.arange(0, n, size if n % size else n))
         for n, size in zip(shape, sizes, strict=True)

@@ -26,7 +26,7 @@ THIRDS = np.array([1 / 3, 2 / 3])
 
 
 class Range(NamedTuple):
-    """Where the threshold lies, and how many numbers reach either end, int32."""
+    """Holds where the threshold lies, and how many numbers reach either end, int32."""
 
     low: jax.Array  # reached by k or more
     high: jax.Array  # above the threshold, reached by fewer than k
@@ -35,13 +35,13 @@ class Range(NamedTuple):
 
 
 def round_count(density: Any, total: int) -> Any:
-    """`max(1, round(density * total))`, halves to even; an int for a Python number.
+    """Return `max(1, round(density * total))`, halves to even.
 
-    A Python or NumPy number is multiplied in float64. A JAX value is a float32 that may
-    have been rounded from a decimal: 0.35 arrives as 0.34999999. The product is formed
-    exactly in integers, and one closer to a half than that rounding can tell is taken
-    as the half, so that `jit` agrees with the decimal outside it. Beyond some 2 million
-    kept weights the exact product decides.
+    An int for a Python number. A Python or NumPy number is multiplied in float64. A JAX
+    value is a float32 that may have been rounded from a decimal: 0.35 arrives as
+    0.34999999. The product is formed exactly in integers, and one closer to a half than
+    that rounding can tell is taken as the half, so that `jit` agrees with the decimal
+    outside it. Beyond some 2 million kept weights the exact product decides.
 
     Raises ValueError for a known density outside (0, 1].
     """
@@ -84,7 +84,7 @@ def _round_product(fraction: jax.Array, total: int) -> jax.Array:
 def top(
     scores: list[jax.Array], alive: list[jax.Array], k: Any
 ) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-    """The `k` highest `scores` among those `alive`, over all the arrays of the list.
+    """Choose the `k` highest `scores` among those `alive`, over all arrays of the list.
 
     Ties: the lower index stays, counted through the arrays in order. `k` may be traced;
     when fewer are alive they all stay, when a score is NaN none does.

@@ -31,7 +31,7 @@ BOXED = jax.tree_util.GetAttrKey("value")
 
 
 def name(path: tuple) -> str:
-    """The path of a leaf as text, such as `params/hidden_0/kernel`.
+    """Return the path of a leaf as text, such as `params/hidden_0/kernel`.
 
     Boxes around a leaf are no part of it: `nnx.Param` and the like, and Linen's
     `nn.Partitioned`, hold it as their attribute `value`.
@@ -42,17 +42,17 @@ def name(path: tuple) -> str:
 
 
 def is_kernel(path: str, leaf: jax.Array) -> bool:
-    """The default of what is prunable: kernels and embeddings, no biases, no norms."""
+    """Say what is prunable by default: kernels and embeddings, no biases, no norms."""
     return leaf.ndim >= 2 and path.rsplit("/", 1)[-1] in ("kernel", "embedding")
 
 
 def ones(
     params: Params, prunable: Callable[[str, jax.Array], bool] = is_kernel
 ) -> Mask:
-    """The mask that keeps everything: level 0.
+    """Make the mask that keeps everything: level 0.
 
     `prunable(path, leaf)` says whether a leaf takes part in pruning; `path` is text
-    such as `hidden_0/kernel`.
+    such as `hidden_0/kernel`. Raises ValueError where none does.
     """
 
     def leaf(path, value):
@@ -67,17 +67,17 @@ def ones(
 
 
 def unmasked(params: Params) -> Mask:
-    """The mask that covers no leaf: what training without one is given."""
+    """Make the mask that covers no leaf: what training without one is given."""
     return jax.tree.map(lambda _: None, params)
 
 
 def paths(tree: Any) -> list[str]:
-    """The paths of the leaves of a tree; of a mask, those of its prunable leaves."""
+    """Return the paths of the leaves of a tree; of a mask, of its prunable leaves."""
     return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def matching(pattern: str, tree: Any) -> list[str]:
-    """The paths in which the regular expression is found; none is a ValueError."""
+    """Return the paths in which a regular expression is found; none is a ValueError."""
     try:
         found = [path for path in paths(tree) if re.search(pattern, path)]
     except re.error as error:
@@ -91,7 +91,7 @@ def matching(pattern: str, tree: Any) -> list[str]:
 
 
 def apply(params: Params, mask: Mask) -> Params:
-    """`params` with exactly 0 where the mask prunes. Serves gradients as well."""
+    """Put exactly 0 into `params` where the mask prunes. Serves gradients as well."""
 
     def leaf(value, keep):
         return value if keep is None else jnp.where(keep, value, jnp.zeros_like(value))
@@ -100,12 +100,12 @@ def apply(params: Params, mask: Mask) -> Params:
 
 
 def size(mask: Mask) -> int:
-    """The number of prunable weights."""
+    """Return the number of prunable weights."""
     return sum(leaf.size for leaf in jax.tree.leaves(mask))
 
 
 def count(mask: Mask) -> jax.Array:
-    """The number of kept weights, int32."""
+    """Return the number of kept weights, int32."""
     _warn_of_replicates(mask)
     return _count(mask)
 
@@ -117,13 +117,13 @@ def _count(mask: Mask) -> jax.Array:
 
 
 def density(mask: Mask) -> jax.Array:
-    """Kept / prunable weights, in (0, 1]."""
+    """Return kept / prunable weights, in (0, 1]."""
     _warn_of_replicates(mask)
     return _count(mask) / size(mask)
 
 
 def densities(mask: Mask) -> dict[str, jax.Array]:
-    """The density of each prunable leaf, by path."""
+    """Return the density of each prunable leaf, by path."""
     _warn_of_replicates(mask)
     return _densities(mask)
 
@@ -135,9 +135,10 @@ def _densities(mask: Mask) -> dict[str, jax.Array]:
 
 
 def overlap(mask: Mask, other: Mask) -> jax.Array:
-    """Jaccard index of two masks: weights both keep / weights either keeps, in [0, 1].
+    """Return the Jaccard index of two masks, in [0, 1].
 
-    Two independent random masks of densities a and b have about ab / (a + b - ab).
+    That is weights both keep / weights either keeps. Two independent random masks of
+    densities a and b have about ab / (a + b - ab).
     """
     _warn_of_replicates(mask)
     both = _count(jax.tree.map(operator.and_, mask, other))
@@ -145,7 +146,7 @@ def overlap(mask: Mask, other: Mask) -> jax.Array:
 
 
 def shuffle(mask: Mask, key: jax.Array, scope: str = "layer") -> Mask:
-    """The mask permuted: as many weights kept, in random places.
+    """Permute the mask: as many weights kept, in random places.
 
     With `scope="layer"` within each leaf, so that the count of each layer stays: the
     control that asks whether *which* weights were kept matters, or only how many in
@@ -201,7 +202,7 @@ def _warn_of_replicates(mask: Mask) -> None:
 
 
 def uniform(tree: Any, key: jax.Array) -> Scores:
-    """Uniform in [0, 1) for each entry of a tree of arrays."""
+    """Draw uniformly in [0, 1) for each entry of a tree of arrays."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
     scores = [jax.random.uniform(k, w.shape) for k, w in zip(keys, leaves, strict=True)]
@@ -211,21 +212,31 @@ def uniform(tree: Any, key: jax.Array) -> Scores:
 def keep_top(
     scores: Scores, mask: Mask, density: Density, scope: str = "global"
 ) -> Mask:
-    """The mask that keeps the highest scores among the weights `mask` still keeps.
+    """Keep the highest scores among the weights `mask` still keeps.
 
-    Exactly `max(1, round(density * prunable))` weights are kept in each competition:
-    all prunable weights together with `scope="global"`, each leaf by itself with
-    `scope="layer"` or where `density` is a tree. `prunable` counts every weight of the
-    mask, kept or not, so density is absolute and the result is a subset of `mask`.
+    Exactly `max(1, round(density * prunable))` weights are kept in each competition.
+    `prunable` counts every weight of the mask, kept or not, so density is absolute.
     Equal scores: the lower index stays (leaves in tree order, then row-major).
 
-    `density` may be traced. JAX then holds it as float32, and a product that float32
-    cannot tell from a tie is rounded as the tie it was before (`topk.round_count`).
+    Args:
+      scores: a tree like `mask` with floating leaves; higher is kept. Leaves that the
+        mask does not cover are not read.
+      mask: what to prune further.
+      density: in (0, 1], or a tree of such numbers with the structure of `mask`. It may
+        be traced. JAX then holds it as float32, and a product that float32 cannot tell
+        from a tie is rounded as the tie it was before (`topk.round_count`).
+      scope: what competes: all prunable weights together with "global", each leaf by
+        itself with "layer" or where `density` is a tree.
 
-    Raises ValueError for a density outside (0, 1], one that asks for more weights than
-    `mask` keeps, and for NaN among the competing scores. Inside `jit` or `vmap` nothing
-    can be raised: fewer weights than asked survive there, and NaN keeps none, which is
-    no valid mask and which `lottery.imp` refuses.
+    Returns:
+      A subset of `mask`. Inside `jit` or `vmap` nothing can be raised: fewer weights
+      than asked survive there, and NaN keeps none, which is no valid mask and which
+      `lottery.imp` refuses.
+
+    Raises:
+      ValueError: for a density outside (0, 1], one that asks for more weights than
+        `mask` keeps, and for NaN among the competing scores.
+      TypeError: for scores that are not floating point.
     """
     leaves = [_floating(path, leaf) for path, leaf in _competing(scores, mask)]
     _warn_of_replicates(mask)

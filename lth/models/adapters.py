@@ -20,7 +20,7 @@ MUTABLE = flax.core.DenyList("intermediates")  # as `nn.Module.init` has it
 
 
 class Model(NamedTuple):
-    """A network as two pure functions.
+    """Holds a network as two pure functions.
 
     `init(key) -> (params, stats)` draws the weights. `apply(params, stats, inputs,
     train, key) -> (outputs, stats)` runs it on a batch; `train` is a Python bool, `key`
@@ -43,12 +43,12 @@ class Model(NamedTuple):
 def from_linen(
     module: nn.Module, shape: tuple[int, ...], dtype: Any = jnp.float32
 ) -> Model:
-    """A Linen module whose `__call__(inputs, train)` takes inputs of `shape`, no batch.
+    """Make a model of a Linen module whose `__call__(inputs, train)` takes inputs.
 
-    `dtype` is that of the inputs, an integer one where they are tokens.
-    Every collection beside `params` (such as `batch_stats`) becomes stats. Dropout
-    draws from the `dropout` stream. Boxes around params (`nn.with_partitioning`) are
-    taken off: arrays are placed by whoever holds them.
+    They are of `shape`, without the batch, and of `dtype`, an integer one where they
+    are tokens. Every collection beside `params` (such as `batch_stats`) becomes stats.
+    Dropout draws from the `dropout` stream. Boxes around params
+    (`nn.with_partitioning`) are taken off: arrays are placed by whoever holds them.
 
     What `sow` puts into `intermediates` is ignored. Another collection that the module
     runs without, such as sown `losses`, is of one training step alone: stats hold what
@@ -107,7 +107,7 @@ def from_linen(
 
 
 def from_nnx(make: Callable[[Any], Any]) -> Model:
-    """An NNX module: `make(rngs)` builds it, and calling it runs it.
+    """Make a model of an NNX module: `make(rngs)` builds it, and calling it runs it.
 
     `nnx.Param` variables are params; other variables (batch statistics) are stats.
     Random streams are neither: in training they are set from the step's key, each
@@ -165,7 +165,7 @@ def _parted(variables: Any) -> tuple[Any, dict]:
 def standardized(
     model: Model, shift: float | np.ndarray, scale: float | np.ndarray
 ) -> Model:
-    """The model on raw pixels: it sees `(pixels - shift) / scale` in float32.
+    """Run the model on raw pixels: it sees `(pixels - shift) / scale` in float32.
 
     Arrays have the rank of the inputs, such as [1, 1, 1, channels].
     """

@@ -7,7 +7,7 @@ import jax
 
 
 class Block(nn.Module):
-    """Self-attention, then two dense layers with GELU, each added to its input.
+    """Does self-attention, then two dense layers with GELU, each added to its input.
 
     Normalised before, not after (Xiong et al. 2020, arXiv:2002.04745). The projections
     are kernels [dim, dim] of their own, so that what an initialiser takes for fan in
@@ -24,7 +24,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, length, dim] to the same; `heads` divides dim."""
+        """Map [batch, length, dim] to the same; `heads` divides dim."""
         batch, length, dim = x.shape
         y = self.norm(name="norm_0")(x)
         query, key, value = (

@@ -26,7 +26,7 @@ CALLS = {  # an equation of these is the jaxpr in it
 
 
 class Site(NamedTuple):
-    """An operand of an equation that meets weights there."""
+    """Marks an operand of an equation that meets weights there."""
 
     operand: int  # which one
     var: Any  # the variable that holds it, without what a stride skips
@@ -35,7 +35,7 @@ class Site(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a jaxpr does with the weights."""
+    """Says what a jaxpr does with the weights."""
 
     sites: dict[int, tuple[Site, ...]]  # by the equation's place
     inner: dict[int, "Plan"]  # of equations that hold a jaxpr with sites
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
     outs: tuple[Any, ...]  # views of the results
 
     def reads(self) -> list[Read]:
-        """All reads but the hidden, in the order of the computation."""
+        """Return all reads but the hidden, in the order of the computation."""
         own = {
             i: [r for s in sites for r in s.reads] for i, sites in self.sites.items()
         }
@@ -54,14 +54,14 @@ class Plan(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """The axes of a kernel; those in neither hold kernels side by side."""
+    """Holds the axes of a kernel; those in neither hold kernels side by side."""
 
     inputs: tuple[int, ...]  # summed over: what an output reads
     outputs: tuple[int, ...]
 
 
 def contracted(apply: Callable, params: Any, stats: Any, inputs: Any) -> Any:
-    """A tree like params: the `Axes` of each leaf, `None` where no product reads it.
+    """Find the axes along which each leaf meets its inputs, and those of its outputs.
 
     A convolution sums over its window and its input channels, a look-up over the rows.
     Where reads disagree, as of an embedding that is attended to as well, the first
@@ -71,6 +71,9 @@ def contracted(apply: Callable, params: Any, stats: Any, inputs: Any) -> Any:
     Args:
       apply: as in `models.Model`.
       params, stats, inputs: arrays, or shapes with dtypes; inputs lead with the batch.
+
+    Returns:
+      A tree like params: the `Axes` of each leaf, `None` where no product reads it.
 
     Raises:
       ValueError: for a leaf with two or more axes that meets inputs in a way that is
@@ -87,12 +90,12 @@ def contracted(apply: Callable, params: Any, stats: Any, inputs: Any) -> Any:
 
 
 def evaluation(apply: Callable) -> Callable:
-    """The outputs of a model in evaluation, as a function of params and the rest."""
+    """Restrict `apply` to outputs in evaluation, a function of params and the rest."""
     return lambda params, rest: apply(params, *rest, False, None)[0]
 
 
 def refuse(plan: Plan, params: Any) -> None:
-    """ValueError with the paths of the matrices that a plan has lost."""
+    """Raise ValueError with the paths of the matrices that a plan has lost."""
     named = jax.tree_util.tree_leaves_with_path(params)
     wrong = [
         f"{jax.tree_util.keystr(named[i][0], simple=True, separator='/')} {why}"
@@ -104,10 +107,17 @@ def refuse(plan: Plan, params: Any) -> None:
 
 
 def trace(function: Callable, params: Any, rest: tuple, flows: tuple[bool, ...]):
-    """The closed jaxpr of `function(params, rest)`, and its `Plan`.
+    """Trace `function(params, rest)` and plan what it does with the weights.
 
-    `flows` says of each part of `rest` whether it holds inputs, or numbers that are the
-    same for all.
+    Args:
+      function: of two arguments.
+      params: a tree of arrays or shapes with dtypes.
+      rest: a tuple of such trees.
+      flows: for each part of `rest`, whether it holds inputs, or numbers that are the
+        same for all.
+
+    Returns:
+      The closed jaxpr, and its `Plan`.
     """
     closed = jax.make_jaxpr(function)(params, rest)
     found: list[Any] = [
@@ -120,7 +130,7 @@ def trace(function: Callable, params: Any, rest: tuple, flows: tuple[bool, ...])
 
 
 def plan(jaxpr: Any, given: list[Any], times: int = 1) -> Plan:
-    """What a jaxpr does with arguments of these views, run `times` times."""
+    """Say what a jaxpr does with arguments of these views, run `times` times."""
     env = dict(zip(jaxpr.invars, given, strict=True))
     sites, inner, hidden = {}, {}, []
     lost: dict[int, str] = {}
@@ -158,7 +168,7 @@ def plan(jaxpr: Any, given: list[Any], times: int = 1) -> Plan:
 
 
 def living(jaxpr: Any) -> set[int]:
-    """The places of the equations that results depend on."""
+    """Return the places of the equations that results depend on."""
     needed, live = set(filter(is_var, jaxpr.outvars)), set()
     for i, eqn in reversed(list(enumerate(jaxpr.eqns))):
         if eqn.effects or needed.intersection(eqn.outvars):
@@ -168,7 +178,7 @@ def living(jaxpr: Any) -> set[int]:
 
 
 def inside(eqn: Any) -> Any:
-    """The jaxpr of a call, open or closed."""
+    """Return the jaxpr of a call, open or closed."""
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
     return next(eqn.params[n] for n in names if n in eqn.params)
 
@@ -219,7 +229,7 @@ def _scan(eqn: Any, seen: list, times: int) -> Plan:
 
 
 def scanned(p: dict) -> tuple[int, int]:
-    """Where the operands of a scan begin to be carried, and to be scanned over."""
+    """Say where the operands of a scan begin to be carried, and to be scanned over."""
     if "num_consts" in p:
         return p["num_consts"], p["num_consts"] + p["num_carry"]
     consts, carry, _ = map(len, p["ft_in"].unpack())  # of newer releases
@@ -277,7 +287,7 @@ def _view(env: dict, var: Any) -> Any:
 
 
 def is_var(var: Any) -> bool:
-    """Whether it is a variable, and not a number written into the jaxpr."""
+    """Say whether it is a variable, and not a number written into the jaxpr."""
     return not hasattr(var, "val")  # else it is a literal
 
 

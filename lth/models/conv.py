@@ -10,7 +10,7 @@ from lth.models import layers
 
 
 class Conv(nn.Module):
-    """Conv-2, Conv-4, Conv-6 and Conv-8, by `depth`.
+    """Is Conv-2, Conv-4, Conv-6 or Conv-8, by `depth`.
 
     Pairs of 3x3 convolutions with 64, 128, 256 and 512 filters, max pooling after each
     pair, then dense layers of 256, 256 and `classes`; ReLU between, biases throughout.
@@ -27,7 +27,10 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, classes] of images [batch, h, w, c]; the same in training."""
+        """Return logits [batch, classes] of images [batch, h, w, c].
+
+        They are the same in training.
+        """
         if self.depth not in (2, 4, 6, 8):
             raise ValueError(f"the depth of Conv is 2, 4, 6 or 8; got {self.depth}")
         options: dict[str, Any] = {"initialiser": self.initialiser, "dtype": self.dtype}

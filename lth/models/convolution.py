@@ -37,10 +37,20 @@ def convolve(
     feature_group_count: int = 1,
     **settings: Any,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated` with the same arguments and the same values.
+    """Convolve as `jax.lax.conv_general_dilated` does, to the same values.
 
     Flax's `nn.Conv` takes it as `conv_general_dilated`. What is not a plain convolution
     of images (grouped, dilated, other dimensions) is left to the library.
+
+    Args:
+      lhs: the images, of a plain convolution [batch, h, w, in].
+      rhs: the kernel, of a plain convolution [h, w, in, out].
+      window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers: as there.
+      feature_group_count: as there, 1 unless grouped.
+      settings: what else the library takes.
+
+    Returns:
+      The outputs, of a plain convolution [batch, h, w, out].
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     plain = (

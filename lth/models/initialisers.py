@@ -15,7 +15,7 @@ Initialiser = Any  # (key, shape, dtype) -> array
 
 
 def signed_constant(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Plus or minus sqrt(2 / fan_in), each sign with probability 1/2.
+    """Draw plus or minus sqrt(2 / fan_in), each sign with probability 1/2.
 
     Ramanujan et al. (2020, arXiv:1911.13299), section 3.3; "binary" in OpenLTH, which
     takes the deviation of the sample instead.

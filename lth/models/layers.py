@@ -11,18 +11,28 @@ from lth.models import convolution, initialisers
 
 
 def channels(count: int, width: float) -> int:
-    """`count` channels of a network `width` times as wide, at least one."""
+    """Scale `count` channels to a network `width` times as wide, at least one."""
     return max(1, round(width * count))
 
 
 def conv(
     features: int, size: int = 3, stride: int = 1, *, initialiser: str, **options: Any
 ) -> nn.Conv:
-    """A convolution of [batch, height, width, channels], `size` by `size`.
+    """Make a convolution of [batch, height, width, channels], `size` by `size`.
 
     Zeros pad each side by `size // 2` as in PyTorch; "SAME" of JAX pads an even image
-    on one side only when the stride is 2. There is no bias. `options` are fields of
-    `flax.linen.Conv` (`name`, `dtype`, …) and can change both.
+    on one side only when the stride is 2. There is no bias.
+
+    Args:
+      features: channels of the output.
+      size: of the window, in pixels.
+      stride: in pixels, along both axes.
+      initialiser: of the kernel, a name in `INITIALISERS`.
+      options: fields of `flax.linen.Conv` (`name`, `dtype`, …), which can change
+        padding and bias.
+
+    Returns:
+      The Linen module.
     """
     options = {"padding": size // 2, "use_bias": False, **options}
     return nn.Conv(
@@ -36,13 +46,13 @@ def conv(
 
 
 def dense(features: int, *, initialiser: str, **options: Any) -> nn.Dense:
-    """A dense layer with bias; `options` are fields of `flax.linen.Dense`."""
+    """Make a dense layer with bias; `options` are fields of `flax.linen.Dense`."""
     kernel_init = initialisers.INITIALISERS[initialiser]
     return nn.Dense(features, kernel_init=kernel_init, **options)
 
 
 def makers(module: Any, train: bool) -> tuple[Any, Any, Any]:
-    """`conv`, `batch_norm` and `dense` with what a network's fields fix of them."""
+    """Bind what a network's fields fix of `conv`, `batch_norm` and `dense`."""
     options = {"initialiser": module.initialiser, "dtype": module.dtype}
     norm = functools.partial(
         batch_norm, train=train, norm_scale=module.norm_scale, dtype=module.dtype
@@ -51,11 +61,20 @@ def makers(module: Any, train: bool) -> tuple[Any, Any, Any]:
 
 
 def batch_norm(*, train: bool, norm_scale: str, dtype: Any, name: str) -> nn.BatchNorm:
-    """Batch normalisation with the constants of PyTorch (Ioffe & Szegedy 2015).
+    """Make a batch normalisation with PyTorch's constants (Ioffe & Szegedy 2015).
 
-    Averages move by 0.1 of the way (momentum 0.1 there, 0.9 here); epsilon is 1e-5.
-    The average of the variance takes the biased variance of the batch, where PyTorch
-    takes n / (n - 1) of it. Statistics and parameters are float32 whatever `dtype`.
+    Averages move by 0.1 of the way (momentum 0.1 there, 0.9 here); epsilon is 1e-5. The
+    average of the variance takes the biased variance of the batch, where PyTorch takes
+    n / (n - 1) of it.
+
+    Args:
+      train: whether it goes by the batch, and moves the averages, or by the averages.
+      norm_scale: how scales start, a name in `NORM_SCALES`.
+      dtype: of the outputs. Statistics and parameters are float32 whatever it is.
+      name: of the module.
+
+    Returns:
+      The Linen module.
     """
     return nn.BatchNorm(
         use_running_average=not train,
@@ -68,13 +87,16 @@ def batch_norm(*, train: bool, norm_scale: str, dtype: Any, name: str) -> nn.Bat
 
 
 def layer_norm(*, norm_scale: str, dtype: Any, name: str) -> nn.LayerNorm:
-    """Layer normalisation (Ba et al. 2016) over the last axis, in float32 inside."""
+    """Make a layer normalisation (Ba et al. 2016), in float32 inside.
+
+    It is over the last axis.
+    """
     scale_init = initialisers.NORM_SCALES[norm_scale]
     return nn.LayerNorm(epsilon=1e-5, scale_init=scale_init, dtype=dtype, name=name)
 
 
 def max_pool(x: jax.Array, size: int = 2, padding: int = 0) -> jax.Array:
-    """The largest value of each `size` by `size` window, at stride 2.
+    """Return the largest value of each `size` by `size` window, at stride 2.
 
     What does not fill a window on the far side is left out, as in PyTorch. The maximum
     is taken over shifted slices: the library's pooling has a scatter for a gradient,

@@ -10,7 +10,7 @@ from lth.models import layers
 
 
 class LeNet5(nn.Module):
-    """Two 5x5 convolutions of 20 and 50 filters, each pooled, then 500 and `classes`.
+    """Has 5x5 convolutions of 20 and 50 filters, each pooled, then 500 and `classes`.
 
     This is the variant that Caffe made common and that Han et al. (2015,
     arXiv:1506.02626) prune: 430 500 weights and 580 biases on 28 x 28 x 1. The network
@@ -26,7 +26,10 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, classes] of images [batch, h, w, c]; the same in training."""
+        """Return logits [batch, classes] of images [batch, h, w, c].
+
+        They are the same in training.
+        """
         options: dict[str, Any] = {"initialiser": self.initialiser, "dtype": self.dtype}
         x = inputs
         for i, count in enumerate((20, 50)):

@@ -10,11 +10,11 @@ from lth.models import layers
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them, `hidden_0` … and `output`; biases start at
-    0.
+    """Has dense layers with ReLU between them, whose biases start at 0.
 
     With `widths` (300, 100) on 784 inputs and 10 classes this is LeNet-300-100 (LeCun
-    et al. 1998), of 266 200 prunable weights and 410 biases.
+    et al. 1998), of 266 200 prunable weights and 410 biases. Leaves: `hidden_0` … and
+    `output`.
     """
 
     widths: tuple[int, ...] = (300, 100)
@@ -24,7 +24,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, classes] of inputs [batch, ...]; the same in training."""
+        """Return logits [batch, classes] of inputs [batch, ...], alike in training."""
         options = {"initialiser": self.initialiser, "dtype": self.dtype}
         x = inputs.reshape(inputs.shape[0], -1)
         for i, width in enumerate(self.widths):

@@ -15,7 +15,7 @@ from lth.models import layers
 
 
 class Basic(nn.Module):
-    """Two 3x3 convolutions beside a shortcut. `conv` and `norm` make the layers."""
+    """Has two 3x3 convolutions beside a shortcut; `conv` and `norm` make the layers."""
 
     filters: int
     stride: int
@@ -35,7 +35,7 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, the last four times as wide, and a shortcut.
+    """Has 1x1, 3x3 and 1x1 convolutions, the last four times as wide, and a shortcut.
 
     The stride is in the 3x3 convolution, as in torchvision; in the first 1x1 in He et
     al.
@@ -61,7 +61,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-20, -32, -44, -56 and -110 for CIFAR, by `depth`, which is 6 n + 2.
+    """Is ResNet-20, -32, -44, -56 or -110 for CIFAR, by `depth`, which is 6 n + 2.
 
     A 3x3 convolution, three segments of n basic blocks with 16, 32 and 64 filters, the
     mean over what remains, one dense layer. He et al. pad their shortcuts with zeros;
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, classes] of images [batch, h, w, c]."""
+        """Return logits [batch, classes] of images [batch, h, w, c]."""
         if self.depth < 8 or self.depth % 6 != 2:
             raise ValueError(f"the depth of ResNet is 6 n + 2; got {self.depth}")
         conv, norm, dense = layers.makers(self, train)
@@ -108,11 +108,11 @@ SEGMENTS = {  # the block, and how many in each of the four segments
 
 
 class ImageNetResNet(nn.Module):
-    """ResNet-18, -34 and -50 for ImageNet, by `depth`, in the layout of torchvision.
+    """Is ResNet-18, -34 or -50 for ImageNet, by `depth`, in the layout of torchvision.
 
     A 7x7 convolution of stride 2, max pooling, four segments of 64, 128, 256 and 512
-    filters, the mean over what remains, one dense layer: 11 678 912, 21 779 648 and
-    25 502 912 prunable weights for 1000 classes. `remat` as in `ResNet`.
+    filters, the mean over what remains, one dense layer: 11 678 912, 21 779 648 and 25
+    502 912 prunable weights for 1000 classes. `remat` as in `ResNet`.
     """
 
     depth: int = 50
@@ -125,7 +125,10 @@ class ImageNetResNet(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, classes] of images [batch, h, w, c], 224 pixels as a rule."""
+        """Return logits [batch, classes] of images [batch, h, w, c].
+
+        These have 224 pixels as a rule.
+        """
         if self.depth not in SEGMENTS:
             raise ValueError(f"the depth is in {[*SEGMENTS]}; got {self.depth}")
         conv, norm, dense = layers.makers(self, train)

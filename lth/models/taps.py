@@ -25,7 +25,7 @@ from lth.models.views import Factors, Read
 )
 @dataclass(frozen=True)
 class Inputs:
-    """What meets a leaf along other axes than the one before the last.
+    """Holds what meets a leaf along other axes than the one before the last.
 
     `values` [..., a, b, …] end with an axis for each of `factors`, which say along what
     of the leaf they lie: (stride, size) in the leaf written row by row, as
@@ -41,13 +41,13 @@ class Inputs:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Unseen:
-    """In the place of inputs that could not be seen: why."""
+    """Stands in the place of inputs that could not be seen, and says why."""
 
     why: str
 
 
 def make_intermediates(apply: Callable) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """`Model.intermediates` of a model with that `apply`."""
+    """Make `Model.intermediates` of a model with that `apply`."""
 
     def intermediates(params, stats, inputs):
         rest = stats, inputs
@@ -73,7 +73,7 @@ def make_intermediates(apply: Callable) -> Callable[[Any, Any, Any], tuple[Any, 
 
 
 def sites(plan: Plan, at: tuple = ()) -> list[tuple[tuple, Read]]:
-    """Every read with the place of its operand, as `evaluate` calls it."""
+    """List every read with the place of its operand, as `evaluate` calls it."""
     found = []
     for i in sorted({*plan.sites, *plan.inner}):
         for site in plan.sites.get(i, ()):
@@ -91,18 +91,23 @@ def evaluate(
     gates: dict[tuple, jax.Array] | None = None,
     at: tuple = (),
 ) -> tuple[list, dict[tuple, tuple[jax.Array, ...]]]:
-    """The results of a jaxpr, and what its sites hold and give.
+    """Do a jaxpr, and keep what its sites hold and give.
 
     Args:
-      jaxpr, consts: what to do; `args` are its arguments, flat.
+      jaxpr, consts: what to do.
+      args: its arguments, flat.
       plan: of this jaxpr.
       gates: by the place of a site, what its operand is multiplied by; of the shape
         that is found there, with a leading axis for each loop around it.
       at: the place of this jaxpr in the whole.
 
     Returns:
-      The results, and by the place of each site (what meets weights there, the
-      product, the operand itself, which is less where a stride skips).
+      The results, and by the place of each site (what meets weights there, the product,
+      the operand itself, which is less where a stride skips).
+
+    Raises:
+      ValueError: for a gate inside a function with a gradient of its own that reads its
+        input more than once.
     """
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     found = {}
@@ -206,7 +211,7 @@ def _entry(shape: tuple[int, ...], met: list) -> Any:
 
 
 def arranged(read: Read, x: jax.Array) -> Inputs:
-    """An operand with its rows in front, and an axis for each factor that it meets."""
+    """Put an operand's rows in front, and an axis for each factor that it meets."""
     roles = read.roles[:-1] if read.by_place else read.roles
     if read.part:
         axis, start, size = read.part
@@ -221,5 +226,5 @@ def arranged(read: Read, x: jax.Array) -> Inputs:
 
 
 def arranged_factors(read: Read) -> Factors:
-    """The factors that a read meets, in the order of `arranged`."""
+    """Return the factors that a read meets, in the order of `arranged`."""
     return tuple(f for role in read.roles for f in role)

@@ -11,16 +11,15 @@ from lth.models import attention, layers
 
 
 class Transformer(nn.Module):
-    """A language model of the shape of GPT-2 (Radford et al. 2019), for characters.
+    """Is a language model of the shape of GPT-2 (Radford et al. 2019), for characters.
 
     Tokens are embedded as 64 * `width` numbers for each head; learned positions are
     added; `depth` causal blocks, normalisation, a dense layer to the `classes` tokens
     of the vocabulary. No dropout; the output is not tied to the embedding, so that
-    their masks are two. Prunable are the kernels and the embedding,
-    `tokens/embedding`; the positions, `position`, never are. Both are drawn from
-    N(0, 0.02²), whatever the `initialiser` of the kernels. Other leaves:
-    `block_<i>/…` of `attention.Block`, `norm`, `output`. `remat` computes each block
-    again in the backward pass.
+    their masks are two. Prunable are the kernels and the embedding, `tokens/embedding`;
+    the positions, `position`, never are. Both are drawn from N(0, 0.02²), whatever the
+    `initialiser` of the kernels. Other leaves: `block_<i>/…` of `attention.Block`,
+    `norm`, `output`. `remat` computes each block again in the backward pass.
     """
 
     depth: int = 4
@@ -35,8 +34,9 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, n, classes] of the tokens after each of [batch, n] integers in
-        [0, classes), n <= `length`.
+        """Return logits [batch, n, classes] of the token after each of the inputs.
+
+        Those are [batch, n] integers in [0, classes), n <= `length`.
         """
         n = inputs.shape[1]
         if n > self.length:

@@ -17,7 +17,7 @@ SEGMENTS = {  # convolutions in each of the five segments
 
 
 class Block(nn.Module):
-    """3x3 convolution with bias, batch normalisation, ReLU."""
+    """Does a 3x3 convolution with bias, batch normalisation, ReLU."""
 
     filters: int
     conv: Any
@@ -30,7 +30,7 @@ class Block(nn.Module):
 
 
 class VGG(nn.Module):
-    """VGG-11, VGG-13, VGG-16 and VGG-19, by `depth`.
+    """Is VGG-11, VGG-13, VGG-16 or VGG-19, by `depth`.
 
     Five segments of 64, 128, 256, 512 and 512 filters, max pooling between them, the
     mean over what remains, one dense layer. Simonyan & Zisserman (2015,
@@ -51,7 +51,10 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, classes] of images [batch, h, w, c], 16 pixels or more."""
+        """Return logits [batch, classes] of images [batch, h, w, c].
+
+        These have 16 pixels or more.
+        """
         if self.depth not in SEGMENTS:
             raise ValueError(f"the depth of VGG is in {[*SEGMENTS]}; got {self.depth}")
         conv, norm, dense = layers.makers(self, train)

@@ -39,7 +39,7 @@ RESHAPES = ("reshape", "squeeze", "expand_dims")
 
 
 class Weight(NamedTuple):
-    """An array that shows a leaf, its numbers perhaps scaled or masked."""
+    """Stands for an array that shows a leaf, its numbers perhaps scaled or masked."""
 
     leaf: int
     axes: tuple[Factors, ...]  # along each axis of the array
@@ -49,27 +49,33 @@ class Weight(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Several weights side by side along one axis, each with its length there."""
+    """Stands for weights side by side along one axis, with their lengths there."""
 
     axis: int
     parts: tuple[tuple[Weight, int], ...]
 
 
 class Derived(NamedTuple):
-    """Numbers computed from weights alone, in a way that is not followed."""
+    """Stands for numbers computed from weights alone, in a way that is not followed."""
 
     leaves: frozenset[int]
 
 
 class Flow(NamedTuple):
-    """An array that depends on the inputs. What depends on nothing is None."""
+    """Stands for an array that depends on the inputs.
+
+    What depends on nothing is None.
+    """
 
     source: Any = None  # the variable of which it is a part, by strides
     scaled: tuple[Weight, ...] = ()  # that it was just multiplied by, place by place
 
 
 class Read(NamedTuple):
-    """A product of an array that depends on inputs with a leaf, or a look-up in it."""
+    """Describes a product with a leaf, or a look-up in it.
+
+    The other side is an array that depends on the inputs.
+    """
 
     leaf: int
     roles: tuple[Factors, ...]  # along each axis of the array, loops first: what meets
@@ -83,7 +89,7 @@ class Read(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an equation makes of its operands."""
+    """Says what an equation makes of its operands."""
 
     outs: tuple[Any, ...]
     operand: int = 0  # the one that `reads` are of
@@ -93,7 +99,7 @@ class Outcome(NamedTuple):
 
 
 def factors(shape: tuple[int, ...]) -> tuple[Factors, ...]:
-    """The factors of a leaf of that shape, for each axis."""
+    """Return the factors of a leaf of that shape, for each axis."""
     return tuple(
         ((stride, size),) if size > 1 else ()
         for stride, size in zip(strides(shape), shape, strict=True)
@@ -101,12 +107,12 @@ def factors(shape: tuple[int, ...]) -> tuple[Factors, ...]:
 
 
 def strides(shape: tuple[int, ...]) -> list[int]:
-    """How far apart neighbours along each axis lie in a leaf written row by row."""
+    """Return how far apart neighbours along each axis lie in a leaf, row by row."""
     return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
 def spread(values: Any, met: Factors, shape: tuple[int, ...]) -> Any:
-    """Numbers with an axis for each of these factors, as a leaf of that shape has them.
+    """Spread numbers with an axis for each of these factors over a leaf of that shape.
 
     Along what is no factor they are alike.
     """
@@ -121,7 +127,10 @@ def spread(values: Any, met: Factors, shape: tuple[int, ...]) -> Any:
 
 
 def step(eqn: Any, seen: list, times: int) -> Outcome:
-    """The views of an equation's results, and what it reads; `times` it is done."""
+    """Return the views of an equation's results, and what it reads.
+
+    The equation is done `times` times.
+    """
     name = eqn.primitive.name
     if name in SAME:
         return Outcome(tuple(seen))
@@ -154,7 +163,10 @@ def step(eqn: Any, seen: list, times: int) -> Outcome:
 
 
 def entered(view: Any, sliced: bool) -> Any:
-    """The view of an operand inside a loop, which goes along its first axis or not."""
+    """Return the view of an operand inside a loop.
+
+    `sliced` says whether the loop goes along its first axis.
+    """
     if isinstance(view, Flow):
         return Flow()
     if isinstance(view, Weight):
@@ -166,7 +178,7 @@ def entered(view: Any, sliced: bool) -> Any:
 
 
 def left(view: Any, stacked: bool) -> Any:
-    """The view of a loop's result outside of it."""
+    """Return the view of a loop's result outside of it."""
     if isinstance(view, Weight):
         if stacked or view.loops[-1]:
             return Derived(_leaves(view))
@@ -175,7 +187,7 @@ def left(view: Any, stacked: bool) -> Any:
 
 
 def joined(one: Any, other: Any) -> Any:
-    """The view of what is either of two."""
+    """Return the view of what is either of two."""
     if isinstance(one, Flow) or isinstance(other, Flow):
         return Flow()
     if one == other:
@@ -184,7 +196,7 @@ def joined(one: Any, other: Any) -> Any:
 
 
 def opened(jaxpr: Any) -> Any:
-    """A jaxpr without what it closes over."""
+    """Return a jaxpr without what it closes over."""
     return getattr(jaxpr, "jaxpr", jaxpr)
 
 

@@ -11,14 +11,15 @@ from lth.models import attention, layers
 
 
 class ViT(nn.Module):
-    """Dosovitskiy et al. (2021, arXiv:2010.11929), at a size for CIFAR.
+    """Is the vision transformer of Dosovitskiy et al. (2021), at a size for CIFAR.
 
-    Square patches become vectors of 64 * `width` for each head; learned positions,
-    N(0, 0.02²), are added; `depth` blocks, normalisation, the mean over patches in
-    place of a class token, one dense layer. No dropout. Prunable are all kernels: at
-    the defaults 2 665 344 weights. The positions, `position`, are no kernel and are
-    never pruned. Other leaves: `stem`, `block_<i>/…` of `attention.Block`, `norm`,
-    `output`. `remat` computes each block again in the backward pass.
+    arXiv:2010.11929. Square patches become vectors of 64 * `width` for each head;
+    learned positions, N(0, 0.02²), are added; `depth` blocks, normalisation, the mean
+    over patches in place of a class token, one dense layer. No dropout. Prunable are
+    all kernels: at the defaults 2 665 344 weights. The positions, `position`, are no
+    kernel and are never pruned. Other leaves: `stem`, `block_<i>/…` of
+    `attention.Block`, `norm`, `output`. `remat` computes each block again in the
+    backward pass.
     """
 
     depth: int = 6
@@ -33,7 +34,10 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, classes] of images [batch, h, w, c] that patches divide."""
+        """Return logits [batch, classes] of images [batch, h, w, c].
+
+        Patches divide h and w.
+        """
         options = {"initialiser": self.initialiser, "dtype": self.dtype}
         dense = functools.partial(layers.dense, **options)
         norm = functools.partial(
@@ -52,8 +56,9 @@ class ViT(nn.Module):
 
 
 def patches(images: jax.Array, size: int) -> jax.Array:
-    """[b, h, w, c] as [b, patches, size * size * c], row by row; a dense layer on them
-    is the strided convolution of the paper.
+    """Cut images [b, h, w, c] into patches [b, patches, size * size * c], row by row.
+
+    A dense layer on them is the strided convolution of the paper.
     """
     b, h, w, c = images.shape
     if h % size or w % size:

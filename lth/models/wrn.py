@@ -10,7 +10,7 @@ from lth.models import layers
 
 
 class Block(nn.Module):
-    """Normalisation, ReLU and a 3x3 convolution, twice, beside a shortcut.
+    """Does normalisation, ReLU and a 3x3 convolution, twice, beside a shortcut.
 
     Where shapes differ the shortcut is a 1x1 convolution of the first activation.
     """
@@ -32,14 +32,14 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-`depth`-`widen` for CIFAR (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
+    """Is WRN-`depth`-`widen` for CIFAR (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
 
     A 3x3 convolution of 16 filters, three segments of (depth - 4) / 6 blocks with 16,
     32 and 64 times `widen` filters, normalisation and ReLU, the mean over what remains,
-    one dense layer. No dropout. WRN-16-4 has 2 748 890 parameters and WRN-22-2
-    1 079 642. `width` multiplies every channel count, the first's included. Leaves:
-    `stem`, `block_<segment>_<i>/conv_<j>`, `…/norm_<j>`, `…/shortcut`, `norm`,
-    `output`. `remat` computes each block again in the backward pass.
+    one dense layer. No dropout. WRN-16-4 has 2 748 890 parameters and WRN-22-2 1 079
+    642. `width` multiplies every channel count, the first's included. Leaves: `stem`,
+    `block_<segment>_<i>/conv_<j>`, `…/norm_<j>`, `…/shortcut`, `norm`, `output`.
+    `remat` computes each block again in the backward pass.
     """
 
     depth: int = 16
@@ -53,7 +53,7 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [batch, classes] of images [batch, h, w, c]."""
+        """Return logits [batch, classes] of images [batch, h, w, c]."""
         if self.depth < 10 or self.depth % 6 != 4:
             raise ValueError(f"the depth of WideResNet is 6 n + 4; got {self.depth}")
         conv, norm, dense = layers.makers(self, train)

@@ -28,11 +28,18 @@ NAMES = {
 
 
 def name(variant: str, level: int, density: float, matches: bool = False) -> str:
-    """What a row of a summary is called.
+    """Say what a row of a summary is called.
 
-    The ticket of level 0 is the dense network, or where that has lost weights already,
-    a network under a mask that was learned. One that `matches` the dense network
-    (`results.matching`) is a winning ticket.
+    Args:
+      variant: as in the table.
+      level: pruning rounds behind it. The ticket of level 0 is the dense network, or
+        where that has lost weights already, a network under a mask that was learned.
+      density: in (0, 1].
+      matches: whether it matches the dense network (`results.matching`): then a ticket
+        is a winning ticket.
+
+    Returns:
+      A few words, as of `NAMES`.
     """
     if variant == results.TICKET and level and matches:
         return "winning ticket"
@@ -44,12 +51,21 @@ def name(variant: str, level: int, density: float, matches: bool = False) -> str
 def accuracy(
     table: pd.DataFrame, ax: Axes, *, at: str = "accuracy", band: bool = True
 ) -> Axes:
-    """Test accuracy against density, a line per run and variant.
+    """Draw test accuracy against density, a line per run and variant.
 
-    `at` is a column of `results.summary`: `accuracy`, at the end of training, or
-    `stop_accuracy`, at the early-stopping step. At the end a filled point matches the
-    dense network (`results.matching`) and a hollow one does not; the grey strip is one
-    standard deviation below the dense network.
+    At the end of training a filled point matches the dense network (`results.matching`)
+    and a hollow one does not; the grey strip is one standard deviation below the dense
+    network.
+
+    Args:
+      table: as of `results.read`.
+      ax: to draw on.
+      at: a column of `results.summary`: `accuracy`, at the end of training, or
+        `stop_accuracy`, at the early-stopping step.
+      band: whether intervals are drawn.
+
+    Returns:
+      `ax`.
     """
     _against_density(results.summary(table), at, ax, percent=True, band=band)
     if at == "accuracy":
@@ -60,7 +76,7 @@ def accuracy(
 
 
 def stopping(table: pd.DataFrame, ax: Axes) -> Axes:
-    """The step of the lowest validation loss against density."""
+    """Draw the step of the lowest validation loss against density."""
     _against_density(results.summary(table), "stop", ax)
     ax.set(ylabel="early-stopping step")
     return ax
@@ -113,7 +129,7 @@ def _cycle() -> Iterable[str]:
 
 
 def density_axis(ax: Axes) -> None:
-    """Density in percent on a logarithmic axis, dense on the left."""
+    """Show density in percent on a logarithmic axis, dense on the left."""
     ax.set_xscale("log")
     left, right = ax.get_xlim()
     ax.set_xlim(max(left, right), min(left, right))
@@ -124,7 +140,7 @@ def density_axis(ax: Axes) -> None:
 
 
 def layers(densities: Mapping[int, Mapping[str, float]], ax: Axes) -> Axes:
-    """The density of each layer by level, from {level: {path: density}}."""
+    """Draw the density of each layer by level, from {level: {path: density}}."""
     levels = sorted(densities)
     if len(levels) == 1:
         (kept,) = densities.values()
@@ -151,9 +167,18 @@ def curves(
     levels: Iterable[int] | None = None,
     variant: str = results.TICKET,
 ) -> Axes:
-    """A metric against the training step, a line per level, dark for dense.
+    """Draw a metric against the training step, a line per level, dark for dense.
 
-    Without a name it is the one networks are compared by (`results.score`).
+    Args:
+      table: as of `results.read`.
+      ax: to draw on.
+      split: of the data.
+      metric: by default the one networks are compared by (`results.score`).
+      levels: those to draw, by default all.
+      variant: the ticket, or a control.
+
+    Returns:
+      `ax`.
     """
     metric = metric or results.score(table)
     rows = table[
@@ -186,7 +211,15 @@ def beside(
     metric: str | None = None,
     level: int = 0,
 ) -> Axes:
-    """A metric against the training step: a level's ticket and its controls."""
+    """Draw a metric against the training step: a level's ticket and its controls.
+
+    Args:
+      table, ax, split, metric: as in `curves`.
+      level: the one to draw.
+
+    Returns:
+      `ax`.
+    """
     metric = metric or results.score(table)
     rows = table[
         (table["split"] == split)
@@ -206,7 +239,7 @@ def beside(
 
 
 def spread(table: pd.DataFrame, levels: int = 6) -> list[int]:
-    """About that many levels of a table, from the densest to the sparsest."""
+    """Choose about that many levels of a table, from the densest to the sparsest."""
     known = np.sort(table["level"].unique())
     picks = np.linspace(0, len(known) - 1, min(levels, len(known)))
     return [int(known[round(i)]) for i in picks]

@@ -11,7 +11,7 @@ from lth import masks
 
 
 def kept(mask: masks.Mask, path: str, ax: Axes) -> Axes:
-    """The places that a mask keeps in one leaf, black; rows are inputs.
+    """Draw the places that a mask keeps in one leaf, black; rows are inputs.
 
     Axes before the last two of a leaf are laid out under each other. A frame for each
     level shows how the mask thins.
@@ -25,10 +25,21 @@ def kept(mask: masks.Mask, path: str, ax: Axes) -> Axes:
 
 
 def inputs(mask: masks.Mask, path: str, shape: tuple[int, int], ax: Axes) -> Axes:
-    """How many weights each input pixel keeps: the picture of what a ticket looks at.
+    """Draw how many weights each input pixel keeps: what a ticket looks at.
 
-    `path` is that of the mask's leaf [pixels, units]; pixels fill `shape` row by row.
     The colour scale begins at 0 weights.
+
+    Args:
+      mask: of one network.
+      path: of the mask's leaf [pixels, units].
+      shape: of the picture, (rows, columns), which pixels fill row by row.
+      ax: to draw on.
+
+    Returns:
+      `ax`.
+
+    Raises:
+      ValueError: for a path that the mask lacks, and a leaf of other pixels.
     """
     leaf = _leaf(mask, path)
     if leaf.ndim != 2 or len(leaf) != math.prod(shape):

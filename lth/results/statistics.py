@@ -7,7 +7,7 @@ from lth.results.table import SCORES, TICKET
 
 
 def score(table: pd.DataFrame) -> str:
-    """The metric by which networks are compared: accuracy, of a regression r2.
+    """Return the metric by which networks are compared: accuracy, of a regression r2.
 
     Raises ValueError for a table of runs that do not share one.
     """
@@ -20,7 +20,7 @@ def score(table: pd.DataFrame) -> str:
 
 
 def early_stop(table: pd.DataFrame) -> pd.DataFrame:
-    """Where each training had its lowest validation loss, the earliest if several.
+    """Find where each training had its lowest validation loss, the earliest if several.
 
     The early-stopping iteration of Frankle & Carbin (2019). One row per run, replicate,
     variant and level, with columns density, step and accuracy, the test accuracy there
@@ -51,7 +51,7 @@ def _under_the_last_mask(loss: pd.DataFrame, table: pd.DataFrame, unit: list[str
 
 
 def final(table: pd.DataFrame, split: str = "test", metric: str | None = None):
-    """The value of a metric at the end of each training: one row per training.
+    """Return the value of a metric at the end of each training: one row per training.
 
     Without a name it is the run's `score`.
     """
@@ -64,9 +64,10 @@ def final(table: pd.DataFrame, split: str = "test", metric: str | None = None):
 
 
 def interval(values: pd.Series) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % confidence interval by Student's t.
+    """Return the mean, and half the width of its 95 % interval by Student's t.
 
-    The half-width is NaN for a single value: one replicate has no interval.
+    The half-width of the confidence interval is NaN for a single value: one replicate
+    has no interval.
     """
     n = len(values)
     if n < 2:
@@ -159,7 +160,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def down_to(rows: pd.DataFrame) -> tuple[int, float] | None:
-    """The last (level, density) down to which all of these match, from the first on.
+    """Return the last (level, density) down to which all match, from the first on.
 
     `rows` are one run's and variant's of `matching`. Levels that are not in it leave no
     gap; one that does not match does. None where the first does not match.
@@ -173,7 +174,7 @@ def down_to(rows: pd.DataFrame) -> tuple[int, float] | None:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """What a run found: one row per run, variant and level, over its replicates.
+    """Sum a run up: one row per run, variant and level, over its replicates.
 
     Columns: density (mean), n, and mean and 95 % half-width of the test accuracy at the
     end (`accuracy`, `accuracy_ci`), of the early-stopping step (`stop`, `stop_ci`) and

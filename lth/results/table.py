@@ -28,11 +28,20 @@ SCORES = ("accuracy", "r2")  # a run measures one of them, beside the loss
 def rows(
     run: str, variant: str, level: int, replicates, density, metrics
 ) -> Iterator[tuple]:
-    """The rows of a level: of each replicate, at each step, of each split and metric.
+    """Yield the rows of a level: of each replicate, step, split and metric.
 
-    `replicates` are the seeds [r], `density` [r], and `metrics` the curves of
-    `train.fit` with replicates in front, [r, stops]. Replicates that `failed` (their
-    first level, or -1 in front) have no rows.
+    Args:
+      run: its name.
+      variant: `TICKET`, or a control.
+      level: pruning rounds behind it.
+      replicates: their seeds, [r].
+      density: [r].
+      metrics: the curves of `train.fit` with replicates in front, [r, stops], and
+        `failed`, the first level at which a replicate did, or -1 in front. Those that
+        failed have no rows.
+
+    Yields:
+      Values of the columns `COLUMNS`.
     """
     names = [name for name in metrics if name not in ("step", "diverged", "failed")]
     for i, replicate in enumerate(replicates):
@@ -96,19 +105,19 @@ def _whole_rows(path: Path, stored: set[int]) -> str:
 
 
 def read(path: Path, stored: set[int]) -> pd.DataFrame:
-    """The rows of stored levels, a data frame with the columns `COLUMNS`."""
+    """Read the rows of stored levels, a data frame with the columns `COLUMNS`."""
     return from_text(_whole_rows(path, stored) if path.exists() else "")
 
 
 def as_text(rows: Iterable[tuple]) -> str:
-    """Rows as a table in text, with its head."""
+    """Write rows as a table in text, with its head."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
     return text.getvalue()
 
 
 def from_text(text: str) -> pd.DataFrame:
-    """A table in text as a data frame with the columns `COLUMNS`; none of no text."""
+    """Read a table in text as a data frame with the columns `COLUMNS`; none of no text."""
     exact = {"density": float, "value": float}  # pandas' own parser may miss a last bit
     return pd.read_csv(
         io.StringIO(text or ",".join(COLUMNS)),

@@ -16,11 +16,12 @@ Prunable = Callable[[str, jax.Array], bool]
 
 
 def no_penalty(params: Any, stats: Any) -> jax.Array:
+    """Charge nothing."""
     return jnp.float32(0)
 
 
 class Supermask(NamedTuple):
-    """A model that learns its mask."""
+    """Holds a model that learns its mask, and how to take the mask out."""
 
     model: Model
     choose: Callable[[Any, Any, jax.Array], Mask]  # (params, stats, key) -> mask
@@ -32,10 +33,10 @@ class Supermask(NamedTuple):
 def sampled(
     supermask: Supermask, measure: Callable, samples: int = 10
 ) -> Callable[..., dict[str, jax.Array]]:
-    """`measure` averaged over masks drawn from a supermask, an example at a time.
+    """Average `measure` over masks drawn from a supermask, an example at a time.
 
-    `measure(params, stats, batch)` is of the model inside, as `train.classification`
-    of its `apply` gives it; so is the result, for `train.make_evaluate`.
+    `measure(params, stats, batch)` is of the model inside, as `train.classification` of
+    its `apply` gives it; so is the result, for `train.make_evaluate`.
     """
 
     def measured(params, stats, batch):
@@ -50,7 +51,7 @@ def sampled(
 
 
 def penalised(loss: Callable, supermask: Supermask, weight: float) -> Callable:
-    """A loss of a supermask's model with `weight` times its penalty added.
+    """Add `weight` times its penalty to a loss of a supermask's model.
 
     It is NaN once no weight is left, which ends the training as a loss does that is not
     finite: nothing would bring weights back, and nothing would be learned.
@@ -67,13 +68,13 @@ def penalised(loss: Callable, supermask: Supermask, weight: float) -> Callable:
 
 
 def straight_through(mask: jax.Array, score: jax.Array) -> jax.Array:
-    """0 or 1 as the mask says, with the gradient of the score."""
+    """Return 0 or 1 as the mask says, with the gradient of the score."""
     # In this order the value is exact: the difference is 0.
     return mask.astype(score.dtype) + (score - jax.lax.stop_gradient(score))
 
 
 def uniforms(tree: Any, key: jax.Array) -> Any:
-    """For each entry of a tree a number in (0, 1), the middle of one of 2**16 parts.
+    """Draw a number in (0, 1) for each entry of a tree: the middle of a 2**-16 part.
 
     Drawing is most of what a random mask costs. So it is one draw for all leaves, and
     both words of each Threefry block are used, of which `jax.random` makes one, and
@@ -91,7 +92,7 @@ def uniforms(tree: Any, key: jax.Array) -> Any:
 
 
 def scaled(weights: Params, gates: Any, rescale: bool = False) -> Params:
-    """Weights times their gates; with `rescale`, times size / sum of the gates too."""
+    """Multiply weights by gates; with `rescale`, by size / sum of the gates too."""
 
     def leaf(w, gate):
         if gate is None:

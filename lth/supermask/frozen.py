@@ -25,14 +25,14 @@ SCORES = 0x5C03E5
 
 
 class Frozen(NamedTuple):
-    """Stats of a model whose weights are not trained."""
+    """Holds the stats of a model whose weights are not trained."""
 
     weights: Params
     inner: Any  # the stats of the model itself
 
 
 class Chosen(NamedTuple):
-    """Those of one whose mask stands still between choices."""
+    """Holds the stats of one whose mask stands still between choices."""
 
     weights: Params
     inner: Any
@@ -47,13 +47,21 @@ def bernoulli(
     rescale: bool = False,
     prunable: Prunable = masks.is_kernel,
 ) -> Supermask:
-    """Zhou et al. (2019, arXiv:1905.01067): each weight is there with probability σ(v).
+    """Keep each weight with probability σ(v) (Zhou et al. 2019, arXiv:1905.01067).
 
-    The logits v begin at `start`. A mask is drawn at every step, in evaluation too
-    (with one key there: draw several with `choose` and take the mean); the gradient is
-    that of σ(v). With `rescale` a layer's weights are multiplied by size / kept of the
-    mask that was drawn, and the gradient flows through the divisor. `rounded(params)`
-    is the mask of v > 0.
+    A mask is drawn at every step, in evaluation too (with one key there: draw several
+    with `choose` and take the mean); the gradient is that of σ(v). `rounded(params)` is
+    the mask of v > 0.
+
+    Args:
+      model: the network; its weights are drawn once and stay.
+      start: where the logits v begin.
+      rescale: multiply a layer's weights by size / kept of the mask that was drawn; the
+        gradient flows through the divisor.
+      prunable: as in `masks.ones`.
+
+    Returns:
+      A supermask whose params are the logits.
     """
 
     def init(key):
@@ -84,7 +92,7 @@ def bernoulli(
 
 
 def rounded(params: Any) -> Mask:
-    """The mask of the weights more likely than not to be there: logits above 0.
+    """Keep the weights more likely than not to be there: logits above 0.
 
     Warns of layers that it leaves empty (not under `jit`).
     """
@@ -109,17 +117,29 @@ def edge_popup(
     prunable: Prunable = masks.is_kernel,
     axes: sides.Axes = None,
 ) -> Supermask:
-    """Ramanujan et al. (2020, arXiv:1911.13299): the weights of highest score.
+    """Keep the weights of highest score (Ramanujan et al. 2020, arXiv:1911.13299).
 
-    `keep` is the fraction kept, everywhere. Scores start uniform within ±1/√fan_in and
-    `rank` is what they are ranked by: s in the paper, `jnp.abs` in its code. With
-    `scale`, frozen kernels are divided by √keep, which restores the variance of the
-    activations (the code divides by √(1 - keep), the same at one half alone).
-    `weigh(weights, mask)` is what a kernel is used as before it is masked.
+    Scores start uniform within ±1/√fan_in. The highest are found exactly.
 
-    The highest are found exactly, every `every` steps of training; in between the mask
-    stands still while scores move. Evaluation and `choose` take those of that moment.
-    `axes` says which axes are inputs where shapes do not (see `sides`).
+    Args:
+      model: the network; its weights are drawn once and stay.
+      keep: the fraction kept, everywhere, in (0, 1].
+      rank: what scores are ranked by: s in the paper, `jnp.abs` in its code.
+      scope: what competes, as in `masks.keep_top`.
+      every: steps of training from one choice to the next, at least 1; in between the
+        mask stands still while scores move. Evaluation and `choose` take the highest of
+        that moment.
+      scale: divide frozen kernels by √keep, which restores the variance of the
+        activations (the code divides by √(1 - keep), the same at one half alone).
+      weigh: `weigh(weights, mask)` is what a kernel is used as before it is masked.
+      prunable: as in `masks.ones`.
+      axes: which axes are inputs where shapes do not say so (see `sides`).
+
+    Returns:
+      A supermask whose params are the scores.
+
+    Raises:
+      ValueError: for `keep` outside (0, 1] and `every` below 1.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep is the fraction of weights kept, in (0, 1]; got {keep}")
@@ -161,23 +181,24 @@ def edge_popup(
 
 
 def binarised(weights: jax.Array, mask: jax.Array) -> jax.Array:
-    """Signs times the mean magnitude of the kept: a layer's weights in one bit each."""
+    """Return signs times the mean magnitude of the kept: one bit for each weight."""
     kept = jnp.sum(jnp.abs(weights) * mask) / jnp.maximum(jnp.sum(mask), 1)
     return jnp.sign(weights) * kept
 
 
 def multi_prize(model: Model, keep: float, **options: Any) -> Supermask:
-    """Diffenderfer & Kailkhura (2021, arXiv:2103.09377): binary weights, never trained.
+    """Prune binary weights, never trained (Diffenderfer & Kailkhura 2021).
 
-    Edge-popup on `binarised` weights, ranked by |s|; `options` are those of
-    `edge_popup`. The gradient of a score is that of the loss for the weight in use
-    times that weight, its scale included, which Adam does not see and SGD does.
+    Multi-prize tickets (arXiv:2103.09377): edge-popup on `binarised` weights, ranked by
+    |s|; `options` are those of `edge_popup`. The gradient of a score is that of the
+    loss for the weight in use times that weight, its scale included, which Adam does
+    not see and SGD does.
     """
     return edge_popup(model, keep, **{"rank": jnp.abs, "weigh": binarised, **options})
 
 
 def drawn(logits: Any, key: jax.Array) -> Mask:
-    """A mask of whose entries each is there with the probability σ(logit)."""
+    """Draw a mask of whose entries each is there with the probability σ(logit)."""
     return jax.tree.map(
         lambda v, u: u < jax.nn.sigmoid(v), logits, uniforms(logits, key)
     )

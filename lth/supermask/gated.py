@@ -25,14 +25,14 @@ BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
 
 
 class Gated(NamedTuple):
-    """Params of a model whose weights are trained beside their gates."""
+    """Holds the params of a model whose weights are trained beside their gates."""
 
     weights: Params
     gates: Any  # a number for each prunable weight, None for other leaves
 
 
 class Counted(NamedTuple):
-    """Stats of a model that counts its steps."""
+    """Holds the stats of a model that counts its steps."""
 
     inner: Any
     step: jax.Array
@@ -42,12 +42,12 @@ class Counted(NamedTuple):
 def hard_concrete(
     model: Model, *, start: float = 0.5, prunable: Prunable = masks.is_kernel
 ) -> Supermask:
-    """Louizos et al. (2018, arXiv:1712.01312): gates drawn from a hard concrete.
+    """Draw gates from a hard concrete (Louizos et al. 2018, arXiv:1712.01312).
 
     A gate is clip(1.2 σ((log u - log(1 - u) + a) / β) - 0.1, 0, 1), exactly 0 and
     exactly 1 with some probability each; weights are trained too. `penalty` is the
-    expected share of gates that are not 0. Evaluation has no noise. Gates begin with
-    a = log(start / (1 - start)).
+    expected share of gates that are not 0. Evaluation has no noise. Gates begin with a
+    = log(start / (1 - start)).
     """
     check_probability("start", start)
 
@@ -67,7 +67,7 @@ def hard_concrete(
 
 
 def alive_probability(a: jax.Array) -> jax.Array:
-    """P(gate is not 0) of a hard concrete: σ(a - β log(0.1 / 1.1))."""
+    """Return P(gate is not 0) of a hard concrete: σ(a - β log(0.1 / 1.1))."""
     return jax.nn.sigmoid(a - BETA * math.log(-LOW / HIGH))
 
 
@@ -79,12 +79,24 @@ def continuous(
     start: float = 0.0,
     prunable: Prunable = masks.is_kernel,
 ) -> Supermask:
-    """Continuous sparsification (Savarese et al. 2020, arXiv:1912.04427): σ(β s).
+    """Sparsify continuously, by gates σ(β s) (Savarese et al. 2020, arXiv:1912.04427).
 
-    The temperature β grows by equal factors from 1 to `final` over `steps`, so that the
-    gates end all but hard; evaluation has those of s >= 0 (they start at 0, so that
-    all are there at first). `penalty` is the mean of σ(β s), which stands for the
-    number of weights.
+    The temperature β grows by equal factors, so that the gates end all but hard;
+    evaluation has those of s >= 0. `penalty` is the mean of σ(β s), which stands for
+    the number of weights.
+
+    Args:
+      model: the network, whose weights are trained too.
+      steps: over which β grows, at least 1.
+      final: β at their end, from 1.
+      start: where s begins; at 0 all are there at first.
+      prunable: as in `masks.ones`.
+
+    Returns:
+      A supermask of params `Gated`.
+
+    Raises:
+      ValueError: for `steps` below 1.
     """
     if steps < 1:
         raise ValueError(f"steps is how long is trained, 1 or more; got {steps}")
@@ -113,14 +125,23 @@ def movement(
     every: int = 1,
     prunable: Prunable = masks.is_kernel,
 ) -> Supermask:
-    """Movement pruning, hard (Sanh et al. 2020, arXiv:2005.07683): the highest scores.
+    """Keep the highest scores: hard movement pruning (Sanh et al. 2020).
 
-    As many weights count as the schedule has in force at the step. The gradient of a
-    score is that of the loss for the weight in use times the weight, for pruned weights
-    too, so scores rise where weights move away from 0. A pruned weight itself has no
-    gradient, and may return.
+    In the paper (arXiv:2005.07683) and here the gradient of a score is that of the loss
+    for the weight in use times the weight, for pruned weights too, so scores rise where
+    weights move away from 0. A pruned weight itself has no gradient, and may return.
 
-    The highest are found every `every` steps of training, as in `edge_popup`.
+    Args:
+      model: the network, whose weights are trained too.
+      schedule: as many weights count as it has in force at the step.
+      scope, every: as in `edge_popup`.
+      prunable: as in `masks.ones`.
+
+    Returns:
+      A supermask of params `Gated`.
+
+    Raises:
+      ValueError: for `every` below 1.
     """
     refresh.check_every(every)
 
@@ -149,18 +170,30 @@ def movement_soft(
     by_matrix: bool = False,
     prunable: Prunable = masks.is_kernel,
 ) -> Supermask:
-    """Movement pruning, soft: the weights with σ(score) above a threshold.
+    """Keep the weights with σ(score) above a threshold: movement pruning, soft.
 
     How many there are is a result: `penalty`, the mean of σ(score), lowers it. Along a
-    schedule the threshold is the sparsity in force, scores start at 0 and the penalty
-    grows as threshold / final threshold; the paper's is `schedules.cubic(0.1, …)`.
+    schedule scores start at 0 and the penalty grows as threshold / final threshold.
     Over a fixed threshold scores start by a hair, and the first step of an optimizer
     whose steps have one size, such as Adam, drops all weights that it lowers.
 
-    The mean is over all weights or, `by_matrix`, over the means of the matrices, as in
-    the authors' code: a weight is charged more there the smaller its matrix. That code
-    keeps 0.5 % of each matrix, whatever the scores: `at_least=0.005`, exactly so many.
-    Without it a matrix may empty, and `penalised` ends the training once all have.
+    Args:
+      model: the network, whose weights are trained too.
+      threshold: in (0, 1), or a schedule, whose sparsity in force is the threshold; the
+        paper's is `schedules.cubic(0.1, …)`.
+      at_least: the fraction of each matrix that stays, whatever the scores. The
+        authors' code keeps 0.5 %: `at_least=0.005`, exactly so many. With 0 a matrix
+        may empty, and `penalised` ends the training once all have.
+      by_matrix: whether the mean is over the means of the matrices, as in the authors'
+        code, and not over all weights: a weight is charged more there the smaller its
+        matrix.
+      prunable: as in `masks.ones`.
+
+    Returns:
+      A supermask of params `Gated`.
+
+    Raises:
+      ValueError: for a threshold, or the last one of a schedule, outside (0, 1).
     """
     if isinstance(threshold, schedules.Schedule):
         final, start = 1 - threshold.density(threshold.end_step), 0.0

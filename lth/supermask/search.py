@@ -1,9 +1,10 @@
 """Masks found by trying: random search, hill climbing, a particle filter.
 
 No gradient and no criterion: what a network's `fitness(mask)`, such as its accuracy on
-validation data, says of whole masks. Each keeps the count of the mask it is given, and
-each spends a stated number of evaluations, so that they compare with one another and
-with what claims to do better.
+validation data, says of whole masks. All masks of a search keep equally many weights,
+as the density says or as the mask it begins with does, and each search spends a stated
+number of evaluations, so that they compare with one another and with what claims to do
+better.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ Fitness = Callable[[Mask], jax.Array]
 
 
 class Found(NamedTuple):
-    """The best mask of a search, and how it got there."""
+    """Holds the best mask of a search, and how it got there."""
 
     mask: Mask
     fitness: jax.Array  # []
@@ -27,9 +28,9 @@ class Found(NamedTuple):
 
 
 def swapped(mask: Mask, key: jax.Array, count: int) -> Mask:
-    """The mask with `count` kept weights exchanged for as many pruned ones.
+    """Exchange `count` kept weights of a mask for as many pruned ones.
 
-    With fewer if there are fewer of either.
+    With fewer if there are fewer of either. Raises ValueError for a count below 1.
     """
     if count < 1:
         raise ValueError(f"1 or more weights are exchanged; got {count}")
@@ -48,7 +49,21 @@ def swapped(mask: Mask, key: jax.Array, count: int) -> Mask:
 def random_search(
     fitness: Fitness, mask: Mask, density: float, key: jax.Array, evaluations: int
 ) -> Found:
-    """The fittest of so many random masks of one density."""
+    """Return the fittest of so many random masks of one density.
+
+    Args:
+      fitness: `fitness(mask)`, []; higher is better.
+      mask: which weights may be kept.
+      density: of the masks, in (0, 1], of all prunable weights.
+      key: of the draws.
+      evaluations: of the fitness, at least 1.
+
+    Returns:
+      The best mask, its fitness, and the best so far after each evaluation.
+
+    Raises:
+      ValueError: for `evaluations` below 1, and as `masks.keep_top` does.
+    """
     _check(evaluations)
 
     def draw(key):
@@ -71,7 +86,19 @@ def random_search(
 def hill_climb(
     fitness: Fitness, mask: Mask, key: jax.Array, evaluations: int, swaps: int = 1
 ) -> Found:
-    """From `mask`, exchange `swaps` weights at a time and keep what is no worse."""
+    """Exchange weights of a mask, some at a time, and keep what is no worse.
+
+    Args:
+      fitness, key, evaluations: as in `random_search`.
+      mask: where to begin.
+      swaps: weights exchanged at a time, at least 1.
+
+    Returns:
+      As `random_search`.
+
+    Raises:
+      ValueError: for `evaluations` or `swaps` below 1.
+    """
     _check(evaluations)
 
     def one(carry, key):
@@ -95,11 +122,24 @@ def particle_filter(
     swaps: int = 1,
     sharpness: float = 30.0,
 ) -> Found:
-    """Many masks at once: weigh by fitness, resample, perturb, again and again.
+    """Weigh many masks by fitness, resample, perturb, again and again.
 
-    Anwar et al. (2017, arXiv:1512.08571). `start` holds the particles, masks with a
-    leading axis; a particle's weight is exp(sharpness * fitness), and it is resampled
-    in proportion, so that good ones multiply. Spends rounds * particles evaluations.
+    Anwar et al. (2017, arXiv:1512.08571). A particle is resampled in proportion to its
+    weight, so that good ones multiply. Spends rounds * particles evaluations.
+
+    Args:
+      fitness: `fitness(mask)`, []; higher is better.
+      start: the particles, masks with a leading axis.
+      key: of the draws.
+      rounds: of weighing and resampling.
+      swaps: weights exchanged in each particle after a round, at least 1.
+      sharpness: a particle's weight is exp(sharpness * fitness).
+
+    Returns:
+      The best mask, its fitness, and the best so far after each round.
+
+    Raises:
+      ValueError: for `swaps` below 1.
     """
     count = jax.tree.leaves(start)[0].shape[0]
 

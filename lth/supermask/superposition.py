@@ -23,7 +23,7 @@ Network = Callable[[Params, jax.Array], jax.Array]
 
 
 def mixed(weights: Params, stacked: Mask, alphas: jax.Array) -> Params:
-    """The weights under a combination of masks: w times the sum of alpha_i mask_i.
+    """Put weights under a combination of masks: w times the sum of alpha_i mask_i.
 
     Leaves without a mask stay as they are. With one alpha 1 and the others 0 these are
     exactly the weights of that task. Raises ValueError for no masks, masks that are not
@@ -42,7 +42,7 @@ def mixed(weights: Params, stacked: Mask, alphas: jax.Array) -> Params:
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """The entropy of the softmax of logits [b, classes], in nats: the batch's mean."""
+    """Return the mean entropy of the softmax of logits [b, classes], in nats."""
     logs = jax.nn.log_softmax(logits)
     return -jnp.mean(jnp.sum(jnp.exp(logs) * logs, -1))
 
@@ -55,7 +55,21 @@ def gradient(
     alphas: jax.Array,
     inputs: jax.Array,
 ) -> jax.Array:
-    """The derivative of the output's entropy for each alpha, [t]."""
+    """Return the derivative of the output's entropy for each alpha.
+
+    Args:
+      network: `network(params, inputs)` gives logits [b, classes].
+      weights: frozen, the same for all tasks.
+      stacked: the masks, a tree of arrays [t, ...].
+      alphas: [t], at which the derivative is taken.
+      inputs: [b, ...], a batch of one task.
+
+    Returns:
+      [t].
+
+    Raises:
+      ValueError: as `mixed` does.
+    """
 
     def uncertainty(alphas):
         return entropy(network(mixed(weights, stacked, alphas), inputs))
@@ -67,9 +81,18 @@ def gradient(
 def one_shot(
     network: Network, weights: Params, stacked: Mask, inputs: jax.Array
 ) -> jax.Array:
-    """The task of a batch, int32: the one whose alpha lowers the entropy most.
+    """Find the task of a batch: the one whose alpha lowers the entropy most.
 
     The paper's One-Shot: a single gradient, where all alphas are 1/t.
+
+    Args:
+      network, weights, stacked, inputs: as in `gradient`.
+
+    Returns:
+      The number of the task, [], int32.
+
+    Raises:
+      ValueError: as `mixed` does.
     """
     tasks = _count(weights, stacked)
     alphas = jnp.full(tasks, 1 / tasks, jnp.float32)
@@ -81,11 +104,20 @@ def one_shot(
 def binary(
     network: Network, weights: Params, stacked: Mask, inputs: jax.Array
 ) -> jax.Array:
-    """The task of a batch, int32: what is left when the worse half leaves, repeatedly.
+    """Find the task of a batch: what is left when the worse half leaves, repeatedly.
 
     The paper's Binary: from alphas 1/t, the half of the tasks with the lower gradients
     stays, with equal alphas, and the next gradient is taken there. With an odd number
     the larger half stays; of equal gradients the lower index: ⌈log2 t⌉ steps.
+
+    Args:
+      network, weights, stacked, inputs: as in `gradient`.
+
+    Returns:
+      The number of the task, [], int32.
+
+    Raises:
+      ValueError: as `mixed` does.
     """
     tasks = _count(weights, stacked)
 

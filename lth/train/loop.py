@@ -11,10 +11,11 @@ from lth.train.step import Metrics, TrainState
 
 
 def make_evaluate(measure: Callable, chunk: int = 1000):
-    """`evaluate(params, stats, data) -> metrics`: means over all of `data`, chunk-wise.
+    """Make `evaluate(params, stats, data) -> metrics`: means over all of `data`.
 
-    `measure(params, stats, batch)` gives each metric per example. The last chunk is
-    filled up with examples that do not count.
+    `measure(params, stats, batch)` gives each metric per example. It is called on
+    `chunk` examples at a time, and the last chunk is filled up with examples that do
+    not count.
     """
 
     def evaluate(params, stats, data):
@@ -41,12 +42,12 @@ def make_evaluate(measure: Callable, chunk: int = 1000):
 
 @jax.jit
 def copied(state: TrainState) -> TrainState:
-    """A state of its own memory, which training may use up."""
+    """Copy a state into its own memory, which training may use up."""
     return jax.tree.map(jnp.copy, state)
 
 
 def weighted_mean(found: list[tuple[Metrics, int]]) -> Metrics:
-    """The means over parts of a data set, each with its size, as those of the whole."""
+    """Join means over parts of a data set, each with its size, to that of the whole."""
     if len(found) == 1:
         return found[0][0]
     count = sum(n for _, n in found)
@@ -69,16 +70,25 @@ def fit(
 ) -> tuple[TrainState, Metrics]:
     """Train to the last of `stops` and measure at each of them.
 
-    `train(state, mask, n)` trains n steps, and may use up the state it is given: the
-    first is a copy of `state`, which stays whole. `measures` maps a split to what
-    measures a state on it; `watch(state, record)` sees each record as it is made, and
-    the state for as long. Stops at or before the step of `state` are passed over, and
-    there must be one after it.
+    Args:
+      state: where to begin; it stays whole.
+      mask: of the params of `state`.
+      train: `train(state, mask, n)` trains n steps, and may use up the state it is
+        given: the first is a copy of `state`.
+      measures: from a split to what measures a state on it.
+      stops: steps, counted as in `state`. Those at or before its step are passed over,
+        and there must be one after it.
+      watch: `watch(state, record)` sees each record as it is made, and the state for as
+        long.
 
-    Returns the trained state and the curves: `step` and `<split>_<metric>`, the last
-    axis of each one entry per stop (`train_…` is the mean over the steps since the
-    last), and `diverged`, the first step whose loss was not finite, or `NEVER`. Under
-    replicates every array has their axis in front.
+    Returns:
+      The trained state and the curves: `step` and `<split>_<metric>`, the last axis of
+      each one entry per stop (`train_…` is the mean over the steps since the last), and
+      `diverged`, the first step whose loss was not finite, or `NEVER`. Under replicates
+      every array has their axis in front.
+
+    Raises:
+      ValueError: where no stop lies beyond the step of `state`.
     """
     at = int(np.ravel(state.step)[0])  # replicates are always at the same step
     records = []

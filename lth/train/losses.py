@@ -11,7 +11,7 @@ from lth.train.step import Loss
 
 
 def classification(apply: Callable) -> tuple[Loss, Callable]:
-    """What is minimised and what is measured when `apply` gives logits of classes.
+    """Make the loss and the measure of an `apply` that gives logits of classes.
 
     Returns `loss(params, stats, batch, key) -> (value, (stats, metrics))`, the mean
     softmax cross-entropy in nats, and `measure(params, stats, batch)`, the loss and
@@ -28,7 +28,7 @@ def classification(apply: Callable) -> tuple[Loss, Callable]:
 
 
 def regression(apply: Callable, mean: float, deviation: float) -> tuple[Loss, Callable]:
-    """What is minimised and what is measured when `apply` gives one number.
+    """Make the loss and the measure of an `apply` that gives one number.
 
     The number predicts (label - mean) / deviation, where those are of the training
     labels. The loss is the mean squared error in these units, and `r2` is 1 - loss: the

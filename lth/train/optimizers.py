@@ -90,7 +90,7 @@ KNOWN = {*RATES, *BATCHES, *COUNTS, *ONE_PIECE, *SELDOM}
 
 
 def with_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
-    """`tx` as one that may be given more than gradients, which it may leave unread."""
+    """Let `tx` be given more than gradients, which it may leave unread."""
     # `optax.MultiSteps` passes on what it is given, but its type does not say so.
     accumulated = isinstance(getattr(tx.update, "__self__", None), optax.MultiSteps)
     if accumulated:
@@ -101,9 +101,18 @@ def with_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
 def extras(
     opt_state: Any, value: jax.Array, grads: Any, value_fn: Callable
 ) -> dict[str, Any]:
-    """What Optax's optimizers ask for beyond gradients, by name.
+    """Return what Optax's optimizers ask for beyond gradients, by name.
 
     Few are content with what others ask for, so the state says which are there.
+
+    Args:
+      opt_state: of the optimizer.
+      value: [], the loss of the batch.
+      grads: its masked gradient, a tree like the params.
+      value_fn: `value_fn(params)` is the loss of the same batch at other params.
+
+    Returns:
+      The keyword arguments of `tx.update`.
     """
     if _nodes(opt_state, ("SAMState",)):
         return {"grad_fn": lambda params, step: jax.grad(value_fn)(params)}
@@ -136,7 +145,7 @@ def check(opt_state: Any, params: masks.Params) -> None:
 
 
 def masked_slots(opt_state: Any, mask: masks.Mask) -> Any:
-    """An optimizer's state with exactly 0 in the slots of every pruned weight.
+    """Put exactly 0 into an optimizer's slots of every pruned weight.
 
     Slots that are stacked, as in the memories of L-BFGS, lead with one more axis.
     """
@@ -184,10 +193,21 @@ def taken(
     fields: Mapping[str, tuple[str, ...]],
     one_piece: Mapping[str, tuple[str, str]] = ONE_PIECE,
 ) -> Any:
-    """`opt_state` with the `fields` of `source`, and nothing else of it.
+    """Return `opt_state` with the `fields` of `source`, and nothing else of it.
 
-    Raises ValueError, by name, for an optimizer whose schedule cannot be set apart from
-    its moments.
+    Args:
+      opt_state: a state of an optimizer.
+      source: another one of the same optimizer.
+      fields: from the name of a state's type to the names of its fields, as in `RATES`.
+      one_piece: from the name of a state's type to the optimizer it belongs to and the
+        reason to refuse it.
+
+    Returns:
+      A state like `opt_state`.
+
+    Raises:
+      ValueError: by name, for an optimizer of `one_piece`, whose schedule cannot be set
+        apart from its moments.
     """
 
     def take(mine, theirs, clock):
@@ -204,12 +224,12 @@ def taken(
 
 
 def with_schedule(opt_state: Any, source: Any) -> Any:
-    """`opt_state` with the schedule positions of `source`: see `rewind`."""
+    """Return `opt_state` with the schedule positions of `source`: see `rewind`."""
     return taken(opt_state, source, RATES | BATCHES)
 
 
 def stepped_back(opt_state: Any) -> Any:
-    """`opt_state` with its schedules where the last step found them, not left them.
+    """Set the schedules of `opt_state` where the last step found them, not left them.
 
     Under `waiting` they stay there. Raises ValueError, by name, for a schedule that
     moves at some of the steps only, which cannot be made to wait.
@@ -232,10 +252,10 @@ def stepped_back(opt_state: Any) -> Any:
 
 
 def waiting(opt_state: Any, before: Any, step: jax.Array) -> Any:
-    """`opt_state`, but schedules that stood ahead of `step` stay as `before` it.
+    """Keep schedules that stood ahead of `step` as they were `before` it.
 
-    Trained from the start, a schedule is never ahead: only after `stepped_back`, in a
-    state that is put back to an earlier step.
+    All else is that of `opt_state`. Trained from the start, a schedule is never ahead:
+    only after `stepped_back`, in a state that is put back to an earlier step.
     """
 
     def wait(mine, old, clock):

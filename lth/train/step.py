@@ -23,7 +23,10 @@ Metrics = dict[str, Any]
 
 
 class TrainState(NamedTuple):
-    """All that training changes. Masks are not in it: training never changes them."""
+    """Holds all that training changes.
+
+    Masks are not in it: training never changes them.
+    """
 
     step: jax.Array  # [], int32: batches seen since initialisation
     params: masks.Params
@@ -36,14 +39,13 @@ def init_state(
     tx: optax.GradientTransformation,
     key: jax.Array,
 ) -> TrainState:
-    """A network freshly drawn by `init(key) -> (params, stats)`, at step 0."""
+    """Draw a network by `init(key) -> (params, stats)`, at step 0."""
     params, stats = init(key)
     return TrainState(jnp.int32(0), params, stats, tx.init(params))
 
 
 def make_train(loss: Loss, sample: Callable, tx: optax.GradientTransformation):
-    """`train(state, mask, data, key, n) -> (state, sums)`: `n` steps, one compiled
-    loop.
+    """Make `train(state, mask, data, key, n) -> (state, sums)`: `n` steps in one loop.
 
     A step draws its batch from (key, step), takes the gradient at the masked params,
     masks it, and masks params and optimizer slots after the update, so that what is
@@ -53,10 +55,11 @@ def make_train(loss: Loss, sample: Callable, tx: optax.GradientTransformation):
     (`rewind.finetune` puts it there).
 
     `sums` holds the sum over the steps of each metric of `loss`, and under `diverged`
-    the first step whose loss was not finite, or `NEVER`. Jit it, after `vmap` for
-    replicates. It may be given its `state` to donate: `fit` hands it a copy first, so
-    that what is rewound to stays whole. Where an optimizer cannot be trained so, it
-    raises ValueError, by name, when it is first called.
+    the first step whose loss was not finite, or `NEVER`. Jit it, and the loop is
+    compiled; do so after `vmap` for replicates. It may be given its `state` to donate:
+    `fit` hands it a copy first, so that what is rewound to stays whole. Where an
+    optimizer cannot be trained so, it raises ValueError, by name, when it is first
+    called.
     """
     # The slots are masked where the next step reads them, not where this one writes
     # them: the same values, but XLA then updates them in place (a masked Adam step took
@@ -107,7 +110,7 @@ def make_train(loss: Loss, sample: Callable, tx: optax.GradientTransformation):
 
 
 def add_sums(one: Metrics, other: Metrics) -> Metrics:
-    """The sums of two stretches of training as those of the whole."""
+    """Add the sums of two stretches of training up to those of the whole."""
     sums = {name: one[name] + other[name] for name in one if name != "diverged"}
     return {**sums, "diverged": jnp.minimum(one["diverged"], other["diverged"])}
 
@@ -115,12 +118,12 @@ def add_sums(one: Metrics, other: Metrics) -> Metrics:
 def mask_slots(
     tx: optax.GradientTransformation, state: TrainState, mask: masks.Mask
 ) -> TrainState:
-    """`state` with exactly 0 in the optimizer's slots of every pruned weight."""
+    """Put exactly 0 into the slots in `state` of every pruned weight."""
     return state._replace(opt_state=masked_slots(tx, state.opt_state, mask))
 
 
 def masked_slots(
     tx: optax.GradientTransformation, opt_state: Any, mask: masks.Mask
 ) -> Any:
-    """An optimizer's state with exactly 0 in the slots of every pruned weight."""
+    """Put exactly 0 into an optimizer's slots of every pruned weight."""
     return optimizers.masked_slots(opt_state, mask)
