@@ -1,6 +1,7 @@
 """What the table of a run allows to say, in sentences."""
 
 import itertools
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -21,7 +22,7 @@ def meaning(table: pd.DataFrame) -> str:
     )
 
 
-def sentences(table: pd.DataFrame) -> list[str]:
+def sentences(table: pd.DataFrame, titles: Mapping[str, str] = plot.NONE) -> list[str]:
     """Say of one run down to which density its networks match the dense one.
 
     A sentence about the tickets and one about each control; none of a run that has
@@ -37,7 +38,8 @@ def sentences(table: pd.DataFrame) -> list[str]:
     for variant, group in rows.groupby("variant", sort=False):
         where = _where(group)
         if variant != results.TICKET:
-            text = f"The control “{plot.NAMES[str(variant)]}” matches it {where}"
+            called = plot.name(str(variant), 1, 1, titles=titles)
+            text = f"The control “{called}” matches it {where}"
         elif group["matches"].any():
             text = f"Tickets match the dense network ({dense}) {where}"
         else:

@@ -15,7 +15,7 @@ from lth import plot, results
 from lth.cli import conclusion
 from lth.lab import store
 from lth.lab.config import ConfigError, parse, presets
-from lth.lab.stored import Run
+from lth.lab.stored import Run, labels
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px;
@@ -32,12 +32,18 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
 
 
 def write(runs: list[Run], path: Path) -> Path:
-    """Write the report of one or several runs to `path`."""
+    """Write the report of one or several runs to `path`.
+
+    Several are called by what differs among them.
+    """
     names = [run.path.name for run in runs]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two runs are called {name}; rename one of the folders")
+    called = dict(zip(names, labels(runs), strict=True))
     table = pd.concat([run.table for run in runs], ignore_index=True)
+    table["run"] = table["run"].map(called)
+    titles = {name: title for run in runs for name, title in run.titles.items()}
     try:
         results.score(table)
     except ValueError as error:
@@ -46,9 +52,9 @@ def write(runs: list[Run], path: Path) -> Path:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         *map(_what, runs),
-        *_figures(runs, table),
+        *_figures(runs, table, titles),
     ]
-    parts += ["<h2>Results</h2>", _results(table)]
+    parts += ["<h2>Results</h2>", _results(table, titles)]
     parts += [f"<p>{html.escape(conclusion.meaning(table))}</p>"]
     parts += ["<h2>What tickets save</h2>", _savings(runs), "<h2>What was run</h2>"]
     parts += [_details(run) for run in runs]
@@ -74,19 +80,19 @@ def _sessions(path: Path) -> str:
 
 def _what(run: Run) -> str:
     preset = presets.named(run.preset)
-    title = preset.title if preset else run.preset
-    n = run.config.replicates
-    told = " ".join([*conclusion.sentences(run.table), *_cautions(run)])
+    title = preset.title if preset else run.name
+    n = len(run.replicates)
+    told = [*conclusion.sentences(run.table, run.titles), *_cautions(run)]
     return (
         f"<p><b>{html.escape(run.path.name)}</b>: {html.escape(title)}. "
         f"{n} replicate{'s' * (n > 1)}, {html.escape(_how(run))}. "
-        f"{html.escape(told)}</p>"
+        f"{html.escape(' '.join(told))}</p>"
     )
 
 
 def _cautions(run: Run) -> list[str]:
     """What a reader of a run's densities has to know of how it was pruned."""
-    structure = run.config.prune.structure
+    structure = run.config.prune.structure if run.config else "weight"
     if parse.parse_structure(structure).name not in ("filter", "channel"):
         return []
     return [
@@ -98,16 +104,18 @@ def _cautions(run: Run) -> list[str]:
 
 def _how(run: Run) -> str:
     e = run.config
+    if e is None:
+        return f"levels 0 to {max(run.levels)}, functions of one's own"
     if e.learn.method != "none":
         return f"masks learned for {e.steps}"
     return f"levels 0 to {max(run.levels)}, rewinding {e.rewind.mode} to {e.rewind.to}"
 
 
-def _figures(runs: list[Run], table: pd.DataFrame) -> list[str]:
+def _figures(runs: list[Run], table: pd.DataFrame, titles) -> list[str]:
     n = "95 % confidence intervals of the mean over replicates"
     left, right = _axes(2)
-    plot.accuracy(table, left)
-    plot.accuracy(table, right, at="stop_accuracy")
+    plot.accuracy(table, left, titles=titles)
+    plot.accuracy(table, right, at="stop_accuracy", titles=titles)
     parts = [
         f"<h2>{results.score(table).capitalize()} against density</h2>",
         _figure(
@@ -119,7 +127,7 @@ def _figures(runs: list[Run], table: pd.DataFrame) -> list[str]:
         ),
     ]
     left, right = _axes(2)
-    plot.stopping(table, left)
+    plot.stopping(table, left, titles)
     plot.layers(runs[0].densities(), right)
     parts += [
         "<h2>Speed of learning, and where the weights went</h2>",
@@ -134,13 +142,18 @@ def _figures(runs: list[Run], table: pd.DataFrame) -> list[str]:
         left, right = _axes(2)
         levels = plot.spread(run.table)
         what, draw = "Tickets", partial(plot.curves, levels=levels)
-        if run.config.learn.method != "none":
-            what, draw = "The mask, and trainings under it,", plot.beside
+        if _learns(run):
+            what = "The mask, and trainings under it,"
+            draw = partial(plot.beside, titles=run.titles)
         draw(run.table, left)
         draw(run.table, right, split="validation", metric="loss")
         caption = f"{what} of {run.path.name}, mean over replicates."
         parts.append(_figure(left.figure, caption))
     return parts
+
+
+def _learns(run: Run) -> bool:
+    return run.config is not None and run.config.learn.method != "none"
 
 
 def _axes(n: int):
@@ -157,18 +170,19 @@ def _figure(figure, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _results(table: pd.DataFrame) -> str:
+def _results(table: pd.DataFrame, titles) -> str:
     name = results.score(table)
     head = ["run", "variant", "level", "density %", "n", f"test {name} at the end %"]
     head += ["early-stopping step", f"test {name} there %"]
     rows = ["".join(f"<th>{name}</th>" for name in head)]
     rows += [
-        "".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in cells(table)
+        "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        for row in cells(table, titles)
     ]
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
-def cells(table: pd.DataFrame) -> list[list[str]]:
+def cells(table: pd.DataFrame, titles=plot.NONE) -> list[list[str]]:
     """The summary of a table as text, in the columns of the report's results."""
     unit = ["run", "variant", "level"]
     matches = results.matching(table).set_index(unit)["matches"].to_dict()
@@ -180,6 +194,7 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
                 row["level"],
                 row["density"],
                 matches.get(tuple(row[name] for name in unit), False),
+                titles,
             ),
             str(row["level"]),
             f"{100 * row['density']:.3g}",
@@ -203,7 +218,7 @@ def _savings(runs: list[Run]) -> str:
                 str(level),
                 f"{saved['weights']:.0f}",
                 f"{saved['compression']:.3g} x",
-                f"{saved['speedup']:.3g} x",
+                f"{saved['speedup']:.3g} x".replace("nan x", "not known"),
             ]
             rows.append("".join(f"<td>{cell}</td>" for cell in row))
     return (
@@ -220,7 +235,9 @@ def _around(mean: float, half: float, digits: int = 2) -> str:
 
 
 def _details(run: Run) -> str:
-    fields = json.dumps(dataclasses.asdict(run.config), indent=1)
+    fields = json.dumps(run.content, indent=1)
+    if run.config:
+        fields = json.dumps(dataclasses.asdict(run.config), indent=1)
     sessions = _sessions(run.path / "environment.json")
     preset = presets.named(run.preset)
     note = (

@@ -1,17 +1,42 @@
 """What the command shows in a terminal while it works, and of what it found."""
 
 import contextlib
+import glob
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lth.lab.config import ConfigError
+
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 output = Console(soft_wrap=True, highlight=False)
+
+
+def refuse(message: str, code: int) -> int:
+    """Say why something cannot be done; the exit code."""
+    errors.print(f"lth: {message}")
+    return code
+
+
+def located(run: Path, folder: Path) -> Path:
+    """The directory of a run: as it is given, or by its name, or the start of it."""
+    if run.exists() or len(run.parts) > 1:
+        return run
+    name = glob.escape(run.name.rstrip("…"))
+    found = sorted(path.parent for path in folder.glob(f"{name}*/config.json"))
+    if folder / run.name in found:
+        return folder / run.name
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ConfigError(f"{run} may be {names}: give more of its name")
+    return found[0] if found else run
 
 
 @contextlib.contextmanager
@@ -71,9 +96,42 @@ def print_summary(run: Any) -> None:
     table = Table(title=run.path.name)
     for name in ("", "level", "density %", "n", "test %", "early stop", "test % there"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for _, *cells in report.cells(run.table):
+    for _, *cells in report.cells(run.table, run.titles):
         table.add_row(*cells)
     Console(width=max(output.width, 100)).print(table)  # numbers are never cut
-    told = *conclusion.sentences(run.table), conclusion.meaning(run.table)
+    told = *conclusion.sentences(run.table, run.titles), conclusion.meaning(run.table)
     for sentence in filter(None, told):
         output.print(sentence, markup=False)
+
+
+def print_measured(rows: Any, title: str) -> None:
+    """Print what a probe found: a mean over replicates for each level and metric."""
+    means = rows.groupby(["level", "metric"], sort=False)["value"].mean()
+    width = max((len(metric) for _, metric in means.index), default=0)
+    output.print(title, markup=False)
+    for (level, metric), value in means.items():
+        output.print(f"  level {level:2d}  {metric:{width}}  {value:.6g}", markup=False)
+
+
+def print_facts(facts: list[tuple[str, str]]) -> None:
+    """Print what is known of a run before it is trained."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        output.print(f"{name:{width}}  {value}", markup=False)
+
+
+def print_runs(folder: Path) -> None:
+    """Print the runs in a folder: when, what differs from the preset, how far."""
+    paths = sorted(path.parent for path in folder.glob("*/config.json"))
+    output.print(f"runs in {folder}{os.sep}", markup=False)
+    if not paths:
+        output.print("  none yet", markup=False)
+        return
+    from lth.lab import store, stored
+
+    for path in paths:
+        try:
+            told = "  ".join(stored.open_run(path).described())
+        except store.StoreError as error:
+            told = str(error).removeprefix(f"{path} ")
+        output.print(f"  {path.name}: {told}", markup=False)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lth import lottery
+import jax
+
+from lth import lottery, masks
 from lth.lab import devices, runner, store
 from lth.lab.build import assemble
 from lth.lab.config import ConfigError, Experiment, identity, presets, settings
@@ -15,6 +17,7 @@ from lth.lab.progress import Progress
 from lth.lab.runner import Outcome
 from lth.lab.stored import Run, open_run
 from lth.lottery import Recipe
+from lth.lottery import recipe as recipes
 
 RUNS = Path("runs")
 
@@ -36,20 +39,22 @@ def run(
     replicates adds to it.
 
     Args:
-        what: A preset's name, such as `digits`; an `Experiment`; or a recipe.
-        path: The run directory of a recipe.
-        name: What to call the run, in place of its preset's name.
-        runs: The folder of a run that comes from names.
-        data_dir: Where its data files are; else LTH_DATA, else a cache.
-        over: What several devices share of it: `replicates`, or each `batch`.
-        watch: Is told where the run is, at each measurement.
-        **changes: Settings in place of a preset's: `levels=3`, `prune={"rate": 0.5}`,
-            `**{"rewind.to": "500it"}`.
+      what: A preset's name, such as `digits`; an `Experiment`; or a recipe.
+      path: The run directory of a recipe.
+      name: What to call the run, in place of its preset's name.
+      runs: The folder of a run that comes from names.
+      data_dir: Where its data files are; else LTH_DATA, else a cache.
+      over: What several devices share of it: `replicates`, or each `batch`.
+      watch: Is told where the run is, at each measurement.
+      **changes: Settings in place of a preset's: `levels=3`, `prune={"rate": 0.5}`,
+        `**{"rewind.to": "500it"}`.
 
-    Returns: The run, opened.
+    Returns:
+      The run, opened.
 
-    Raises: ConfigError (a ValueError) for what cannot be run as asked, DataError,
-        StoreError, MemoryTooSmallError.
+    Raises:
+      ConfigError (a ValueError) for what cannot be run as asked, DataError,
+      StoreError, MemoryTooSmallError.
     """
     if isinstance(what, Recipe):
         if path is None:
@@ -110,18 +115,20 @@ def start(
     """Run an experiment, or what of it is not stored yet, in `runs`/`name`-id.
 
     Args:
-        e: The experiment.
-        preset: Whose it is.
-        runs: The folder of runs.
-        data_dir: Where data files are.
-        watch: Is told where the run is.
-        over: What several devices share.
-        name: What to call it; by default as its preset.
+      e: The experiment.
+      preset: Whose it is.
+      runs: The folder of runs.
+      data_dir: Where data files are.
+      watch: Is told where the run is.
+      over: What several devices share.
+      name: What to call it; by default as its preset.
 
-    Returns: What came of it.
+    Returns:
+      What came of it.
 
-    Raises: ConfigError, DataError, StoreError and MemoryTooSmallError; what is stored
-        stays whole.
+    Raises:
+      ConfigError, DataError, StoreError and MemoryTooSmallError; what is stored
+      stays whole.
     """
     path, base = place(e, Path(runs), name or preset)
     devices.use_cores(e.replicates)
@@ -136,25 +143,76 @@ def start_own(
     path: str | Path,
     *,
     name: str = "",
-    flags: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
     watch: Callable[[Progress], Any] = runner.ignore,
 ) -> Outcome:
     """Run a recipe of one's own, or what of it is not stored yet, in `path`.
 
     Args:
-        recipe: What the run is made of.
-        path: The run directory.
-        name: What to call it; by default as its folder.
-        flags: The arguments of the function that made the recipe, to remember.
-        watch: Is told where the run is.
+      recipe: What the run is made of.
+      path: The run directory.
+      name: What to call it; by default as its folder.
+      about: What else to remember: the `flags` of the function that made the recipe,
+        and its `source`.
+      watch: Is told where the run is.
 
-    Returns: What came of it.
+    Returns:
+      What came of it.
 
-    Raises: ValueError, StoreError and MemoryTooSmallError.
+    Raises:
+      ValueError, StoreError and MemoryTooSmallError.
     """
     lottery.check(recipe)
-    about = _own(recipe, name or Path(path).name, dict(flags or {}))
-    return runner.run(recipe, path, about, watch)
+    known = _own(recipe, name or Path(path).name, dict(about or {}))
+    return runner.run(recipe, path, known, watch)
+
+
+def dry(
+    e: Experiment,
+    preset: str,
+    runs: Path,
+    data_dir: Path | None,
+    over: str,
+    name: str,
+) -> list[tuple[str, str]]:
+    """Say what `start` would do with the same arguments: names and values."""
+    path, _ = place(e, runs, name or preset)
+    devices.use_cores(e.replicates)
+    return dry_own(assemble.build(e, data_dir, over).recipe, path)
+
+
+def dry_own(recipe: Recipe, path: Path) -> list[tuple[str, str]]:
+    """Say what a run of a recipe would do: names and values."""
+    like = recipes.shapes(recipe)
+    count = len(recipe.replicates)
+    weights = sum(x.size for x in jax.tree.leaves(like.params)) // count
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+    steps, levels = recipe.stops[-1], len(recipe.densities)
+    return [
+        ("run", str(path)),
+        ("replicates", ", ".join(map(str, recipe.replicates))),
+        ("levels", f"0 to {levels}, and {len(recipe.branches)} branches of each"),
+        ("steps", f"{steps}, and {steps - recipe.rewind_to} of each ticket"),
+        ("weights", f"{weights}, of which {masks.size(recipe.mask) // count} prunable"),
+        ("memory", f"{3 * held / 2**20:.1f} MiB of states, beside data and gradients"),
+        ("stored", _stored(path)),
+    ]
+
+
+def _stored(path: Path) -> str:
+    """What of a run is stored, in words."""
+    if not (path / "config.json").exists():
+        return "nothing"
+    told = []
+    for group, unit in store.units(path):
+        there = {"tickets": unit, **store.branches(unit)}
+        parts = [
+            f"{name} {', '.join(map(str, sorted(store.stored(folder)))) or 'none'}"
+            for name, folder in there.items()
+        ]
+        numbers = ", ".join(map(str, group))
+        told.append(f"replicates {numbers}: levels of {'; of '.join(parts)}")
+    return ". ".join(told)
 
 
 def place(e: Experiment, runs: Path, name: str) -> tuple[Path, Experiment]:
@@ -200,7 +258,7 @@ def _named(e: Experiment, built: assemble.Built, name: str, preset: str):
     return about
 
 
-def _own(recipe: Recipe, name: str, flags: dict[str, Any]):
+def _own(recipe: Recipe, name: str, facts: dict[str, Any]):
     """What `config.json` holds of a run of functions of one's own."""
     now = json.loads(json.dumps(lottery.fingerprint(recipe)))
 
@@ -221,7 +279,7 @@ def _own(recipe: Recipe, name: str, flags: dict[str, Any]):
             known = {**now, "densities": longer["densities"]}
         text = json.dumps({**known, "densities": []}, sort_keys=True)
         run_id = hashlib.sha256(text.encode()).hexdigest()[:10]
-        return {"id": run_id, "name": name, "flags": flags, "fingerprint": known}
+        return {"id": run_id, "name": name, **facts, "fingerprint": known}
 
     return about
 

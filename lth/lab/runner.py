@@ -57,15 +57,17 @@ def run(
     the stored run has not are added to it.
 
     Args:
-        recipe: What the run is made of.
-        path: The run directory, there or not yet.
-        about: Says what `config.json` is to hold.
-        watch: Is told where the run is, at each measurement.
+      recipe: What the run is made of.
+      path: The run directory, there or not yet.
+      about: Says what `config.json` is to hold.
+      watch: Is told where the run is, at each measurement.
 
-    Returns: What came of it.
+    Returns:
+      What came of it.
 
-    Raises: ValueError for a recipe whose parts do not fit; StoreError and
-        MemoryTooSmallError; what is stored stays whole.
+    Raises:
+      ValueError for a recipe whose parts do not fit; StoreError and
+      MemoryTooSmallError; what is stored stays whole.
     """
     began, compiled, path = time.monotonic(), compilation.seconds(), Path(path)
     recipes.check(recipe)
@@ -103,15 +105,17 @@ def branch(
     The trunk is read and never claimed, so several branches may be trained at once.
 
     Args:
-        recipe: That of the run.
-        path: The run directory.
-        name: Of the branch.
-        levels: Of the tickets; by default all that are stored and pruned.
-        watch: Is told where the training is, at each measurement.
+      recipe: That of the run.
+      path: The run directory.
+      name: Of the branch.
+      levels: Of the tickets; by default all that are stored and pruned.
+      watch: Is told where the training is, at each measurement.
 
-    Returns: What came of it.
+    Returns:
+      What came of it.
 
-    Raises: ValueError for a level that is not stored; StoreError.
+    Raises:
+      ValueError for a level that is not stored; StoreError.
     """
     began, compiled, path = time.monotonic(), compilation.seconds(), Path(path)
     recipes.check(recipe)
@@ -342,8 +346,7 @@ def _checkpoints(recipe: Recipe, unit: Path) -> train.TrainState:
 
 def early(recipe: Recipe, unit: Path) -> train.TrainState:
     """The stored state that tickets are rewound to."""
-    drawn = recipes.keys(recipe.replicates, recipes.INIT)
-    like = jax.eval_shape(recipe.init, drawn)
+    like = recipes.shapes(recipe)
     return store.load_tree(unit, "early", {"state": like})["state"]
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from lth import lottery, masks, results, train
 from lth.lab import config, runner, store
 from lth.lab.build import assemble, names
-from lth.lab.config import Experiment, identity, validate
+from lth.lab.config import Experiment, identity, presets, validate
 from lth.lottery import Branch, Recipe, Ticket
 
 # Numbers about a stored ticket: (recipe, early, ticket) -> {name: [r]}
@@ -70,6 +70,21 @@ def open_run(path: str | Path, recipe: Recipe | None = None) -> "Run":
     return Run(path, content, experiment, recipe)
 
 
+def labels(runs: Sequence["Run"]) -> list[str]:
+    """What to call runs that are shown together: by what differs among them."""
+    known = [run.settings for run in runs]
+    fields = list(dict.fromkeys(f for k in known for f in k))
+    apart = [f for f in fields if len({str(k.get(f)) for k in known}) > 1]
+    several = len({run.name for run in runs}) > 1
+    told = []
+    for run, k in zip(runs, known, strict=True):
+        parts = [run.name] * several + [f"{f} {k.get(f, 'none')}" for f in apart[:3]]
+        told.append(", ".join(parts) or run.path.name)
+    if len(runs) == 1 or len(set(told)) < len(told):
+        return [run.path.name for run in runs]
+    return told
+
+
 class Run:
     """A run on disk. Arrays of its states and masks lead with the replicate."""
 
@@ -97,6 +112,34 @@ class Run:
     def preset(self) -> str:
         """The preset it comes from, or an empty text."""
         return self.content.get("preset") or ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its settings by name: those of a configuration with dots, or its flags."""
+        if self.config is None:
+            return dict(self.content.get("flags") or {})
+        whole = identity.flat(identity.as_dict(self.config))
+        return {**whole, "replicates": len(self.replicates)}
+
+    def described(self) -> list[str]:
+        """When it was begun, what differs from its preset, how far it is, its best."""
+        levels, changed = self.levels, self._changed()
+        told = [store.begun(self.path), *(f"{f} {v}" for f, v in changed.items())]
+        told.append(f"levels 0 to {max(levels)}" if levels else "no ticket yet")
+        told.append(f"n = {len(self.replicates)}")
+        if levels and not self.table.empty:
+            score = results.score(self.table)
+            best = results.summary(self.table)["accuracy"].max()
+            told.append(f"best test {score} {100 * best:.2f} %")
+        return told
+
+    def _changed(self) -> dict[str, Any]:
+        """The settings that are not the preset's; all flags of a run of one's own."""
+        preset = presets.named(self.preset)
+        if self.config is None or preset is None:
+            return self.settings
+        changed = identity.apart(self.config, preset.experiment)
+        return {f: v for f, v in changed.items() if f not in ("levels", "replicates")}
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -232,17 +275,19 @@ class Run:
         """Train what is missing of a branch off stored tickets; return this run.
 
         Args:
-            what: A branch, or the name of one that the run's recipe has or that comes
-                from a name, such as `reinit`.
-            levels: Of the tickets; by default all that are stored and pruned.
-            name: What to call a branch, in the table and on disk; by default its
-                title.
-            watch: Is told where the training is, at each measurement.
+          what: A branch, or the name of one that the run's recipe has or that comes
+            from a name, such as `reinit`.
+          levels: Of the tickets; by default all that are stored and pruned.
+          name: What to call a branch, in the table and on disk; by default its
+            title.
+          watch: Is told where the training is, at each measurement.
 
-        Returns: This run, whose table has the branch now.
+        Returns:
+          This run, whose table has the branch now.
 
-        Raises: ValueError for a name that is not there and a level that is not stored;
-            StoreError for a name that another branch has already.
+        Raises:
+          ValueError for a name that is not there and a level that is not stored;
+          StoreError for a name that another branch has already.
         """
         recipe = self.recipe()
         if isinstance(what, str):
@@ -266,12 +311,13 @@ class Run:
         """Measure stored tickets; what is measured once is kept beside them.
 
         Args:
-            name: What the numbers are called, and of a probe that comes from a name,
-                its name.
-            probe: `(recipe, early, ticket) -> {metric: number [r]}`.
-            levels: Of the tickets; by default all that are stored.
+          name: What the numbers are called, and of a probe that comes from a name,
+            its name.
+          probe: `(recipe, early, ticket) -> {metric: number [r]}`.
+          levels: Of the tickets; by default all that are stored.
 
-        Returns: Rows with the columns of `table`, the split being `name`.
+        Returns:
+          Rows with the columns of `table`, the split being `name`.
         """
         probe = probe or names.PROBES.get(name)
         if probe is None:

@@ -19,7 +19,7 @@ from lth.train import TrainState
 
 
 class Branch(NamedTuple):
-    """A training that hangs off a ticket, and never changes it."""
+    """Holds a training that hangs off a ticket, and never changes it."""
 
     # Of one replicate: (early, ticket, key) -> the state to start from, and its mask
     start: Callable[[TrainState, Ticket, jax.Array], tuple[TrainState, masks.Mask]]
@@ -34,7 +34,7 @@ class Branch(NamedTuple):
 
 
 def rewound(rewind: Rewind = rewinding.weights) -> Branch:
-    """The ticket's mask on the early weights."""
+    """Put the ticket's mask on the early weights."""
 
     def start(early, ticket, key):
         return rewind(early, early), ticket.mask
@@ -43,7 +43,7 @@ def rewound(rewind: Rewind = rewinding.weights) -> Branch:
 
 
 def trained_on(rewind: Rewind = rewinding.weights) -> Branch:
-    """The ticket's mask on its trained weights, under the early state's schedule."""
+    """Put the ticket's mask on its trained weights, under the early schedule."""
 
     def start(early, ticket, key):
         late = ticket.state
@@ -54,7 +54,7 @@ def trained_on(rewind: Rewind = rewinding.weights) -> Branch:
 
 
 def reinit(init: Callable[[jax.Array], TrainState], rewind_to: int = 0) -> Branch:
-    """The ticket's mask on a new draw of the initialisation, `init(key)`.
+    """Put the ticket's mask on a new draw of the initialisation, `init(key)`.
 
     The optimizer's schedule stands where it does at the rewind point.
     """
@@ -69,7 +69,7 @@ def reinit(init: Callable[[jax.Array], TrainState], rewind_to: int = 0) -> Branc
 
 
 def shuffled(scope: str = "layer", rewind: Rewind = rewinding.weights) -> Branch:
-    """The ticket's mask shuffled, within layers or over all prunable weights.
+    """Shuffle the ticket's mask, within layers or over all prunable weights.
 
     `scope` is `layer` or `global`; the early weights stay where they are.
     """
@@ -84,7 +84,7 @@ def shuffled(scope: str = "layer", rewind: Rewind = rewinding.weights) -> Branch
 def repruned(
     prune: Callable[..., masks.Mask], title: str, rewind: Rewind = rewinding.weights
 ) -> Branch:
-    """Another mask in place of the ticket's, as many weights chosen by `prune`.
+    """Put another mask in the ticket's place, as many weights chosen by `prune`.
 
     `prune(early, ticket, density, keys)` is that of a recipe, of all replicates; the
     ticket it is given is that of the level before.
@@ -93,7 +93,7 @@ def repruned(
 
 
 def reordered(order: int = 1, rewind: Rewind = rewinding.weights) -> Branch:
-    """The ticket trained again on the same data in another order.
+    """Train the ticket again on the same data in another order.
 
     Two that differ in nothing but `order` are the children of one state (Frankle et al.
     2020, arXiv:1912.05671, section 3).

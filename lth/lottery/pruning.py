@@ -25,14 +25,15 @@ def make_prune(
     Replicates that failed are pruned at will: their scores count as 0.
 
     Args:
-        scores: Ranks the weights of all replicates; higher is kept.
-        keep: Chooses by them, of one replicate.
-        exact: Whether all replicates must keep as many weights, as they do unless
-            weights are pruned in units.
-        name: Of the scores, for errors.
-        advice: What else errors say of scores that are not finite.
+      scores: Ranks the weights of all replicates; higher is kept.
+      keep: Chooses by them, of one replicate.
+      exact: Whether all replicates must keep as many weights, as they do unless
+        weights are pruned in units.
+      name: Of the scores, for errors.
+      advice: What else errors say of scores that are not finite.
 
-    Returns: `prune(early, ticket, density, keys)`.
+    Returns:
+      `prune(early, ticket, density, keys)`.
     """
 
     def prune(early, ticket, density, keys):
@@ -59,15 +60,16 @@ def make_prune_early(
     With a rewind point of 0 that is pruning at initialisation.
 
     Args:
-        scores: As `make_prune` has it; the state it ranks is the early one.
-        keep: As `make_prune` has it.
-        rounds: In which a density is reached, falling exponentially.
-        changed: What happens to the scores first, such as `criteria.inverted`.
-        exact: As `make_prune` has it.
-        name: As `make_prune` has it.
-        advice: As `make_prune` has it.
+      scores: As `make_prune` has it; the state it ranks is the early one.
+      keep: As `make_prune` has it.
+      rounds: In which a density is reached, falling exponentially.
+      changed: What happens to the scores first, such as `criteria.inverted`.
+      exact: As `make_prune` has it.
+      name: As `make_prune` has it.
+      advice: As `make_prune` has it.
 
-    Returns: `prune(early, ticket, density, keys)`.
+    Returns:
+      `prune(early, ticket, density, keys)`.
     """
     choose = _make_choose(keep, exact, name, advice)
 

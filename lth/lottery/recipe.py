@@ -56,7 +56,7 @@ def given_to_each(args: Sequence[Any]) -> tuple[Any, ...]:
 
 
 class Recipe(NamedTuple):
-    """What a run is made of. Arrays lead with the replicate axis r.
+    """Holds what a run is made of. Arrays lead with the replicate axis r.
 
     Change any field with `_replace`. `train` takes the keys that name the order of the
     data, rather than knowing them, so that a recipe of some replicates is one of others
@@ -139,7 +139,15 @@ def fit(
 ) -> tuple[TrainState, Metrics]:
     """Train to the last of `recipe.stops` and measure at each (see `train.fit`).
 
-    `order` names the order of the data, 0 being that of the trunk.
+    Args:
+      recipe: What the run is made of.
+      state: Where to start, of all replicates.
+      mask: Under what, of all replicates.
+      watch: Is told each measurement.
+      order: Names the order of the data, 0 being that of the trunk.
+
+    Returns:
+      The trained state and its curves.
     """
     return _fit(recipe, state, mask, keys(recipe.replicates, TRAIN, order), watch)
 
@@ -170,7 +178,17 @@ def first_ticket(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
 def next_ticket(
     recipe: Recipe, early: TrainState, ticket: Ticket, watch: Watch = ignore
 ) -> Ticket:
-    """Return the next level: prune, rewind, retrain (`lottery.prune_once`)."""
+    """Return the next level: prune, rewind, retrain (`lottery.prune_once`).
+
+    Args:
+      recipe: What the run is made of.
+      early: The state to rewind to.
+      ticket: The one before.
+      watch: Is told each measurement.
+
+    Returns:
+      The ticket, with who failed in its metrics (`judged`).
+    """
     level = ticket.level + 1
     fresh = keys(recipe.replicates, REINIT, level)
     new = loop.prune_once(
@@ -202,15 +220,16 @@ def branched(
     """Return what branches make of one ticket, trained together on the device.
 
     Args:
-        recipe: What the run is made of, with the branches in it.
-        names: Of the branches. Several must leave the recipe unchanged
-            (`Branch.changed`), for they run as one training of [names x r] networks.
-        early: The state that tickets are rewound to.
-        ticket: The stored one that they hang off.
-        before: The ticket of the level before, for branches that prune for themselves.
-        watch: Is told each measurement, of all of them.
+      recipe: What the run is made of, with the branches in it.
+      names: Of the branches. Several must leave the recipe unchanged
+        (`Branch.changed`), for they run as one training of [names x r] networks.
+      early: The state that tickets are rewound to.
+      ticket: The stored one that they hang off.
+      before: The ticket of the level before, for branches that prune for themselves.
+      watch: Is told each measurement, of all of them.
 
-    Returns: A ticket of the same level for each name, in their order.
+    Returns:
+      A ticket of the same level for each name, in their order.
     """
     chosen = [recipe.branches[name] for name in names]
     changed = recipe if chosen[0].changed is None else chosen[0].changed(recipe)
@@ -283,10 +302,16 @@ def _finite(params: masks.Params) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
+def shapes(recipe: Recipe) -> TrainState:
+    """Return the shapes of a state of all replicates; nothing is computed."""
+    return jax.eval_shape(recipe.init, keys(recipe.replicates, INIT))
+
+
 def check(recipe: Recipe) -> None:
     """Refuse a recipe whose parts do not fit each other, before anything is trained.
 
-    Raises: ValueError, which names the field, what it holds and what is allowed.
+    Raises:
+      ValueError, which names the field, what it holds and what is allowed.
     """
     r, stops = recipe.replicates, recipe.stops
     good = all(isinstance(n, int) and 0 <= n <= LAST_REPLICATE for n in r)
@@ -308,7 +333,7 @@ def check(recipe: Recipe) -> None:
             raise ValueError(f"recipe.{field} is {allowed}; got {value!r}")
     for name in recipe.branches:
         check_name(name)
-    like = jax.eval_shape(recipe.init, keys(r, INIT))
+    like = shapes(recipe)
     if not isinstance(like, TrainState):
         raise ValueError(f"recipe.init returns a TrainState; got {type(like).__name__}")
     _check_like(recipe.mask, like.params, "recipe.mask")
@@ -318,7 +343,8 @@ def check(recipe: Recipe) -> None:
 def check_name(name: str) -> None:
     """Refuse a name of a branch that cannot be that of a folder.
 
-    Raises: ValueError.
+    Raises:
+      ValueError.
     """
     if not name or not name.isprintable() or set(name) & set("/\\") or name[0] in ". ":
         raise ValueError(

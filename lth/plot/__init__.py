@@ -3,6 +3,7 @@
 from lth.plot.lines import (
     COLORS,
     NAMES,
+    NONE,
     accuracy,
     beside,
     curves,
@@ -20,6 +21,7 @@ from lth.plot.maps import (
 __all__ = [
     "COLORS",
     "NAMES",
+    "NONE",
     "accuracy",
     "beside",
     "curves",

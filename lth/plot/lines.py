@@ -5,6 +5,7 @@ replicates, bands 95 % confidence intervals of the mean (Student's t).
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,16 @@ NAMES = {
 }
 
 
-def name(variant: str, level: int, density: float, matches: bool = False) -> str:
+NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def name(
+    variant: str,
+    level: int,
+    density: float,
+    matches: bool = False,
+    titles: Mapping[str, str] = NONE,
+) -> str:
     """Say what a row of a summary is called.
 
     Args:
@@ -37,19 +47,26 @@ def name(variant: str, level: int, density: float, matches: bool = False) -> str
       density: in (0, 1].
       matches: whether it matches the dense network (`results.matching`): then a ticket
         is a winning ticket.
+      titles: what branches are called, by their names; else they are called as `NAMES`
+        has it, or by their own name.
 
     Returns:
-      A few words, as of `NAMES`.
+      A few words.
     """
     if variant == results.TICKET and level and matches:
         return "winning ticket"
     if variant != results.TICKET or level:
-        return NAMES[variant]
+        return titles.get(variant, NAMES.get(variant, variant))
     return "dense network" if density == 1 else "learned mask"
 
 
 def accuracy(
-    table: pd.DataFrame, ax: Axes, *, at: str = "accuracy", band: bool = True
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    at: str = "accuracy",
+    band: bool = True,
+    titles: Mapping[str, str] = NONE,
 ) -> Axes:
     """Draw test accuracy against density, a line per run and variant.
 
@@ -63,11 +80,12 @@ def accuracy(
       at: a column of `results.summary`: `accuracy`, at the end of training, or
         `stop_accuracy`, at the early-stopping step.
       band: whether intervals are drawn.
+      titles: what branches are called, by their names (`name`).
 
     Returns:
       `ax`.
     """
-    _against_density(results.summary(table), at, ax, percent=True, band=band)
+    _against_density(results.summary(table), at, ax, titles, percent=True, band=band)
     if at == "accuracy":
         _show_matching(results.matching(table), ax)
     where = "at the end" if at == "accuracy" else "at early stopping"
@@ -75,23 +93,23 @@ def accuracy(
     return ax
 
 
-def stopping(table: pd.DataFrame, ax: Axes) -> Axes:
+def stopping(table: pd.DataFrame, ax: Axes, titles: Mapping[str, str] = NONE) -> Axes:
     """Draw the step of the lowest validation loss against density."""
-    _against_density(results.summary(table), "stop", ax)
+    _against_density(results.summary(table), "stop", ax, titles)
     ax.set(ylabel="early-stopping step")
     return ax
 
 
-def _against_density(summary, column, ax, percent=False, band=True):
+def _against_density(summary, column, ax, titles, percent=False, band=True):
     scale = 100 if percent else 1
     several = summary["run"].nunique() > 1
     groups = summary.groupby(["run", "variant"], sort=False)
-    order = sorted(groups, key=lambda g: (g[0][0], list(NAMES).index(g[0][1])))
+    order = sorted(groups, key=lambda g: (g[0][0], _place(g[0][1])))
     dense = summary[(summary["level"] == 0) & (summary["density"] == 1)]
     for color, ((run, variant), rows) in zip(_cycle(), order, strict=False):
         rows = rows.sort_values("density", ascending=False)
         last = rows.iloc[-1]  # of several levels, not the dense one
-        called = name(variant, last["level"], last["density"])
+        called = name(variant, last["level"], last["density"], titles=titles)
         x, y = rows["density"] * 100, rows[column] * scale
         ax.plot(
             x,
@@ -100,7 +118,7 @@ def _against_density(summary, column, ax, percent=False, band=True):
             ms=3,
             color=color,
             # A dollar sign would begin a formula.
-            label=f"{run}: {called}".replace("$", r"\$") if several else called,
+            label=(f"{run}: {called}" if several else called).replace("$", r"\$"),
         )
         half = rows[f"{column}_ci"] * scale
         if band and half.notna().any():
@@ -109,6 +127,12 @@ def _against_density(summary, column, ax, percent=False, band=True):
         ax.axhline(level * scale, color="0.5", lw=0.8, ls=":", zorder=0)
     density_axis(ax)
     ax.legend(frameon=False, fontsize="small")
+
+
+def _place(variant: str) -> tuple[int, str]:
+    """Where a variant comes: those with names of ours first."""
+    known = list(NAMES)
+    return known.index(variant) if variant in known else len(known), variant
 
 
 def _show_matching(matching: pd.DataFrame, ax: Axes) -> None:
@@ -210,12 +234,14 @@ def beside(
     split: str = "test",
     metric: str | None = None,
     level: int = 0,
+    titles: Mapping[str, str] = NONE,
 ) -> Axes:
     """Draw a metric against the training step: a level's ticket and its controls.
 
     Args:
       table, ax, split, metric: as in `curves`.
       level: the one to draw.
+      titles: what branches are called, by their names (`name`).
 
     Returns:
       `ax`.
@@ -230,7 +256,8 @@ def beside(
     for color, variant in zip(_cycle(), rows["variant"].unique(), strict=False):
         of_variant = rows[rows["variant"] == variant]
         mean = of_variant.groupby("step")["value"].mean() * scale
-        called = name(variant, level, of_variant["density"].iloc[0])
+        density = of_variant["density"].iloc[0]
+        called = name(variant, level, density, titles=titles).replace("$", r"\$")
         ax.plot(mean.index, mean, lw=1.1, color=color, label=called)
     unit = "" if metric == "loss" else " (%)"
     ax.set(xlabel="step", ylabel=f"{split} {metric}{unit}")

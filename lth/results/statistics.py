@@ -84,14 +84,16 @@ def paired(
     """Differences of test scores at the end of training, within replicates.
 
     Args:
-        table: Of one run.
-        other: Of another, which has replicates in common with it.
-        metric: What is compared; by default the score of both.
+      table: Of one run.
+      other: Of another, which has replicates in common with it.
+      metric: What is compared; by default the score of both.
 
-    Returns: One row per variant and level of both, with n, the mean `difference`
-        (of `table` less `other`) and `ci`, half its 95 % interval by Student's t.
+    Returns:
+      One row per variant and level of both, with n, the mean `difference`
+      (of `table` less `other`) and `ci`, half its 95 % interval by Student's t.
 
-    Raises: ValueError for runs that share no replicate of any level.
+    Raises:
+      ValueError for runs that share no replicate of any level.
     """
     unit = ["variant", "level", "replicate"]
     ours, theirs = (

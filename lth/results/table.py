@@ -117,7 +117,7 @@ def as_text(rows: Iterable[tuple]) -> str:
 
 
 def from_text(text: str) -> pd.DataFrame:
-    """Read a table in text as a data frame with the columns `COLUMNS`; none of no text."""
+    """Read a table in text as a data frame with the columns `COLUMNS`, if any."""
     exact = {"density": float, "value": float}  # pandas' own parser may miss a last bit
     return pd.read_csv(
         io.StringIO(text or ",".join(COLUMNS)),

@@ -77,12 +77,13 @@ def make_first(
     it holds one more, while its metrics are means over several.
 
     Args:
-        learned: What learns.
-        init: Of one replicate: key -> a state that holds scores.
-        programs: `train` and `measures` of such states, as a recipe has them.
-        tx: The optimizer of the ordinary network.
+      learned: What learns.
+      init: Of one replicate: key -> a state that holds scores.
+      programs: `train` and `measures` of such states, as a recipe has them.
+      tx: The optimizer of the ordinary network.
 
-    Returns: `first(recipe, watch)`.
+    Returns:
+      `first(recipe, watch)`.
     """
     step, measures = programs
     begin = jax.jit(jax.vmap(init))

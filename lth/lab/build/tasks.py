@@ -56,16 +56,18 @@ def load(
     """The Task of an experiment.
 
     Args:
-        d: Which data, and what becomes of them.
-        m: Which network.
-        batch_size: Examples in a batch.
-        data_dir: Where files are.
-        place: Puts arrays on the devices of a run.
-        pause: Steps that are trained without one, so that no more are read at once.
+      d: Which data, and what becomes of them.
+      m: Which network.
+      batch_size: Examples in a batch.
+      data_dir: Where files are.
+      place: Puts arrays on the devices of a run.
+      pause: Steps that are trained without one, so that no more are read at once.
 
-    Returns: The task.
+    Returns:
+      The task.
 
-    Raises: ConfigError and DataError.
+    Raises:
+      ConfigError and DataError.
     """
     if d.name == "images":
         return _streamed(d, m, batch_size, data_dir, place, pause)

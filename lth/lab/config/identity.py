@@ -78,6 +78,23 @@ def as_dict(experiment: Experiment) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(_typed(experiment))))
 
 
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields by names with dots."""
+    found = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def apart(experiment: Experiment, base: Experiment) -> dict[str, Any]:
+    """The fields in which an experiment differs from another, by name."""
+    ours, theirs = (flat(as_dict(e)) for e in (experiment, base))
+    return {name: value for name, value in ours.items() if value != theirs[name]}
+
+
 def _typed(values: Any) -> Any:
     """The dataclass with whole numbers in fields of type float made floats."""
     changes = {}

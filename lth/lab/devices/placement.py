@@ -93,15 +93,17 @@ def spread(
     replicates than the plan has, is spread by a plan of its own.
 
     Args:
-        plan: Says which devices.
-        function: Of one replicate.
-        axes: 0 for the arguments that lead with the replicate and None for those all
-            share, which are best put in place by `share` beforehand.
-        donate: Whether the first argument's memory is given up to the result.
+      plan: Says which devices.
+      function: Of one replicate.
+      axes: 0 for the arguments that lead with the replicate and None for those all
+        share, which are best put in place by `share` beforehand.
+      donate: Whether the first argument's memory is given up to the result.
 
-    Returns: The function of all replicates.
+    Returns:
+      The function of all replicates.
 
-    Raises: MemoryTooSmallError when that asks for more memory than the device has.
+    Raises:
+      MemoryTooSmallError when that asks for more memory than the device has.
     """
     programs = {plan.replicates: _program(plan, function, axes, donate)}
 

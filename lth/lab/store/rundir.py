@@ -262,6 +262,15 @@ def add_session(run: Path) -> None:
     write(path, json.dumps(sessions, indent=1) + "\n")
 
 
+def begun(run: Path) -> str:
+    """The day and time at which a run was begun, as it is recorded; else '?'."""
+    try:
+        started = json.loads((run / "environment.json").read_text())[0]["started"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "?"
+    return str(started)[:16].replace("T", " ")
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine and command of this process."""
     packages = ("lth", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -1,0 +1,126 @@
+"""A user's own file: its function makes a recipe, and its parameters are flags."""
+
+import difflib
+import functools
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tyro
+
+from lth.lab.config import ConfigError
+
+# Parameters that may add to a run without changing what it already holds.
+ADDING = ("levels", "replicates", "branches", "controls", "checkpoints", "data_dir")
+
+
+def is_file(text: str) -> bool:
+    """Whether what is to be run is meant as FILE.py:FUNCTION, not as a preset."""
+    return ".py" in text or ":" in text
+
+
+def function(text: str) -> Callable[..., Any]:
+    """Find the function in FILE.py:FUNCTION, once the file is run.
+
+    Raises ConfigError for a file that is not there or does not run, and a function that
+    is not in it.
+    """
+    file, _, name = text.partition(":")
+    path = Path(file)
+    if path.suffix != ".py" or not path.is_file():
+        raise ConfigError(f"there is no file {file}: lth run FILE.py:FUNCTION")
+    there = inspect.getmembers(_module(path), _is_own(path))
+    known = [n for n, _ in there if not n.startswith("_")]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        perhaps = f": perhaps {file}:{near[0]}" if near else ""
+        what = f"has no function {name!r}" if name else "needs the name of a function"
+        raise ConfigError(
+            f"{file} {what}{perhaps}; it has {', '.join(known) or 'none'}"
+        )
+    return dict(there)[name]
+
+
+def called(make: Callable[..., Any], args: list[str], prog: str):
+    """Call a function with flags for its parameters; return its result and them.
+
+    The flags are those that are not at their default.
+    """
+    given: dict[str, Any] = {}
+
+    @functools.wraps(make)
+    def remembered(*values, **named):
+        bound = inspect.signature(make).bind(*values, **named)
+        given.update(bound.arguments)
+        return make(*values, **named)
+
+    result = tyro.cli(
+        remembered, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    usual = {n: p.default for n, p in inspect.signature(make).parameters.items()}
+    return result, {n: v for n, v in given.items() if not _same(v, usual[n])}
+
+
+def folder(text: str, flags: dict[str, Any], name: str) -> str:
+    """What the run directory of a file's function is called.
+
+    Flags that change what a run is are in it; those that add to a run are not.
+    """
+    file, _, made = text.partition(":")
+    stem = name or f"{Path(file).stem}-{made}"
+    parts = [
+        f"{flag}={_plain(value)}"
+        for flag, value in sorted(flags.items())
+        if flag not in ADDING
+    ]
+    return re.sub(r"[^\w.,=+-]+", "_", "-".join([stem, *parts]))[:120]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return str(value)
+
+
+def _same(value: Any, usual: Any) -> bool:
+    try:
+        return bool(value == usual)
+    except (TypeError, ValueError):
+        return value is usual
+
+
+def _is_own(path: Path) -> Callable[[Any], bool]:
+    """Whether a member of a module is a function written in its file."""
+
+    def test(member):
+        if not inspect.isfunction(member):
+            return False
+        return Path(member.__code__.co_filename).resolve() == path.resolve()
+
+    return test
+
+
+def _module(path: Path) -> ModuleType:
+    """The file run as a module, beside which it finds its own."""
+    spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there for their module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if Path(f.filename).resolve() == path.resolve()]
+        line = getattr(error, "lineno", None) or (own[-1].lineno if own else "?")
+        raise ConfigError(
+            f"{path} cannot be run: line {line}: {type(error).__name__}: {error}"
+        ) from error
+    return module

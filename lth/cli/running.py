@@ -1,0 +1,323 @@
+"""The commands that train: `run`, `supermask` and `branch`, and `measure`."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from lth.cli import flags as typed
+from lth.cli import own, terminal
+from lth.lab.config import ConfigError, Experiment, Learn
+from lth.lab.config.presets import ALIASES, PRESETS, SUPERMASKS, Preset, named
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Flags of `lth run` and `lth supermask`."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    runs: Path = Path("runs")
+    """Where run directories go."""
+    name: str = ""
+    """What to call the run, in place of its preset's name."""
+    data_dir: Path | None = None
+    """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
+    dry_run: bool = False
+    """Say what would be run, and what of it is stored, and train nothing."""
+    quiet: bool = False
+    """Print nothing but the path of the run directory."""
+    over: Literal["replicates", "batch"] = "replicates"
+    """What several devices share: the replicates, or each batch of a big network."""
+    coordinator: str = ""
+    """For one run in several processes, each given the same command: host:port of the
+    first, or auto where the cluster tells (Slurm, TPU, MPI)."""
+    processes: int = 1
+    """How many processes there are, unless the coordinator is auto."""
+    process: int = 0
+    """Which of them this is."""
+
+
+@dataclass(frozen=True)
+class OwnFlags:
+    """Flags of `lth run FILE.py:FUNCTION`, beside those of the function."""
+
+    runs: Path = Path("runs")
+    """Where run directories go."""
+    name: str = ""
+    """What to call the run, in place of its file and function."""
+    dry_run: bool = False
+    """Say what would be run, and what of it is stored, and train nothing."""
+    quiet: bool = False
+    """Print nothing but the path of the run directory."""
+
+
+@dataclass(frozen=True)
+class StoredFlags:
+    """A stored run, what is asked of it, and for which of its tickets."""
+
+    run: tyro.conf.Positional[Path]
+    """A run directory, or the name of a run as 'lth list' prints it."""
+    what: tyro.conf.Positional[str]
+    """The name of a branch or of a probe."""
+    levels: tuple[int, ...] = ()
+    """Of the tickets; none given: all that are stored, for a branch all but the dense
+    network."""
+    source: str = ""
+    """FILE.py:FUNCTION of a run of your own functions; else the one it was run by."""
+    runs: Path = Path("runs")
+    """Where a run is looked for that is given by its name."""
+    data_dir: Path | None = None
+    """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
+    quiet: bool = False
+    """Print nothing but the path of the run directory."""
+
+
+def run(args: list[str]) -> int:
+    """lth run PRESET [flags], or lth run FILE.py:FUNCTION [its flags]"""
+    if not args or args[0].startswith("-"):
+        terminal.output.print(
+            "usage: lth run PRESET [flags]\n"
+            "       lth run FILE.py:FUNCTION [its flags]\n",
+            markup=False,
+        )
+        list_presets()
+        return 0 if {"-h", "--help"} & set(args) else 2
+    if own.is_file(args[0]):
+        return _run_own(args[0], args[1:])
+    name = short(args[0])
+    if name not in PRESETS:
+        if named(name):
+            preset, method = name.rsplit("-", 1)
+            say = f"lth supermask {preset} {method}"
+            return terminal.refuse(f"{name} learns its masks: {say}", 2)
+        return terminal.refuse(_no_preset(name, PRESETS), 2)
+    return _run(name, PRESETS[name], args[1:], f"lth run {name}")
+
+
+def supermask(args: list[str]) -> int:
+    """lth supermask PRESET METHOD [flags]"""
+    args = [ALIASES.get(arg, arg) for arg in args[:1]] + args[1:]
+    if args and not args[0].startswith("-") and args[0] not in SUPERMASKS:
+        return terminal.refuse(_no_preset(args[0], map(short, SUPERMASKS)), 2)
+    if len(args) < 2 or args[1].startswith("-"):
+        terminal.output.print(
+            "usage: lth supermask PRESET METHOD [flags]\n", markup=False
+        )
+        list_supermasks()
+        return 0 if {"-h", "--help"} & set(args) else 2
+    name, method, *rest = args
+    methods = SUPERMASKS[name]
+    if method not in methods:
+        there = ", ".join(methods)
+        return terminal.refuse(f"unknown method {method!r}; there are {there}", 2)
+    prog = f"lth supermask {short(name)} {method}"
+    return _run(f"{name}-{method}", methods[method], rest, prog)
+
+
+def branch(args: list[str]) -> int:
+    """lth branch RUN NAME [--levels 3,7]"""
+    flags, opened = _stored(args, "lth branch")
+    with terminal.progress(flags.quiet) as watch:
+        try:
+            opened.branch(flags.what, flags.levels or None, watch=watch)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return _conclude(opened, flags.quiet)
+
+
+def measure(args: list[str]) -> int:
+    """lth measure RUN PROBE [--levels 3,7]"""
+    flags, opened = _stored(args, "lth measure")
+    try:
+        table = opened.measure(flags.what, levels=flags.levels or None)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    terminal.print_measured(table, opened.path.name)
+    return 0
+
+
+def _stored(args: list[str], prog: str) -> tuple[StoredFlags, Any]:
+    """The flags of a command about a stored run, and the run with its recipe."""
+    flags = tyro.cli(StoredFlags, args=typed.read(args, StoredFlags), prog=prog)
+    path = terminal.located(flags.run, flags.runs)
+    from lth.lab import stored
+
+    opened = stored.open_run(path)
+    source = flags.source or opened.content.get("source", "")
+    if opened.config is not None:
+        opened.recipe(flags.data_dir)
+    elif source:
+        made = own.function(source)(**opened.content.get("flags", {}))
+        opened = stored.open_run(path, _checked(made, source))
+    else:
+        raise ConfigError(
+            f"{path} is a run of functions of your own: give --source FILE.py:FUNCTION"
+        )
+    return flags, opened
+
+
+def _no_preset(name: str, there: Iterable[str]) -> str:
+    there = list(there)
+    near = difflib.get_close_matches(name, there, n=3)
+    perhaps = f"\nPerhaps {' or '.join(near)}?" if near else ""
+    return f"unknown preset {name!r}; there are {', '.join(there)}{perhaps}"
+
+
+def short(name: str) -> str:
+    """What a preset of learned masks is called; its runs have its long name."""
+    return {long: short for short, long in ALIASES.items()}.get(name, name)
+
+
+def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
+    """Run an experiment from the flags after its name, and say what it found."""
+    flags = tyro.cli(
+        RunFlags,
+        args=typed.read(args, RunFlags),
+        default=RunFlags(preset.experiment),
+        prog=prog,
+        description=f"{preset.title}. Differs from its source: {preset.differs}.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    from lth.lab import devices, front
+
+    devices.join(flags.coordinator, flags.processes, flags.process)
+    e, where = flags.experiment, (flags.runs, flags.data_dir)
+    if flags.dry_run:
+        terminal.print_facts(front.dry(e, name, *where, flags.over, flags.name))
+        return 0
+    learned = e.learn.method != "none"
+
+    def start(watch):
+        return front.start(e, name, *where, watch, flags.over, flags.name)
+
+    return _trained(start, flags.quiet, "mask" if learned else "dense")
+
+
+def _run_own(source: str, args: list[str]) -> int:
+    """Run what a function of a user's own file makes."""
+    make, prog = own.function(source), f"lth run {source}"
+    asked = {"-h", "--help"} & set(args)
+    flags, rest = OwnFlags(), args
+    if asked:
+        terminal.output.print(
+            "beside the flags of the function there are --runs, --name, --dry-run and "
+            "--quiet, as of any run\n",
+            markup=False,
+        )
+    else:
+        flags, rest = tyro.cli(OwnFlags, args=args, prog=prog, return_unknown_args=True)
+    try:
+        recipe, given = own.called(make, rest, prog)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    recipe = _checked(recipe, source)
+    path = flags.runs / own.folder(source, given, flags.name)
+    from lth.lab import front
+
+    if flags.dry_run:
+        terminal.print_facts(front.dry_own(recipe, path))
+        return 0
+
+    def start(watch):
+        facts = {"flags": given, "source": source}
+        return front.start_own(recipe, path, about=facts, watch=watch)
+
+    return _trained(start, flags.quiet, "dense")
+
+
+def _checked(made: Any, source: str) -> Any:
+    from lth import lottery
+
+    if not isinstance(made, lottery.Recipe):
+        raise ConfigError(
+            f"{source} returned {type(made).__name__}, not a recipe: return what "
+            "lth.make_recipe or lth.build gives"
+        )
+    try:
+        lottery.check(made)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return made
+
+
+def _trained(start: Callable[[Any], Any], quiet: bool, first: str) -> int:
+    """Train, and say what came of it; the exit code."""
+    from lth.lab import devices, stored
+
+    with terminal.progress(quiet, first) as watch:
+        outcome = start(watch)
+    if not devices.first_process():
+        return 3 if outcome.failed else 0
+    opened = stored.open_run(outcome.path)
+    code = _conclude(opened, quiet)
+    if not quiet:
+        spent, compiling = outcome.seconds, outcome.compiling
+        terminal.output.print(
+            f"time    {spent - compiling:.1f} s, and {compiling:.1f} s of compiling",
+            markup=False,
+        )
+    return code
+
+
+def _conclude(opened: Any, quiet: bool) -> int:
+    """Write the report of a run and say what it found; the exit code."""
+    from lth.cli import report
+    from lth.lab import runner
+
+    written = None
+    if (opened.path / "table.csv").exists():
+        written = report.write([opened], opened.path / "report.html")
+    if quiet:
+        print(opened.path)
+    else:
+        if written:
+            terminal.print_summary(opened)
+            terminal.output.print(f"report  {written}", markup=False)
+        terminal.output.print(f"run     {opened.path}", markup=False)
+    failed = runner.failures(opened.path)
+    _complain(opened, failed)
+    return 3 if failed else 0
+
+
+def _complain(found: Any, all_failed: dict) -> None:
+    """Say which layers of a run are empty, and which replicates failed, and why."""
+    failed = {replicate for _, replicate in all_failed}
+    for level, replicate, path in found.empty_layers():
+        if replicate in failed:
+            continue
+        terminal.errors.print(
+            f"lth: the mask of replicate {replicate} keeps nothing of {path} at level "
+            f"{level}"
+        )
+    learn = found.config.learn if found.config else Learn()
+    charged = (
+        f", or --learn.penalty {learn.penalty:g} of {learn.method} left no weight"
+        if learn.penalty
+        else ""
+    )
+    for (variant, replicate), (level, step) in all_failed.items():
+        why = charged if variant == "ticket" else ""
+        terminal.refuse(
+            f"replicate {replicate} of {variant} stopped: its loss or its weights were "
+            f"not finite{why} at level {level}, step {step}",
+            3,
+        )
+
+
+def list_presets() -> None:
+    """Print the presets."""
+    terminal.output.print("presets ('lth run PRESET --help' says what each differs by)")
+    width = max(map(len, PRESETS))
+    for name, preset in PRESETS.items():
+        terminal.output.print(f"  {name:{width}}  {preset.title}", markup=False)
+
+
+def list_supermasks() -> None:
+    """Print the presets of learned masks, and the methods."""
+    there = ", ".join(map(short, SUPERMASKS))
+    terminal.output.print(f"presets  {there}", markup=False)
+    methods = next(iter(SUPERMASKS.values()))
+    terminal.output.print(f"methods  {', '.join(methods)}", markup=False)
