@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from lth.lab.build.compose import make_recipe
     from lth.lab.front import build, run
     from lth.lab.stored import open_run
+    from lth.lab.sweep import sweep
 
 __version__ = "0.1.0"
-__all__ = ["build", "make_recipe", "open_run", "run"]
+__all__ = ["build", "make_recipe", "open_run", "run", "sweep"]
 PACKAGES = (
     "masks",
     "models",
@@ -38,6 +39,7 @@ FUNCTIONS = {
     "make_recipe": "lth.lab.build.compose",
     "open_run": "lth.lab.stored",
     "run": "lth.lab.front",
+    "sweep": "lth.lab.sweep",
 }
 
 compiler.guard()

@@ -65,7 +65,7 @@ def run(e, folder, over="replicates", only=8):
     """The run's path, on the first `only` devices."""
     first = jax.devices()[:only]
     with mock.patch.object(jax, "devices", return_value=first):
-        return str(runner.run(e, "small", folder, over=over).path)
+        return str(front.start(e, "small", folder, over=over).path)
 
 
 def many(folder):
@@ -120,13 +120,13 @@ def joined(process, port, folder):
     facts["processes"] = jax.process_count()
     facts["used"] = [d.process_index for d in devices.plan(2).mesh.devices]
     seen = []
-    again = runner.run(SMALL, "digits", folder / "joined", watch=seen.append)
+    again = front.start(SMALL, "digits", folder / "joined", watch=seen.append)
     facts |= {"path": str(again.path), "trained_again": len(seen)}
-    spread = runner.run(SMALL, "digits", folder / "spread", over="batch")
+    spread = front.start(SMALL, "digits", folder / "spread", over="batch")
     facts["spread"] = str(spread.path)
     (folder / "file").touch()
     try:
-        runner.run(SMALL, "digits", folder / "file")
+        front.start(SMALL, "digits", folder / "file")
     except RuntimeError as error:
         facts["failure"] = f"{type(error).__name__}: {error}"
     return facts

@@ -18,7 +18,7 @@ import pytest
 
 import lth
 from lth.cli import main
-from lth.lab import config, runner, store
+from lth.lab import config, front, store
 from lth.lab.build import assemble
 from tests.conftest import assert_same
 from tests.devices_worker import FLAGS, SMALL
@@ -94,7 +94,7 @@ def test_training_uses_up_its_own_states_and_never_the_early_one(
     monkeypatch.setattr(runner, "_failures", lambda *_: {})
     falling = replace(SMALL.optimizer, milestones="3it")  # what rewinding rates needs
     e = replace(SMALL, optimizer=falling, rewind=config.Rewind(mode=mode, to="2it"))
-    path = runner.run(e, "small", tmp_path).path
+    path = front.start(e, "small", tmp_path).path
     stored = store.load_tree(path, "early", {"state": early[0]})["state"]
     assert_same(early[0], stored)
     assert len(given) == 1 + 2 * 2  # to the rewind point, and to two stops each level
@@ -108,7 +108,7 @@ def test_training_uses_up_its_own_states_and_never_the_early_one(
 
 def test_weights_stay_float32_where_the_arithmetic_is_bfloat16(tmp_path):
     e = replace(SMALL, model=replace(SMALL.model, compute="bfloat16"), levels=0)
-    state = lth.open_run(runner.run(e, "small", tmp_path).path).ticket(0).state
+    state = lth.open_run(front.start(e, "small", tmp_path).path).ticket(0).state
     assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"float32"}
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
@@ -117,7 +117,7 @@ def test_blocks_that_are_made_again_change_nothing(tmp_path):
     vit = config.Model(name="vit", depth=1, width=0.1)
     e = replace(SMALL, model=vit, replicates=1, levels=0)
     plain, again = (
-        lth.open_run(runner.run(replace(e, model=m), "small", tmp_path).path)
+        lth.open_run(front.start(replace(e, model=m), "small", tmp_path).path)
         for m in (vit, replace(vit, remat=True))
     )
     a, b = (run.ticket(0).state.params for run in (plain, again))
@@ -155,11 +155,11 @@ def test_streamed_images_run_stop_and_go_on_to_the_same_bits(folders, tmp_path):
         replicates=1,
         levels=2,
     )
-    whole = runner.run(e, "small", tmp_path / "whole", folders).path
+    whole = front.start(e, "small", tmp_path / "whole", folders).path
     moved = folders.rename(tmp_path / "moved")
     one = replace(e, levels=1)
-    runner.run(one, "small", tmp_path / "parts", moved)
-    parts = runner.run(e, "small", tmp_path / "parts", moved).path
+    front.start(one, "small", tmp_path / "parts", moved)
+    parts = front.start(e, "small", tmp_path / "parts", moved).path
     assert whole.name == parts.name
     assert (whole / "table.csv").read_bytes() == (parts / "table.csv").read_bytes()
     for level in range(3):

@@ -10,7 +10,7 @@ import pytest
 
 import lth
 from lth import masks, plot, results, train
-from lth.lab import config, levels, runner, store
+from lth.lab import config, front, runner, store
 from lth.lab.build import assemble
 from lth.lab.config import ConfigError
 from lth.lab.config.presets import PRESETS
@@ -40,12 +40,12 @@ def rewinding(mode, to="5it", **fields):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    return runner.run(SMALL, "small", tmp_path_factory.mktemp("runs")).path
+    return front.start(SMALL, "small", tmp_path_factory.mktemp("runs")).path
 
 
 def test_a_global_shuffle_is_a_control_like_the_others(tmp_path):
     e = replace(SMALL, levels=1, controls="shuffle,shuffle_global")
-    run = lth.open_run(runner.run(e, "small", tmp_path).path)
+    run = lth.open_run(front.start(e, "small", tmp_path).path)
     assert run.variants == ["ticket", "shuffle", "shuffle_global"]
     assert set(run.table["variant"]) == {*run.variants}
     ticket, layered, mixed = (run.ticket(1, variant) for variant in run.variants)
@@ -124,7 +124,7 @@ def test_a_run_stores_what_it_promises(unbroken):
 def test_the_dense_ticket_is_one_unbroken_training(unbroken, tmp_path):
     """Stopping at the rewind point and at checkpoints leaves no trace in the bits."""
     other = replace(rewinding("weights", "7it"), levels=0, checkpoint_at="3it,33it")
-    path = runner.run(other, "small", tmp_path).path
+    path = front.start(other, "small", tmp_path).path
     run, dense = lth.open_run(path), lth.open_run(unbroken).ticket(0)
     assert_same(run.ticket(0).state, dense.state)
     assert int(run.early.step[0]) == 7
@@ -137,8 +137,8 @@ def test_the_dense_ticket_is_one_unbroken_training(unbroken, tmp_path):
 @pytest.mark.parametrize("measurements", [1, 2, 5, 9])
 def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
     with pytest.raises(StopError):
-        runner.run(SMALL, "small", tmp_path, watch=stop_after(measurements))
-    path = runner.run(SMALL, "small", tmp_path).path
+        front.start(SMALL, "small", tmp_path, watch=stop_after(measurements))
+    path = front.start(SMALL, "small", tmp_path).path
     assert contents(path) == contents(unbroken)
 
 
@@ -151,21 +151,21 @@ def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch)
     save = store.save
     monkeypatch.setattr(store, "save", crash)
     with pytest.raises(StopError):
-        runner.run(SMALL, "small", tmp_path)
+        front.start(SMALL, "small", tmp_path)
     monkeypatch.undo()
     (path,) = tmp_path.glob("[!.]*")
     assert ",1," in (path / "table.csv").read_text()
     with (path / "table.csv").open("a") as table:
         table.write("small-half a li")
-    runner.run(SMALL, "small", tmp_path)
+    front.start(SMALL, "small", tmp_path)
     assert contents(path) == contents(unbroken)
 
 
 def test_more_levels_and_controls_extend_a_run(unbroken, tmp_path):
     bare = replace(SMALL, levels=1, controls="")
-    path = runner.run(bare, "small", tmp_path).path
+    path = front.start(bare, "small", tmp_path).path
     first = checkpoint.digest(store.load_tree(path, "level_01"))
-    assert runner.run(SMALL, "small", tmp_path).path == path
+    assert front.start(SMALL, "small", tmp_path).path == path
     extended, table = contents(path)
     assert extended == contents(unbroken)[0]
     assert extended["level_01"] == first
@@ -175,7 +175,7 @@ def test_more_levels_and_controls_extend_a_run(unbroken, tmp_path):
 
 def test_replicates_have_the_same_streams_together_and_alone(unbroken, tmp_path):
     alone = replace(SMALL, replicates=1, first_replicate=1, levels=1, controls="reinit")
-    one = lth.open_run(runner.run(alone, "small", tmp_path).path)
+    one = lth.open_run(front.start(alone, "small", tmp_path).path)
     both = lth.open_run(unbroken)
     assert_same(
         jax.tree.map(lambda x: x[0], one.early),
@@ -193,11 +193,11 @@ def test_replicates_have_the_same_streams_together_and_alone(unbroken, tmp_path)
             np.testing.assert_allclose(x[0], y[1], atol=0.02)
 
 
-@pytest.mark.parametrize("stream", [assemble.INIT, assemble.TRAIN, assemble.SHUFFLE])
+@pytest.mark.parametrize("stream", [recipes.INIT, recipes.TRAIN, recipes.SHUFFLE])
 def test_keys_come_from_the_number_of_the_replicate_alone(stream):
-    together = jax.random.key_data(assemble.keys([0, 1, 2], stream, 4))
+    together = jax.random.key_data(recipes.keys([0, 1, 2], stream, 4))
     for i in range(3):
-        alone = jax.random.key_data(assemble.keys([i], stream, 4))[0]
+        alone = jax.random.key_data(recipes.keys([i], stream, 4))[0]
         np.testing.assert_array_equal(together[i], alone)
     assert len({tuple(k) for k in np.asarray(together).tolist()}) == 3
 
@@ -230,7 +230,7 @@ def test_nothing_compiles_again_at_later_levels(mode, tmp_path, monkeypatch):
     def watch(progress):
         at_level[progress.level] = compiled[0]
 
-    runner.run(e, "small", tmp_path, watch=watch)
+    front.start(e, "small", tmp_path, watch=watch)
     assert traces[0] == 1  # of the training program, over all levels and controls
     assert compiled[0] > 0
     # Masks change their place in memory once, after the first pruning; then nothing.
@@ -246,7 +246,7 @@ def test_nothing_compiles_again_at_later_levels(mode, tmp_path, monkeypatch):
 )
 def test_every_mode_retrains_masked_from_the_rewind_point(mode, moments, tmp_path):
     e = replace(rewinding(mode, moments=moments), levels=1, controls="")
-    run = lth.open_run(runner.run(e, "small", tmp_path).path)
+    run = lth.open_run(front.start(e, "small", tmp_path).path)
     ticket = run.ticket(1)
     assert set(ticket.state.step.tolist()) == {40}
     assert set(np.ravel(ticket.metrics["step"])) == {20, 40}
@@ -273,9 +273,9 @@ def test_the_random_criterion_ignores_the_weights(tmp_path):
     e = replace(
         SMALL, prune=replace(SMALL.prune, criterion="random"), controls="", levels=1
     )
-    one = lth.open_run(runner.run(e, "small", tmp_path).path).ticket(1)
+    one = lth.open_run(front.start(e, "small", tmp_path).path).ticket(1)
     e = replace(e, optimizer=config.Optimizer(learning_rate=0.01))
-    two = lth.open_run(runner.run(e, "small", tmp_path).path).ticket(1)
+    two = lth.open_run(front.start(e, "small", tmp_path).path).ticket(1)
     assert_same(one.mask, two.mask)
     assert (
         one.mask["hidden_0"]["kernel"][0] != one.mask["hidden_0"]["kernel"][1]
@@ -302,7 +302,7 @@ def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(
     unbroken, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(assemble, "build", broken_replicate)
-    outcome = runner.run(SMALL, "small", tmp_path)
+    outcome = front.start(SMALL, "small", tmp_path)
     assert outcome.failed == {("ticket", 1): (0, 0)}
     run, whole = lth.open_run(outcome.path), lth.open_run(unbroken)
     assert set(run.table["replicate"]) == {0}
@@ -311,7 +311,7 @@ def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(
     assert found.equals(kept.reset_index(drop=True))
     log = (outcome.path / "log.jsonl").read_text()
     assert '"event": "failed", "replicate": 1, "variant": "ticket", "level": 0' in log
-    again = runner.run(SMALL, "small", tmp_path)
+    again = front.start(SMALL, "small", tmp_path)
     assert again.failed == outcome.failed  # remembered, not trained anew
 
 
@@ -346,7 +346,7 @@ def test_weights_that_end_not_finite_fail_their_replicate_alone(tmp_path, monkey
     """The loss of the last step is taken before its update."""
     spoil_after(monkeypatch, "ticket", 1)
     e = replace(SMALL, controls="", levels=2)
-    outcome = runner.run(e, "small", tmp_path)
+    outcome = front.start(e, "small", tmp_path)
     assert outcome.failed == {("ticket", 1): (1, 40)}
     table = lth.open_run(outcome.path).table
     assert set(table.loc[table["replicate"] == 1, "level"]) == {0}
@@ -355,15 +355,15 @@ def test_weights_that_end_not_finite_fail_their_replicate_alone(tmp_path, monkey
 
 def test_a_control_that_fails_is_reported_too(unbroken, tmp_path, monkeypatch):
     spoil_after(monkeypatch, "reinit", 2)
-    outcome = runner.run(SMALL, "small", tmp_path)
+    outcome = front.start(SMALL, "small", tmp_path)
     assert outcome.failed == {("reinit", 1): (2, 40), ("shuffle", 1): (2, 40)}
     monkeypatch.undo()
-    assert runner.run(SMALL, "small", tmp_path).failed == outcome.failed
+    assert front.start(SMALL, "small", tmp_path).failed == outcome.failed
 
 
 def test_a_run_whose_replicates_all_fail_ends(tmp_path):
     e = replace(SMALL, optimizer=config.Optimizer(name="sgd", learning_rate=1e30))
-    outcome = runner.run(e, "small", tmp_path)
+    outcome = front.start(e, "small", tmp_path)
     assert set(outcome.failed) == {("ticket", 0), ("ticket", 1)}
     with pytest.raises(store.StoreError, match="no results: every replicate failed"):
         _ = lth.open_run(outcome.path).table
@@ -403,7 +403,7 @@ def test_what_does_not_fit_the_training_is_refused_before_it(
     if "1ep" in e.rewind.to:
         e = replace(e, steps="20it", optimizer=config.Optimizer())
     with pytest.raises(ConfigError, match=message):
-        runner.run(e, "small", tmp_path)
+        front.start(e, "small", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -411,16 +411,16 @@ def test_a_run_is_not_continued_on_other_data(unbroken, monkeypatch):
     real = assemble.build
     monkeypatch.setattr(assemble, "build", lambda *a: real(*a)._replace(data="other"))
     with pytest.raises(store.StoreError, match="was trained on other data"):
-        runner.run(replace(SMALL, levels=4), "small", unbroken.parent)
+        front.start(replace(SMALL, levels=4), "small", unbroken.parent)
 
 
 def test_asking_for_less_loses_nothing(unbroken):
     before = (unbroken / "config.json").read_bytes()
-    runner.run(replace(SMALL, levels=1, controls=""), "small", unbroken.parent)
+    front.start(replace(SMALL, levels=1, controls=""), "small", unbroken.parent)
     assert (unbroken / "config.json").read_bytes() == before
 
 
 def test_a_validation_set_as_large_as_the_data_is_refused(tmp_path):
     e = replace(SMALL, data=replace(SMALL.data, validation=1437))
     with pytest.raises(lth.data.DataError, match="1437 examples cannot be held out"):
-        runner.run(e, "small", tmp_path)
+        front.start(e, "small", tmp_path)

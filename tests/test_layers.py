@@ -21,6 +21,7 @@ LAB = [
     {"runner"},
     {"stored"},
     {"front"},
+    {"sweep"},
 ]
 ENTRIES = ("__init__", "__main__")
 MODULES = {

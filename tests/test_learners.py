@@ -10,7 +10,7 @@ import pytest
 import lth
 from lth import masks, results, supermask, train
 from lth.cli import main, report
-from lth.lab import runner
+from lth.lab import front
 from lth.lab.build import assemble, learners, networks, targets
 from lth.lab.config import Experiment, Learn, Model, Optimizer
 from lth.lab.config.presets import SUPERMASKS
@@ -34,13 +34,13 @@ def small(method, **fields):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    return runner.run(SMALL, "small", tmp_path_factory.mktemp("runs")).path
+    return front.start(SMALL, "small", tmp_path_factory.mktemp("runs")).path
 
 
 def test_the_scores_are_stored_and_the_weights_stayed_as_they_were(unbroken):
     run = lth.open_run(unbroken)
     learner = assemble.build(SMALL).learner
-    begun = learner.init(assemble.keys(run.replicates, assemble.INIT))
+    begun = learner.init(recipes.keys(run.replicates, recipes.INIT))
     frozen, ticket = run.learned.stats.weights, run.ticket(0)
     assert_same(frozen, begun.stats.weights)
     assert_same(ticket.state.params, masks.apply(frozen, ticket.mask))
@@ -76,15 +76,15 @@ def test_the_ticket_is_an_ordinary_one(unbroken):
 
 def test_a_finished_run_takes_more_controls(unbroken, tmp_path):
     bare = replace(SMALL, controls="")
-    path = runner.run(bare, "small", tmp_path).path
+    path = front.start(bare, "small", tmp_path).path
     assert lth.open_run(path).variants == ["ticket"]
-    assert runner.run(SMALL, "small", tmp_path).path == path
+    assert front.start(SMALL, "small", tmp_path).path == path
     assert contents(path)[0] == contents(unbroken)[0]
 
 
 def test_a_run_beside_trained_weights(tmp_path):
     e = small("movement", steps="30it", eval_every="10it", replicates=2)
-    run = lth.open_run(runner.run(e, "moved", tmp_path).path)
+    run = lth.open_run(front.start(e, "moved", tmp_path).path)
     scores, ticket = run.learned, run.ticket(0)
     assert isinstance(scores.params, supermask.Gated)
     found = masks.apply(scores.params.weights, ticket.mask)
@@ -98,7 +98,7 @@ def test_a_run_beside_trained_weights(tmp_path):
 
 def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
     e = small("bernoulli", steps="20it", eval_every="20it", replicates=1)
-    run = lth.open_run(runner.run(e, "drawn", tmp_path).path)
+    run = lth.open_run(front.start(e, "drawn", tmp_path).path)
     scores = jax.tree.map(lambda x: x[0], run.learned)
     mask = supermask.rounded(scores.params)
     weights = jax.tree.map(
@@ -119,8 +119,8 @@ def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
 @pytest.mark.parametrize("measurements", [1, 3])
 def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
     with pytest.raises(StopError):
-        runner.run(SMALL, "small", tmp_path, watch=stop_after(measurements))
-    path = runner.run(SMALL, "small", tmp_path).path
+        front.start(SMALL, "small", tmp_path, watch=stop_after(measurements))
+    path = front.start(SMALL, "small", tmp_path).path
     assert contents(path) == contents(unbroken)
 
 
@@ -223,7 +223,7 @@ def test_weights_beside_scores_have_their_own_optimizer():
 def test_a_run_that_learned_no_mask_has_no_scores(tmp_path):
     e = replace(SMALL, learn=Learn(), controls="", levels=0, steps="2it")
     e = replace(e, eval_every="2it", replicates=1)
-    run = lth.open_run(runner.run(e, "dense", tmp_path).path)
+    run = lth.open_run(front.start(e, "dense", tmp_path).path)
     with pytest.raises(lth.lab.store.StoreError, match="learned no masks"):
         _ = run.learned
 

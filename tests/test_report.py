@@ -7,7 +7,7 @@ import pytest
 
 import lth
 from lth.cli import report
-from lth.lab import config, runner
+from lth.lab import config, front
 from lth.lab.config.presets import PRESETS
 
 SMALL = replace(
@@ -26,7 +26,7 @@ SENTENCE = "its bias and its normalisation live on where they are not 0"
 @pytest.fixture(scope="module")
 def filters(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return lth.open_run(runner.run(SMALL, "filters", folder).path)
+    return lth.open_run(front.start(SMALL, "filters", folder).path)
 
 
 def test_a_pruned_filter_leaves_its_bias_alive_and_the_report_says_so(filters):
@@ -44,5 +44,5 @@ def test_a_pruned_filter_leaves_its_bias_alive_and_the_report_says_so(filters):
 
 def test_a_report_of_single_weights_says_nothing_of_filters(tmp_path):
     e = replace(SMALL, prune=config.Prune(), levels=0)
-    run = lth.open_run(runner.run(e, "weights", tmp_path).path)
+    run = lth.open_run(front.start(e, "weights", tmp_path).path)
     assert SENTENCE not in report.write([run], tmp_path / "page.html").read_text()

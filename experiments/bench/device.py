@@ -69,10 +69,10 @@ def timed(preset: str, shape: tuple[int, ...], replicates: int, flags: Flags):
     def start(key):
         return train.init_state(model.init, tx, key)
 
-    state = jax.jit(jax.vmap(start))(assemble.keys(numbers, assemble.INIT))
+    state = jax.jit(jax.vmap(start))(recipes.keys(numbers, recipes.INIT))
     one = masks.ones(jax.tree.map(lambda w: w[0], state.params))
     mask = jax.tree.map(lambda m: np.ones((replicates, *m.shape), bool), one)
-    keys = assemble.keys(numbers, assemble.TRAIN)
+    keys = recipes.keys(numbers, recipes.TRAIN)
     state, _ = step(state, mask, learned, keys, np.int32(1))  # compiles
     jax.block_until_ready(state)
     steps, taken = 5, 0.0

@@ -95,7 +95,7 @@ def ours(flags: Flags, masked: bool = True, replicates: int = 1) -> Callable[[],
             mask = masks.keep_top(criteria.magnitude(state.params), mask, 0.2)
         return state, mask if masked else jax.tree.map(lambda _: None, mask)
 
-    keys = assemble.keys(list(range(replicates)), assemble.TRAIN)
+    keys = recipes.keys(list(range(replicates)), recipes.TRAIN)
     state, mask = jax.jit(jax.vmap(start))(keys)
     held = [state]
 

@@ -48,7 +48,7 @@ def ours(name: str, replicates: int, steps: int) -> Callable[[], Any]:
     loop = train.make_train(loss, data.make_sample(e.batch_size, EXAMPLES), tx)
     plan = devices.plan(replicates)
     step = devices.spread(plan, loop, (0, 0, None, 0, None), donate=True)
-    keys = assemble.keys(list(range(replicates)), assemble.TRAIN)
+    keys = recipes.keys(list(range(replicates)), recipes.TRAIN)
     state = jax.jit(jax.vmap(lambda key: train.init_state(network.init, tx, key)))(keys)
     mask = jax.vmap(lambda params: targets.prunable(e, params))(state.params)
     rng = np.random.default_rng(0)

@@ -199,9 +199,9 @@ def cells(table: pd.DataFrame, titles=plot.NONE) -> list[list[str]]:
             str(row["level"]),
             f"{100 * row['density']:.3g}",
             str(row["n"]),
-            _around(100 * row["accuracy"], 100 * row["accuracy_ci"]),
-            _around(row["stop"], row["stop_ci"], 0),
-            _around(100 * row["stop_accuracy"], 100 * row["stop_accuracy_ci"]),
+            results.around(100 * row["accuracy"], 100 * row["accuracy_ci"]),
+            results.around(row["stop"], row["stop_ci"], 0),
+            results.around(100 * row["stop_accuracy"], 100 * row["stop_accuracy_ci"]),
         ]
         for row in results.summary(table).to_dict("records")
     ]
@@ -226,12 +226,6 @@ def _savings(runs: list[Run]) -> str:
         "<p>Of the whole network, what is not prunable included. Multiplications are "
         "saved only where zeros are skipped, which dense arithmetic does not do.</p>"
     )
-
-
-def _around(mean: float, half: float, digits: int = 2) -> str:
-    """A mean and the half-width of its interval, which a single replicate has not."""
-    text = f"{mean:.{digits}f}"
-    return text if half != half else f"{text} ± {half:.{digits}f}"
 
 
 def _details(run: Run) -> str:

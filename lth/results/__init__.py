@@ -1,6 +1,7 @@
 """Tables of measured values: tidy rows, stored, read and summarised."""
 
 from lth.results.statistics import (
+    around,
     down_to,
     early_stop,
     final,
@@ -9,6 +10,7 @@ from lth.results.statistics import (
     paired,
     score,
     summary,
+    text,
 )
 from lth.results.table import (
     COLUMNS,
@@ -27,6 +29,7 @@ __all__ = [
     "SCORES",
     "TICKET",
     "append",
+    "around",
     "as_text",
     "down_to",
     "early_stop",
@@ -40,4 +43,5 @@ __all__ = [
     "rows",
     "score",
     "summary",
+    "text",
 ]

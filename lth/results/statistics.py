@@ -106,11 +106,27 @@ def paired(
     gaps = (both["value"] - both["value_other"]).groupby(["variant", "level"])
     rows = [
         {"variant": variant, "level": level, "n": len(values)}
-        | dict(zip(("difference", "ci"), interval(values), strict=True))
+        | dict(zip(("difference", "difference_ci"), interval(values), strict=True))
         for (variant, level), values in gaps
     ]
     density = both["density"].groupby(["variant", "level"]).mean()
     return pd.DataFrame(rows).merge(density.reset_index(), on=["variant", "level"])
+
+
+def text(table: pd.DataFrame, digits: int = 2) -> str:
+    """Write a table of numbers as aligned text; a column `x_ci` joins `x` as ±."""
+    shown = table.copy()
+    for name in [n for n in table.columns if f"{n}_ci" in table.columns]:
+        pairs = zip(table[name], table[f"{name}_ci"], strict=True)
+        shown[name] = [around(mean, half, digits) for mean, half in pairs]
+        shown = shown.drop(columns=f"{name}_ci")
+    return shown.to_string(index=False, float_format=lambda v: f"{v:.{digits}f}")
+
+
+def around(mean: float, half: float, digits: int = 2) -> str:
+    """Write a mean and the half-width of its interval, which one value has not."""
+    said = f"{mean:.{digits}f}"
+    return said if half != half else f"{said} ± {half:.{digits}f}"
 
 
 def matching(table: pd.DataFrame) -> pd.DataFrame:
