@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lth.lab.build import networks, ranking
+from lth.lab.build import names, networks, ranking
 from lth.lab.config import (
     ConfigError,
     Experiment,
