@@ -61,8 +61,9 @@ def mask_of(params):
 
 @functools.cache
 def scorer(criterion):
-    e = replace(E, prune=Prune(criterion=criterion, batches=2))
-    return jax.jit(jax.vmap(ranking.make_scores(e.prune, e.model, task()), (0, 0, 0, 0, None)))
+    p = Prune(criterion=criterion, batches=2)
+    made = ranking.make_scores(p, E.model, task())
+    return jax.jit(jax.vmap(made, (0, 0, 0, 0, None)))
 
 
 @functools.cache
@@ -225,7 +226,9 @@ def test_criteria_of_inputs_need_inputs():
     params = first(initial)
     mask = masks.ones(params, lambda path, leaf: True)
     with pytest.raises(ConfigError, match="bias.* has none: --prune.exclude"):
-        ranking.make_scores(e.prune, e.model, task())(params, first(state), mask, keys[0], block)
+        ranking.make_scores(e.prune, e.model, task())(
+            params, first(state), mask, keys[0], block
+        )
 
 
 @pytest.mark.parametrize("text", ["filter", "channel", "block:2x3"])
@@ -258,11 +261,11 @@ def test_the_filters_that_magnitude_keeps_are_those_small_final_prunes():
 def test_levels_of_scope_output_count_all_that_an_output_reads():
     mask = {"kernel": jnp.ones((5, 5, 1, 6), bool)}
     prune = Prune(criterion="wanda", scope="output", densities="0.9,0.5,0.4")
-    e = replace(E, prune=prune, levels=3)
-    assert targets.densities(e.prune, e.levels, mask) == [0.9, 0.5, 0.4]  # 22, 12 and 10 of 25
-    e = replace(e, prune=replace(prune, densities="0.9,0.49,0.485"))
+    # 22, 12 and 10 of 25
+    assert targets.densities(prune, 3, mask) == [0.9, 0.5, 0.4]
+    prune = replace(prune, densities="0.9,0.49,0.485")
     with pytest.raises(ConfigError, match="level 3 would keep 12 of 25"):
-        targets.densities(e.prune, e.levels, mask)
+        targets.densities(prune, 3, mask)
 
 
 def test_wanda_compares_the_weights_of_an_output():
