@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from lth import models
 from lth.cli import main
-from lth.lab import config, devices, runner
+from lth.lab import config, devices, front
 from lth.lab.build import networks
 from lth.lab.config.presets import PRESETS
 
