@@ -19,9 +19,16 @@ from lth.lab.build import (
     targets,
     tasks,
 )
-from lth.lab.config import ConfigError, Experiment, Model, Prune, Rewind, parse, validate
+from lth.lab.config import (
+    ConfigError,
+    Experiment,
+    Model,
+    Prune,
+    Rewind,
+    parse,
+    validate,
+)
 from lth.lottery import Recipe, rewind
-from lth.lottery import recipe as recipes
 from lth.train import TrainState
 
 

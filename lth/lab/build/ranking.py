@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,7 @@ from lth import criteria, masks, models, train
 from lth.lab.build import networks, tasks
 from lth.lab.build.names import CRITERIA, Inputs
 from lth.lab.config import ConfigError, Model, Prune, needs, parse
-from lth.masks import structure
-from lth.masks import Mask, Params, Scores
-from lth.train import TrainState
+from lth.masks import Mask, Params, Scores, structure
 
 GRASP_TEMPERATURE = 200  # of the logits, in the code of Wang et al.
 

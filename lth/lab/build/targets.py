@@ -57,8 +57,8 @@ def _targets(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
     kind = parse.parse_structure(p.structure)
     if kind.name == "n_of_m":
         n, m = kind.sizes
-        return [n / m][: count]
-    given = parse.parse_densities(p.densities)[: count]
+        return [n / m][:count]
+    given = parse.parse_densities(p.densities)[:count]
     rates = parse.parse_rates(p.rates)
     keep: Any = 1 - p.rate
     if rates:
@@ -69,8 +69,6 @@ def _targets(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
         return levels
     dense = [p.dense] if p.dense else []
     return [
-        allocation.erdos_renyi(
-            mask, density, kernel=p.scope == "erk", dense=dense
-        )
+        allocation.erdos_renyi(mask, density, kernel=p.scope == "erk", dense=dense)
         for density in levels
     ]
