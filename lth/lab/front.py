@@ -302,5 +302,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
                         f"{b.get(path, 'not there')}"
                     )
         else:
-            told.append(f"{field} was {a}, is {b}")
+            told.append(f"{field} was {_brief(a)}, is {_brief(b)}")
     return told
+
+
+def _brief(value: Any) -> str:
+    """A value in a few words; of a digest, its beginning."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"

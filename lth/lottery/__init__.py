@@ -1,5 +1,6 @@
 """The lottery: prune, rewind, retrain, again and again; and what hangs off a ticket."""
 
+from lth.lottery import branches, rewind, starts
 from lth.lottery.branches import Branch
 from lth.lottery.loop import (
     Prune,
@@ -30,6 +31,7 @@ __all__ = [
     "Ticket",
     "Train",
     "branched",
+    "branches",
     "check",
     "fingerprint",
     "first_ticket",
@@ -42,5 +44,7 @@ __all__ = [
     "only",
     "prune_once",
     "prune_untrained",
+    "rewind",
+    "starts",
     "trained_dense",
 ]
