@@ -138,7 +138,9 @@ class Run:
         preset = presets.named(self.preset)
         if self.config is None or preset is None:
             return self.settings
-        changed = identity.apart(self.config, preset.experiment)
+        changed = identity.apart(
+            *map(identity.as_dict, (self.config, preset.experiment))
+        )
         return {f: v for f, v in changed.items() if f not in ("levels", "replicates")}
 
     @cached_property
@@ -253,8 +255,9 @@ class Run:
                 "lth.open_run(path, recipe)"
             )
         if self._recipe is None:
-            controls = ",".join(validate.fitting(self.config))
-            every = dataclasses.replace(self.config, controls=controls)
+            e = self.config
+            controls = ",".join(validate.fitting(e.prune, e.learn, e.rewind))
+            every = dataclasses.replace(e, controls=controls)
             built = assemble.build(every, data_dir)
             if built.data != self.content["data"]:
                 raise store.StoreError(

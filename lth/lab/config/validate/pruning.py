@@ -1,8 +1,8 @@
 """What is wrong with the way an experiment prunes."""
 
-from typing import get_args
+from functools import partial
 
-from lth.lab.config import ConfigError, Experiment, Moved
+from lth.lab.config import ConfigError, Model, Optimizer, Prune, Rewind, needs
 from lth.lab.config.parse import (
     parse_densities,
     parse_rates,
@@ -10,17 +10,13 @@ from lth.lab.config.parse import (
     parse_structure,
 )
 
-MOVED: tuple[str, ...] = get_args(Moved)
-# Criteria that ask the loss on batches, and so may do it in either mode.
-OF_LOSS = ("gradient_magnitude", "weight_gradient", "snip", "grasp", "hessian")
-SIGNED = tuple(name for name in MOVED if name.endswith("_sign"))
 
-
-def check(e: Experiment) -> None:
+def check(p: Prune, r: Rewind, o: Optimizer, m: Model) -> None:
     """Refuse settings of `prune` that contradict one another or the rest."""
-    p = e.prune
     kind, listed = parse_structure(p.structure), parse_densities(p.densities)
-    transformer = e.model.name in ("vit", "transformer")
+    transformer = m.name in ("vit", "transformer")
+    asked = partial(needs.has, p.criterion)
+    of_loss = ", ".join(needs.needing("loss"))
     for refused, why in (
         (
             parse_rates(p.rates) and p.scope != "layer",
@@ -47,57 +43,55 @@ def check(e: Experiment) -> None:
             f"{p.structure} units: choose scope global or layer, or structure weight",
         ),
         (
-            kind.name in ("filter", "channel", "block") and p.criterion in SIGNED,
+            kind.name in ("filter", "channel", "block") and asked("weights"),
             f"--prune.criterion {p.criterion} excludes single weights, and "
             f"--prune.structure {p.structure} prunes them together",
         ),
         (
-            kind.name in ("filter", "block")
-            and p.criterion in ("mean_activation", "nonzero_share"),
+            kind.name in ("filter", "block") and asked("channels"),
             f"--prune.criterion {p.criterion} scores what a layer reads, alike for all "
             "its outputs: --prune.structure channel fits it",
         ),
         (
-            p.criterion == "adam_second_moment"
+            asked("adam")
             and p.at == "early"
-            and parse_steps(e.rewind.to, 1, "--rewind.to") == 0,
-            "--prune.criterion adam_second_moment reads what Adam has seen, and at "
+            and parse_steps(r.to, 1, "--rewind.to") == 0,
+            f"--prune.criterion {p.criterion} reads what Adam has seen, and at "
             "--rewind.to 0 it has seen nothing",
         ),
         (p.rounds > 1 and p.at == "late", "--prune.rounds is of --prune.at early"),
         (
-            p.at == "early" and e.rewind.mode != "weights",
+            p.at == "early" and r.mode != "weights",
             "--prune.at early prunes weights that are not trained yet: nothing but "
-            f"--rewind.mode weights fits; got {e.rewind.mode}",
+            f"--rewind.mode weights fits; got {r.mode}",
         ),
         (
-            p.at == "early" and p.criterion in MOVED,
+            p.at == "early" and asked("training"),
             f"--prune.criterion {p.criterion} compares weights before and after "
             "training, and with --prune.at early there is no training yet",
         ),
         (
-            p.criterion in MOVED
-            and e.rewind.mode not in ("weights", "weights_low_rate"),
+            asked("training") and r.mode not in ("weights", "weights_low_rate"),
             f"--prune.criterion {p.criterion} compares with the weights rewound to, so "
-            f"--rewind.mode is weights or weights_low_rate; got {e.rewind.mode}",
+            f"--rewind.mode is weights or weights_low_rate; got {r.mode}",
         ),
         (
-            p.criterion == "adam_second_moment" and e.optimizer.name != "adam",
+            asked("adam") and o.name != "adam",
             f"--prune.criterion {p.criterion} reads Adam's state; got "
-            f"--optimizer.name {e.optimizer.name}",
+            f"--optimizer.name {o.name}",
         ),
         (
-            p.criterion == "synflow" and transformer,
-            f"--prune.criterion synflow needs a network of ReLUs; {e.model.name} "
+            asked("relu") and transformer,
+            f"--prune.criterion {p.criterion} needs a network of ReLUs; {m.name} "
             "centres its activations",
         ),
         (
-            p.mode != "evaluation" and p.criterion not in OF_LOSS,
-            f"--prune.mode {p.mode} is of --prune.criterion {', '.join(OF_LOSS)}, "
+            p.mode != "evaluation" and not asked("loss"),
+            f"--prune.mode {p.mode} is of --prune.criterion {of_loss}, "
             f"which ask the loss on batches; got {p.criterion}",
         ),
         (
-            p.precision != "float32" and p.criterion != "synflow",
+            p.precision != "float32" and not asked("float64"),
             "--prune.precision is of --prune.criterion synflow",
         ),
     ):
