@@ -193,7 +193,7 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
         path, _ = front.place(built, flags.runs, flags.name or name)
         terminal.print_facts(front.described(built.recipe, path))
         return 0
-    first = "dense" if flags.experiment.learn.method == "none" else "mask"
+    first = "dense" if built.recipe.first is None else "mask"
 
     def start(watch):
         return front.train(built, name, flags.runs, name=flags.name, watch=watch)

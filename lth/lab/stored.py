@@ -114,6 +114,12 @@ class Run:
         return self.content.get("preset") or ""
 
     @property
+    def finds_mask(self) -> bool:
+        """Whether its mask is found in the first training, learned or moving."""
+        e = self.config
+        return e is not None and (e.learn.method, e.dynamic.rule) != ("none", "none")
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Its settings by name: those of a configuration with dots, or its flags."""
         if self.config is None:
@@ -256,7 +262,7 @@ class Run:
             )
         if self._recipe is None:
             e = self.config
-            controls = ",".join(validate.fitting(e.prune, e.learn, e.rewind))
+            controls = ",".join(validate.fitting(e.prune, e.rewind, self.finds_mask))
             every = dataclasses.replace(e, controls=controls)
             built = assemble.build(every, data_dir)
             if built.data != self.content["data"]:

@@ -23,7 +23,7 @@ from lth.lottery.loop import Ticket
 from lth.train import Metrics, TrainState
 
 # What a replicate's randomness is for; each folds into the replicate's key.
-INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN, SHUFFLE_GLOBAL = range(7)
+INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN, SHUFFLE_GLOBAL, DYNAMIC = range(8)
 STREAMS = {"reinit": REINIT, "shuffle": SHUFFLE, "shuffle_global": SHUFFLE_GLOBAL}
 LAST_REPLICATE = 2**31 - 1
 

@@ -14,6 +14,7 @@ from lth.lab import devices
 from lth.lab.build import (
     compose,
     learners,
+    moving,
     names,
     networks,
     ranking,
@@ -104,6 +105,10 @@ def build(
         moves = learners.optimizer(e.learn, e.optimizer, epoch, times.steps)
         learned = learners.learner(e.learn, task.model, mask, times.steps)
         first = _learned(e.learn, learned, task, plan, moves, tx)
+    elif e.dynamic.rule != "none":
+        moved = moving.make(e.dynamic, task, tx, mask, epoch, times.steps)
+        changed = compose.programs(moved.task, moved.tx, plan)
+        first = moving.make_first(moved, changed, tx)
     step, measures = compose.programs(task, tx, plan)
     recipe = Recipe(
         replicates=tuple(e.first_replicate + i for i in range(e.replicates)),

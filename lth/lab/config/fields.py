@@ -259,6 +259,53 @@ class Learn:
 
 
 @dataclass(frozen=True)
+class Dynamic:
+    """A mask that changes while the network trains, in place of the dense training."""
+
+    rule: Literal[
+        "none",
+        "static",
+        "gradual",
+        "rigl",
+        "sparse_evolution",
+        "ac_dc",
+        "straight_through",
+        "top_kast",
+        "soft_threshold",
+    ] = "none"
+    """A random mask that stays (static); magnitude pruning along a cubic schedule
+    (gradual); small weights dropped and others grown, by gradient (rigl) or at random
+    (sparse_evolution); dense and sparse phases in turn (ac_dc). Forward with the
+    largest weights while all train (straight_through) or more of them (top_kast), or
+    above thresholds that are learned (soft_threshold). lth.dynamic says what each
+    is."""
+    density: float = 0.1
+    """Fraction of the weights kept in the end; of soft_threshold it is a result."""
+    scope: Literal["layer", "er", "erk", "global"] = "layer"
+    """One density for all layers, or Erdős-Rényi's, of dense (er) or also of
+    convolution kernels; or all weights compete (global: of gradual, straight_through
+    and top_kast; ac_dc always does so)."""
+    begin: str = "100it"
+    """First update of the mask; of ac_dc, where the first sparse phase begins."""
+    end: str = ""
+    """Where updates end, such as 1500it; none given: after three quarters of the
+    training. Of gradual, rigl and sparse_evolution."""
+    every: str = "100it"
+    """Steps between updates; of ac_dc, of a phase. Of straight_through and top_kast 1
+    is usual."""
+    drop: float = 0.3
+    """Fraction of a layer's weights dropped at the first update: of rigl, which lowers
+    it along a cosine, and of sparse_evolution, which does not."""
+    backward: float = 0.5
+    """Of top_kast: fraction of the weights that gradients reach."""
+    decay: float = 0.0001
+    """Of top_kast: its penalty is added to the loss times this."""
+    start: float = -10.0
+    """Of soft_threshold: where the thresholds' parameter begins; a threshold is its
+    sigmoid, and --optimizer.weight-decay moves it."""
+
+
+@dataclass(frozen=True)
 class Rewind:
     """What is retrained after pruning."""
 
@@ -288,6 +335,7 @@ class Experiment:
     prune: Prune = field(default_factory=Prune)
     rewind: Rewind = field(default_factory=Rewind)
     learn: Learn = field(default_factory=Learn)
+    dynamic: Dynamic = field(default_factory=Dynamic)
     batch_size: int = 60
     """Examples in a batch."""
     steps: str = "50000it"

@@ -34,6 +34,8 @@ def _canonical(fields: dict[str, Any]) -> dict[str, Any]:
         optimizer["milestones"] = [
             _spelling(m) for m in split_list(optimizer["milestones"])
         ]
+    for name in ("begin", "end", "every"):
+        fields["dynamic"][name] = _spelling(fields["dynamic"][name])
     prune = fields["prune"]
     prune["densities"] = parse_densities(prune["densities"])
     prune["rates"] = sorted(parse_rates(prune["rates"]).items())

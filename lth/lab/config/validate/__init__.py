@@ -8,14 +8,13 @@ from lth.lab.config import (
     ConfigError,
     Data,
     Experiment,
-    Learn,
     Model,
     Optimizer,
     Prune,
     Rewind,
 )
 from lth.lab.config.parse import parse_steps, split_list
-from lth.lab.config.validate import effects, learning, pruning
+from lth.lab.config.validate import effects, learning, moving, pruning
 
 IN_ONE_PIECE = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}
@@ -41,7 +40,8 @@ def check(e: Experiment) -> None:
     ):
         if not good:
             raise ConfigError(f"{flag} is {allowed}; got {value}")
-    _check_controls(e.controls, e.prune, e.learn, e.rewind)
+    found = e.learn.method != "none" or e.dynamic.rule != "none"
+    _check_controls(e.controls, e.prune, e.rewind, found)
     _check_model(e.model, e.data.name)
     _check_data(e.data, e.replicates)
     pruning.check(e.prune, e.rewind, e.optimizer, e.model)
@@ -49,6 +49,10 @@ def check(e: Experiment) -> None:
         e.levels, e.controls, e.checkpoint_at, e.prune, e.rewind, e.optimizer
     )
     learning.check(e.learn, e.data.name, outside)
+    around = moving.Outside(
+        e.levels, e.checkpoint_at, e.learn.method, e.data.name, e.rewind.to
+    )
+    moving.check(e.dynamic, around)
     _check_optimizer("--optimizer", e.optimizer)
     _check_optimizer("--learn.optimizer", e.learn.optimizer)
     effects.check(vars(e))
@@ -79,7 +83,7 @@ def _check_optimizer(flag: str, o: Optimizer) -> None:
         )
 
 
-def _check_controls(text: str, p: Prune, learn: Learn, r: Rewind) -> None:
+def _check_controls(text: str, p: Prune, r: Rewind, found: bool) -> None:
     controls = split_list(text)
     for control in controls:
         if control not in CONTROLS or controls.count(control) > 1:
@@ -87,26 +91,29 @@ def _check_controls(text: str, p: Prune, learn: Learn, r: Rewind) -> None:
                 f"--controls is a list of {', '.join(CONTROLS)}, each once; "
                 f"got {text!r}"
             )
-        if why := _unfit(control, p, learn, r):
+        if why := _unfit(control, p, r, found):
             raise ConfigError(why)
 
 
-def fitting(p: Prune, learn: Learn, r: Rewind) -> list[str]:
-    """The controls that go with an experiment of these sections."""
-    return [control for control in CONTROLS if not _unfit(control, p, learn, r)]
+def fitting(p: Prune, r: Rewind, found: bool) -> list[str]:
+    """The controls that go with an experiment of these sections.
+
+    `found` says whether its mask is found in the first training.
+    """
+    return [control for control in CONTROLS if not _unfit(control, p, r, found)]
 
 
-def _unfit(control: str, p: Prune, learn: Learn, r: Rewind) -> str:
+def _unfit(control: str, p: Prune, r: Rewind, found: bool) -> str:
     """Why a control does not go with an experiment; empty where it does."""
     if control == "invert" and p.at != "early":
         return (
             "--controls invert ranks weights that are not trained yet: it goes with "
             "--prune.at early"
         )
-    if control in ("rewind", "train") and learn.method == "none":
+    if control in ("rewind", "train") and not found:
         return (
             f"--controls {control} trains under a learned mask: it goes with "
-            "--learn.method"
+            "--learn.method or --dynamic.rule"
         )
     if r.mode != "weights":
         return (
