@@ -1,7 +1,7 @@
 """The lottery: prune, rewind, retrain, again and again; and what hangs off a ticket."""
 
 from lth.lottery import branches, rewind, starts
-from lth.lottery.branches import Branch
+from lth.lottery.branches import Branch, Frozen, Pruned
 from lth.lottery.loop import (
     Prune,
     Ticket,
@@ -26,7 +26,9 @@ from lth.lottery.recipe import (
 
 __all__ = [
     "Branch",
+    "Frozen",
     "Prune",
+    "Pruned",
     "Recipe",
     "Ticket",
     "Train",

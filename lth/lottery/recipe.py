@@ -9,7 +9,7 @@ trainings of a run are functions of it: `first_ticket`, `next_ticket` and
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 
 from lth import masks, train
 from lth.lottery import loop
-from lth.lottery.branches import Branch
+from lth.lottery.branches import Branch, Pruned
 from lth.lottery.loop import Ticket
 from lth.train import Metrics, TrainState
 
@@ -73,8 +73,8 @@ class Recipe(NamedTuple):
     rewind_to: int
     checkpoints: Mapping[str, int]  # name -> step of the dense training
     densities: tuple[masks.Density, ...]  # of levels 1, 2, …
-    # (early, ticket, density, keys [r]) -> mask
-    prune: Callable[[TrainState, Ticket, masks.Density, Keys], masks.Mask]
+    # (early, ticket, density, keys [r]) -> mask, or `Pruned` where weights move too
+    prune: Callable[[TrainState, Ticket, masks.Density, Keys], Any]
     # (early, late, keys [r]) -> where to start
     rewind: Callable[[TrainState, TrainState, Keys], TrainState]
     first: "First | None" = None  # level 0; None: `trained_dense`
@@ -191,22 +191,26 @@ def next_ticket(
     """
     level = ticket.level + 1
     fresh = keys(recipe.replicates, REINIT, level)
+    pruned = _pruned(recipe, recipe.prune, early, ticket)
     new = loop.prune_once(
         early,
-        ticket,
+        ticket._replace(state=pruned.state),
         recipe.densities[ticket.level],
         train=lambda state, mask: fit(recipe, state, mask, watch),
-        prune=lambda state, mask, density: _pruned(recipe, early, ticket, density),
+        prune=lambda state, mask, density: pruned.mask,
         rewind=lambda early, late: recipe.rewind(early, late, fresh),
     )
     return judged(new, ticket)
 
 
-def _pruned(recipe, early, ticket, density, prune=None) -> masks.Mask:
+def _pruned(recipe, prune, early, ticket) -> Pruned:
+    """What `prune` makes of a ticket, checked."""
     drawn = keys(recipe.replicates, PRUNE, ticket.level + 1)
-    mask = (prune or recipe.prune)(early, ticket, density, drawn)
-    _check_like(mask, recipe.mask, "the mask that `prune` returned")
-    return mask
+    made = prune(early, ticket, recipe.densities[ticket.level], drawn)
+    if not isinstance(made, Pruned):
+        made = Pruned(made, ticket.state)
+    _check_like(made.mask, recipe.mask, "the mask that `prune` returned")
+    return made
 
 
 def branched(
@@ -262,9 +266,9 @@ def _start(recipe, branch, name, early, ticket, before):
     if branch.prune is not None:
         if before is None:
             raise ValueError(f"the branch {name} prunes, and nothing at level 0 is")
-        density = recipe.densities[before.level]
-        mask = _pruned(recipe, early, before, density, branch.prune)
-        ticket = ticket._replace(mask=mask)
+        made = _pruned(recipe, partial(branch.prune, recipe), early, before)
+        metrics = {**ticket.metrics, **made.facts}
+        ticket = ticket._replace(mask=made.mask, state=made.state, metrics=metrics)
     drawn = keys(recipe.replicates, stream(name), ticket.level)
     state, mask = recipe.each(branch.start)(early, ticket, drawn)
     _check_like(mask, recipe.mask, f"the mask of the branch {name}")

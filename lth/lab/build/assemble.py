@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lth import criteria, lottery, masks, train
-from lth.lab import devices
+from lth.lab import devices, store
 from lth.lab.build import (
     compose,
     learners,
@@ -18,10 +18,10 @@ from lth.lab.build import (
     names,
     networks,
     ranking,
+    surgery,
     targets,
     tasks,
 )
-from lth.lab import store
 from lth.lab.config import (
     ConfigError,
     Experiment,
@@ -34,7 +34,6 @@ from lth.lab.config import (
     validate,
 )
 from lth.lottery import Recipe, rewind
-from lth.lottery import recipe as recipes
 from lth.train import TrainState
 
 
@@ -98,7 +97,8 @@ def build(
     mask, densities = _pruned(e.prune, e.levels, like.params)
     scores = _scores(e.prune, e.model, task, plan)
     one = _rewind(e.rewind, tx)
-    start = names.Start(init, one, times.rewind_to, _inverted(e.prune, scores))
+    invert, frozen = _inverted(e.prune, scores), compose.make_frozen(task, tx, plan)
+    start = names.Start(init, one, times.rewind_to, invert, frozen)
     every = jax.jit(jax.vmap(init))
     first = None
     if e.learn.method != "none":
@@ -120,7 +120,7 @@ def build(
         rewind_to=times.rewind_to,
         checkpoints=times.checkpoints,
         densities=tuple(densities),
-        prune=_prune(e.prune, scores),
+        prune=_prune(e.prune, scores, task, plan, mask),
         rewind=_of_all(one, every if e.rewind.mode == "reinit" else None),
         first=first,
         branches={n: names.CONTROLS[n](start) for n in parse.split_list(e.controls)},
@@ -202,11 +202,18 @@ def _scores(p: Prune, m: Model, task: tasks.Task, plan: devices.Plan) -> Callabl
     return scores
 
 
-def _prune(p: Prune, scores: Callable) -> Callable:
+def _prune(p: Prune, scores: Callable, task, plan, mask: masks.Mask) -> Callable:
     """The `prune` of the recipe."""
-    if p.at == "early":
-        return _in_precision(p, _early(p, scores))
-    made = lottery.make_prune(scores, ranking.make_keep(p), **_words(p))
+    if p.surgery != "none":
+        made = surgery.by_surgery(p, task, plan, mask)
+    elif p.cuts:
+        made = surgery.by_cuts(p, scores)
+    elif p.at == "early":
+        made = _early(p, scores)
+    else:
+        made = lottery.make_prune(scores, ranking.make_keep(p), **_words(p))
+    if p.reestimate:
+        made = surgery.reestimated(made, p, task, plan)
     return _in_precision(p, made)
 
 

@@ -94,7 +94,8 @@ def make_recipe(
     each = each_on(plan)
     states = {step_name(at): at for at in sorted(set(checkpoints))}
     if not isinstance(branches, Mapping):
-        start = names.Start(init, rewind, rewind_to)
+        frozen = make_frozen(task, tx, plan)
+        start = names.Start(init, rewind, rewind_to, None, frozen)
         branches = {name: control(name, start) for name in branches}
     recipe = Recipe(
         replicates=numbers,
@@ -205,6 +206,24 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
         return train.weighted_mean(values)
 
     return trained_each, {name: partial(measured, name) for name in task.parts}
+
+
+def make_frozen(task: Task, tx: Any, plan: devices.Plan) -> Callable:
+    """Make what changes a recipe to one whose pruned weights need not be 0.
+
+    Its programs are made when they are first asked for, once for all levels.
+    """
+
+    @cache
+    def made():
+        loss, measure = lottery.branches.on_frozen(task.loss, task.measure)
+        return programs(task._replace(loss=loss, measure=measure), tx, plan)
+
+    def changed(recipe):
+        step, measures = made()
+        return recipe._replace(train=step, measures=measures)
+
+    return changed
 
 
 def check_memory(plan: devices.Plan, like: TrainState, what: str) -> None:

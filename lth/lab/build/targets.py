@@ -31,6 +31,8 @@ def densities(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
 
     Raises ConfigError for a level that would keep as many weights as the one before it.
     """
+    if p.cuts:  # what stays is a matter of scores: at most everything
+        return [1.0] * min(count, len(parse.parse_cuts(p.cuts)))
     sizes = ranking.competitors(p, mask)
     if p.scope == "output":
         sizes = list(map(math.prod, structure.shapes(mask, structure.outputs())))
@@ -57,8 +59,8 @@ def _targets(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
     kind = parse.parse_structure(p.structure)
     if kind.name == "n_of_m":
         n, m = kind.sizes
-        return [n / m][: count]
-    given = parse.parse_densities(p.densities)[: count]
+        return [n / m][:count]
+    given = parse.parse_densities(p.densities)[:count]
     rates = parse.parse_rates(p.rates)
     keep: Any = 1 - p.rate
     if rates:
@@ -69,8 +71,6 @@ def _targets(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
         return levels
     dense = [p.dense] if p.dense else []
     return [
-        allocation.erdos_renyi(
-            mask, density, kernel=p.scope == "erk", dense=dense
-        )
+        allocation.erdos_renyi(mask, density, kernel=p.scope == "erk", dense=dense)
         for density in levels
     ]

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from lth import data, models, train
+from lth.data import augment, fetch, folder, sources
 from lth.lab.build import networks
 from lth.lab.build.names import AUGMENTATIONS, Examples
 from lth.lab.config import ConfigError, Data, Model, parse
 from lth.lab.store import checkpoint
-from lth.data import augment, fetch, folder, sources
 
 IMAGENET = (  # mean and deviation of pixels in [0, 255]
     255 * np.array([[[[0.485, 0.456, 0.406]]]]),
@@ -217,9 +217,7 @@ def _wired(d, source, learned: data.Dataset, model: models.Model) -> models.Mode
     if source.task != "classification":
         return model
     if not pixels.any():
-        raise data.DataError(
-            f"all pixels of the training images of {d.name} are 0"
-        )
+        raise data.DataError(f"all pixels of the training images of {d.name} are 0")
     if d.pixels == "unit":
         return models.standardized(model, 0.0, float(pixels.max()))
     mean, deviation = _statistics(pixels)

@@ -3,6 +3,7 @@
 from lth.lab.config.fields import (
     CONTROLS,
     EXTENDING,
+    MASK_0,
     SEEDS,
     ConfigError,
     Data,
@@ -19,6 +20,7 @@ from lth.lab.config.fields import (
 __all__ = [
     "CONTROLS",
     "EXTENDING",
+    "MASK_0",
     "SEEDS",
     "ConfigError",
     "Data",

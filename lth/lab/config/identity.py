@@ -6,7 +6,13 @@ import json
 from typing import Any, get_type_hints
 
 from lth.lab.config.fields import EXTENDING, ConfigError, Experiment
-from lth.lab.config.parse import STEPS, parse_densities, parse_rates, split_list
+from lth.lab.config.parse import (
+    STEPS,
+    parse_cuts,
+    parse_densities,
+    parse_rates,
+    split_list,
+)
 
 
 def identity(experiment: Experiment) -> str:
@@ -37,6 +43,7 @@ def _canonical(fields: dict[str, Any]) -> dict[str, Any]:
     for name in ("begin", "end", "every"):
         fields["dynamic"][name] = _spelling(fields["dynamic"][name])
     prune = fields["prune"]
+    prune["cuts"] = [list(cut) for cut in parse_cuts(prune["cuts"])]
     prune["densities"] = parse_densities(prune["densities"])
     prune["rates"] = sorted(parse_rates(prune["rates"]).items())
     return fields

@@ -4,6 +4,7 @@ from typing import Any
 
 from lth.lab.config import (
     CONTROLS,
+    MASK_0,
     SEEDS,
     ConfigError,
     Data,
@@ -45,6 +46,11 @@ def check(e: Experiment) -> None:
     _check_model(e.model, e.data.name)
     _check_data(e.data, e.replicates)
     pruning.check(e.prune, e.rewind, e.optimizer, e.model)
+    if e.prune.surgery == "sparse_gpt" and e.levels > 1:
+        raise ConfigError(
+            "--prune.surgery sparse_gpt prunes a dense network at once: --levels is at "
+            f"most 1; got {e.levels}"
+        )
     outside = learning.Outside(
         e.levels, e.controls, e.checkpoint_at, e.prune, e.rewind, e.optimizer
     )
@@ -114,6 +120,11 @@ def _unfit(control: str, p: Prune, r: Rewind, found: bool) -> str:
         return (
             f"--controls {control} trains under a learned mask: it goes with "
             "--learn.method or --dynamic.rule"
+        )
+    if control in MASK_0 and found:
+        return (
+            f"--controls {control} holds weights that a round of pruning has pruned; "
+            "here there is none"
         )
     if r.mode != "weights":
         return (
@@ -187,6 +198,7 @@ def _limits(d: Data, m: Model, p: Prune) -> list[tuple[str, Any, bool, str]]:
         ("--data.length", d.length, d.length >= 2, "at least 2"),
         ("--data.size", d.size, 8 <= d.size <= 1024, "8 to 1024"),
         ("--prune.rounds", p.rounds, p.rounds >= 1, "at least 1"),
+        ("--prune.reestimate", p.reestimate, p.reestimate >= 0, "at least 0"),
         ("--prune.batches", p.batches, p.batches >= 1, "at least 1"),
         ("--prune.rate", p.rate, 0 < p.rate < 1, "in (0, 1)"),
     ]

@@ -5,8 +5,7 @@ from typing import Any
 
 from lth.lab.config import ConfigError, Experiment, Optimizer, Prune, Rewind, needs
 from lth.lab.config.parse import parse_steps, parse_structure
-
-WITHOUT_NORM = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
+from lth.lab.config.validate.pruning import WITHOUT_NORM
 
 
 def _moments_are_rewound(o: Optimizer, r: Rewind, p: Prune) -> bool:
@@ -73,15 +72,19 @@ EFFECTS: dict[str, tuple[str, tuple[str, ...], Callable[..., Any]]] = {
         lambda learn: learn.optimizer.drop < 1,
     ),
     "prune.batches": (
-        f"is of --prune.criterion {', '.join(needs.needing('examples'))}",
+        f"is of --prune.criterion {', '.join(needs.needing('examples'))}, and of "
+        "--prune.surgery",
         ("prune",),
-        lambda p: needs.has(p.criterion, "examples"),
+        lambda p: needs.has(p.criterion, "examples") or p.surgery != "none",
     ),
     "prune.rate": (
-        "goes without --prune.densities and without --prune.structure N:M, which say "
-        "how many weights stay",
+        "goes without --prune.densities, --prune.cuts and --prune.structure N:M, which "
+        "say how many weights stay",
         ("prune",),
-        lambda p: not p.densities and parse_structure(p.structure).name != "n_of_m",
+        lambda p: (
+            not (p.densities or p.cuts)
+            and parse_structure(p.structure).name != "n_of_m"
+        ),
     ),
     "rewind.moments": (
         "is of tickets that start with moments: of adam, or sgd with momentum, rewound "

@@ -4,11 +4,38 @@ from functools import partial
 
 from lth.lab.config import ConfigError, Model, Optimizer, Prune, Rewind, needs
 from lth.lab.config.parse import (
+    parse_cuts,
     parse_densities,
     parse_rates,
     parse_steps,
     parse_structure,
 )
+
+WITHOUT_NORM = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
+
+
+def _surgery(p: Prune, r: Rewind, m: Model, on: bool) -> list[tuple[bool, str]]:
+    """What is wrong with optimal brain surgery, if it is asked for."""
+    if p.surgery == "none":
+        return []
+    called = f"--prune.surgery {p.surgery}"
+    return [
+        (
+            not on,
+            f"{called} moves the weights that stay: --rewind.mode learning_rate or "
+            f"finetune goes on from there; got {r.mode}",
+        ),
+        (m.name != "mlp", f"{called} is of dense kernels: --model.name mlp"),
+        (
+            p.criterion != "magnitude" or p.structure != "weight" or p.at == "early",
+            f"{called} ranks weights itself: it goes without --prune.criterion, "
+            "--prune.structure and --prune.at",
+        ),
+        (
+            p.scope in ("er", "erk", "output") or bool(p.cuts),
+            f"{called} prunes layer by layer: --prune.scope is layer or global",
+        ),
+    ]
 
 
 def check(p: Prune, r: Rewind, o: Optimizer, m: Model) -> None:
@@ -17,7 +44,37 @@ def check(p: Prune, r: Rewind, o: Optimizer, m: Model) -> None:
     transformer = m.name in ("vit", "transformer")
     asked = partial(needs.has, p.criterion)
     of_loss = ", ".join(needs.needing("loss"))
+    parse_cuts(p.cuts)
+    units = kind.name in ("block", "filter", "channel")
+    on = r.mode in ("learning_rate", "finetune")
     for refused, why in (
+        *_surgery(p, r, m, on),
+        (
+            p.pool != "default" and not units,
+            "--prune.pool is of --prune.structure block, filter and channel",
+        ),
+        (
+            p.along != "inputs" and kind.name != "n_of_m",
+            "--prune.along is of --prune.structure N:M",
+        ),
+        (
+            p.cuts and (listed or parse_rates(p.rates) or p.structure != "weight"),
+            "--prune.cuts says which weights stay: it goes without --prune.densities, "
+            "--prune.rates '' and --prune.structure",
+        ),
+        (
+            p.cuts and (p.scope not in ("global", "layer") or p.at == "early"),
+            "--prune.cuts goes with --prune.scope global or layer, and --prune.at late",
+        ),
+        (
+            "sd" in p.cuts and p.criterion != "magnitude",
+            "--prune.cuts in standard deviations are of --prune.criterion magnitude",
+        ),
+        (
+            p.reestimate > 0 and (not on or m.name in WITHOUT_NORM),
+            "--prune.reestimate takes averages of batch norm anew, of networks that "
+            "have them, and --rewind.mode learning_rate or finetune keeps them",
+        ),
         (
             parse_rates(p.rates) and p.scope != "layer",
             "--prune.rates gives layers rates of their own, but with --prune.scope "
