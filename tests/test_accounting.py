@@ -8,7 +8,7 @@ import pytest
 from lth import criteria, masks, models
 from lth.analysis import cost
 from lth.lab.build import networks
-from lth.lab.build.networks import Examples
+from lth.lab.build.names import Examples
 from lth.lab.config import Model
 
 

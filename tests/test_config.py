@@ -8,7 +8,7 @@ import pytest
 
 from lth import data, models
 from lth.lab import config
-from lth.lab.build import learners, networks
+from lth.lab.build import names
 from lth.lab.config import ConfigError, Experiment, identity, parse, presets, validate
 
 STEPS = [
@@ -123,14 +123,14 @@ def test_choices_name_what_exists():
         *data.SOURCES,
         "images",
     )
-    assert config.Model.__annotations__["name"].__args__ == tuple(networks.NETWORKS)
+    assert config.Model.__annotations__["name"].__args__ == tuple(names.NETWORKS)
     assert config.Model.__annotations__["norm_scale"].__args__ == tuple(
         models.NORM_SCALES
     )
     assert config.Model.__annotations__["initialiser"].__args__ == tuple(
         models.INITIALISERS
     )
-    methods = ("none", *learners.LEARNERS)
+    methods = ("none", *names.LEARNERS)
     assert config.Learn.__annotations__["method"].__args__ == methods
 
 

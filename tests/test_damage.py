@@ -51,12 +51,11 @@ def test_a_network_that_images_are_too_small_for(name, tmp_path, capsys):
 def test_images_without_any_pixel(monkeypatch):
     black = data.Dataset(np.zeros((9, 8, 8, 1), np.uint8), np.arange(9, dtype=np.int32))
     monkeypatch.setattr(tasks.data, "load", lambda *_: data.Splits(black, black, black))
-    e = main.RunFlags(PRESETS["digits"].experiment).experiment
-    e = type(e)(**{**vars(e), "batch_size": 3})
+    e = PRESETS["digits"].experiment
     with pytest.raises(
         data.DataError, match="all pixels of the training images of dig"
     ):
-        tasks.load(e, None)
+        tasks.load(e.data, e.model, batch_size=3)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"null"])

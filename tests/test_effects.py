@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from lth.lab.build import networks, ranking
+from lth.lab.build import names
 from lth.lab.config import (
     ConfigError,
     Experiment,
     Learn,
     Model,
     Optimizer,
+    needs,
     presets,
     validate,
 )
@@ -160,16 +161,16 @@ def test_refusals_say_what_to_give_instead():
 
 
 def test_what_the_table_says_of_networks_and_criteria_is_so():
-    examples = {"transformer": networks.Examples((8,), 3)}
-    for name in networks.NETWORKS:
-        shown = examples.get(name, networks.Examples((32, 32, 3), 10))
-        module = networks.NETWORKS[name](Model(name=name), shown, "float32")
+    examples = {"transformer": names.Examples((8,), 3)}
+    for name in names.NETWORKS:
+        shown = examples.get(name, names.Examples((32, 32, 3), 10))
+        module = names.NETWORKS[name](Model(name=name), shown, "float32")
         assert hasattr(module, "norm_scale") != (name in effects.WITHOUT_NORM)
         assert hasattr(module, "widths") == (name == "mlp")
     for name in effects.ON_DATA:
-        assert name in ranking.CRITERIA
-    looks = {n for n, f in ranking.CRITERIA.items() if _looks_at_data(f)}
-    assert looks == set(effects.ON_DATA)
+        assert name in names.CRITERIA
+    looks = {n for n, f in names.CRITERIA.items() if _looks_at_data(f)}
+    assert looks == set(effects.ON_DATA) == set(needs.needing("examples"))
 
 
 def _looks_at_data(criterion):
@@ -181,7 +182,7 @@ def _looks_at_data(criterion):
     def ask(*args):
         raise Asked
 
-    view = ranking.Inputs(*[None] * len(ranking.Inputs._fields))
+    view = names.Inputs(*[None] * len(names.Inputs._fields))
     try:
         criterion(view._replace(batches=ask, inputs=ask, state=_Anything()))
     except Asked:

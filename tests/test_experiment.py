@@ -1,20 +1,24 @@
 """Whole runs, small ones: resuming, controls, replicates, compilations, failures."""
 
 import functools
+import json
+import shutil
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lth
-from lth import masks, plot, results, train
+from lth import masks, models, plot, results, train
 from lth.lab import config, front, runner, store
-from lth.lab.build import assemble
 from lth.lab.config import ConfigError
 from lth.lab.config.presets import PRESETS
 from lth.lab.store import checkpoint
+from lth.lottery import branches
+from lth.lottery import recipe as recipes
 from tests.conftest import assert_same
 
 SMALL = replace(
@@ -62,7 +66,7 @@ def test_a_global_shuffle_is_a_control_like_the_others(tmp_path):
     assert plot.name("shuffle_global", 1, 0.8) == "mask shuffled globally"
     one = run.ticket(1, replicate=1)
     assert_same(one.mask, jax.tree.map(lambda m: m[1], ticket.mask))
-    assert_same(one.state, jax.tree.map(lambda x: x[1], ticket.state))
+    assert_same(one[2:], jax.tree.map(lambda x: x[1], ticket[2:]))
     assert one.level == 1
     with pytest.raises(ValueError, match="replicate is one of 0, 1; got 2"):
         run.ticket(1, replicate=2)
@@ -70,17 +74,20 @@ def test_a_global_shuffle_is_a_control_like_the_others(tmp_path):
 
 def kernels_of(ticket):
     return jax.tree.map(
-        lambda w, m: None if m is None else w, ticket.state.params, ticket.mask
+        lambda w, m: None if m is None else w, ticket.params, ticket.mask
     )
 
 
 def contents(path):
-    """The digest that every stored checkpoint's arrays have, and the table."""
-    found = {}
-    for folder in sorted((path / "tickets").iterdir()):
-        tree = store.load_tree(path, folder.name)
-        found[folder.name] = checkpoint.digest(tree)
-    return found, (path / "table.csv").read_bytes()
+    """A digest of each stored checkpoint's arrays, and each table, branches too."""
+    found, tables = {}, {}
+    for unit in sorted(folder.parent for folder in path.rglob("tickets")):
+        for folder in sorted((unit / "tickets").iterdir()):
+            tree = store.load_tree(unit, folder.name)
+            found[str(folder.relative_to(path))] = checkpoint.digest(tree)
+        table = unit / "table.csv"
+        tables[str(table.relative_to(path))] = table.read_bytes()
+    return found, tables
 
 
 class StopError(Exception):
@@ -104,13 +111,18 @@ def test_a_run_stores_what_it_promises(unbroken):
     assert run.variants == ["ticket", "reinit", "shuffle"]
     names = {p.name for p in unbroken.iterdir()}
     assert {"config.json", "environment.json", "table.csv", "log.jsonl"} <= names
+    kept = [path.name.split("-")[0] for path in (unbroken / "branches").iterdir()]
+    assert sorted(kept) == ["reinit", "shuffle"]
     assert list(run.table.columns) == list(results.COLUMNS)
     counts = run.table.groupby(["variant", "level"]).size()
     assert len(counts) == 1 + 3 * 3
     assert set(counts) == {2 * 2 * 6}  # replicates x stops x (3 splits of 2 metrics)
     ticket = run.ticket(2)
     assert ticket.mask["hidden_0"]["kernel"].shape == (2, 64, 12)
-    assert isinstance(ticket.state, train.TrainState)
+    # Dicts of arrays, with no network or optimizer behind them.
+    assert type(ticket.params) is type(ticket.params["output"]) is dict
+    assert isinstance(ticket.params["output"]["kernel"], np.ndarray)
+    assert not hasattr(ticket, "opt_state")
     density = run.table.loc[run.table["level"] == 2, "density"].unique()
     kept = round(0.64 * 64 * 12) + round(0.81 * 12 * 10)
     assert list(density) == [kept / (64 * 12 + 120)]
@@ -125,8 +137,8 @@ def test_the_dense_ticket_is_one_unbroken_training(unbroken, tmp_path):
     """Stopping at the rewind point and at checkpoints leaves no trace in the bits."""
     other = replace(rewinding("weights", "7it"), levels=0, checkpoint_at="3it,33it")
     path = front.start(other, "small", tmp_path).path
-    run, dense = lth.open_run(path), lth.open_run(unbroken).ticket(0)
-    assert_same(run.ticket(0).state, dense.state)
+    run = lth.open_run(path)
+    assert_same(store.load(path, 0).state, store.load(unbroken, 0).state)
     assert int(run.early.step[0]) == 7
     assert int(run.checkpoint(33).step[0]) == 33
     assert {"init", "early", "step_3", "step_33"} <= {
@@ -134,7 +146,7 @@ def test_the_dense_ticket_is_one_unbroken_training(unbroken, tmp_path):
     }
 
 
-@pytest.mark.parametrize("measurements", [1, 2, 5, 9])
+@pytest.mark.parametrize("measurements", [1, 2, 5, 9, 14])  # 8 are of the trunk
 def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
     with pytest.raises(StopError):
         front.start(SMALL, "small", tmp_path, watch=stop_after(measurements))
@@ -142,11 +154,12 @@ def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measuremen
     assert contents(path) == contents(unbroken)
 
 
-def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch):
-    def crash(run, ticket, variant):
-        if ticket.level == 1:
+@pytest.mark.parametrize("where", ["small-", "shuffle-"])
+def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch, where):
+    def crash(unit, ticket):
+        if ticket.level == 1 and unit.name.startswith(where):
             raise StopError
-        save(run, ticket, variant)
+        save(unit, ticket)
 
     save = store.save
     monkeypatch.setattr(store, "save", crash)
@@ -154,8 +167,9 @@ def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch)
         front.start(SMALL, "small", tmp_path)
     monkeypatch.undo()
     (path,) = tmp_path.glob("[!.]*")
-    assert ",1," in (path / "table.csv").read_text()
-    with (path / "table.csv").open("a") as table:
+    (unit,) = (p.parent for p in path.rglob("table.csv") if where in p.parent.name)
+    assert ",1," in (unit / "table.csv").read_text()
+    with (unit / "table.csv").open("a") as table:
         table.write("small-half a li")
     front.start(SMALL, "small", tmp_path)
     assert contents(path) == contents(unbroken)
@@ -166,10 +180,8 @@ def test_more_levels_and_controls_extend_a_run(unbroken, tmp_path):
     path = front.start(bare, "small", tmp_path).path
     first = checkpoint.digest(store.load_tree(path, "level_01"))
     assert front.start(SMALL, "small", tmp_path).path == path
-    extended, table = contents(path)
-    assert extended == contents(unbroken)[0]
-    assert extended["level_01"] == first
-    assert sorted(table.splitlines()) == sorted(contents(unbroken)[1].splitlines())
+    assert contents(path) == contents(unbroken)
+    assert contents(path)[0]["tickets/level_01"] == first
     assert lth.open_run(path).config == SMALL
 
 
@@ -186,8 +198,7 @@ def test_replicates_have_the_same_streams_together_and_alone(unbroken, tmp_path)
         same = jax.tree.map(lambda x, y: np.mean(x[0] == y[1]), a.mask, b.mask)
         assert min(jax.tree.leaves(same)) > 0.99  # sums may round differently
         for x, y in zip(
-            jax.tree.leaves(a.state.params),
-            jax.tree.leaves(b.state.params),
+            *map(jax.tree.leaves, (a.params, b.params)),
             strict=True,
         ):
             np.testing.assert_allclose(x[0], y[1], atol=0.02)
@@ -206,35 +217,57 @@ MODES = ["weights", "learning_rate", "finetune", "weights_low_rate", "reinit"]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_compiles_again_at_later_levels(mode, tmp_path, monkeypatch):
-    compiled, at_level, traces = [0], {}, [0]
+def test_nothing_compiles_again_at_later_levels(mode, tmp_path):
+    compiled, at = [0], {}
 
     def listen(event, duration, **kwargs):
         compiled[0] += event == "/jax/core/compile/backend_compile_duration"
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    make = train.make_train
-
-    def counting(*args):
-        inner = make(*args)
-
-        def traced(*args):
-            traces[0] += 1
-            return inner(*args)
-
-        return traced
-
-    monkeypatch.setattr(train, "make_train", counting)
     e = replace(rewinding(mode), levels=5, eval_every="40it")
 
     def watch(progress):
-        at_level[progress.level] = compiled[0]
+        at[progress.variant, progress.level] = compiled[0]
 
     front.start(e, "small", tmp_path, watch=watch)
-    assert traces[0] == 1  # of the training program, over all levels and controls
     assert compiled[0] > 0
     # Masks change their place in memory once, after the first pruning; then nothing.
-    assert at_level[2] == at_level[3] == at_level[4] == at_level[5]
+    for variant in dict.fromkeys(variant for variant, _ in at):
+        assert len({at[variant, level] for level in (2, 3, 4, 5)}) == 1, variant
+
+
+def test_a_training_is_traced_once_for_all_levels_and_branches(tmp_path):
+    """And for the way to the rewind point."""
+    splits = lth.data.load("digits", None, 180, 0)
+    model = models.standardized(models.from_linen(models.MLP((12,)), (8, 8, 1)), 0, 16)
+    inner, measure = train.classification(model.apply)
+    traced, seen = [], []
+
+    def loss(*args):
+        traced.append(args)
+        return inner(*args)
+
+    recipe = lth.make_recipe(
+        model,
+        optax.sgd(0.2),
+        loss,
+        measure,
+        splits,
+        batch_size=60,
+        steps=20,
+        densities=(0.5, 0.25),
+        replicates=2,
+        eval_every=10,
+        branches=("reinit", "shuffle"),
+    )
+    begun = len(traced)
+    lth.run(recipe, tmp_path / "from-0", watch=lambda _: seen.append(len(traced)))
+    once = seen[0] - begun
+    assert once > 0
+    assert set(seen) == {seen[0]}
+    again = recipe._replace(rewind_to=5, checkpoints={"early": 5})
+    lth.run(again, tmp_path / "from-5")
+    assert len(traced) == seen[0]  # the program is that of the recipe before
 
 
 @pytest.mark.parametrize(
@@ -248,11 +281,11 @@ def test_every_mode_retrains_masked_from_the_rewind_point(mode, moments, tmp_pat
     e = replace(rewinding(mode, moments=moments), levels=1, controls="")
     run = lth.open_run(front.start(e, "small", tmp_path).path)
     ticket = run.ticket(1)
-    assert set(ticket.state.step.tolist()) == {40}
+    assert set(ticket.step.tolist()) == {40}
     assert set(np.ravel(ticket.metrics["step"])) == {20, 40}
     gone = jax.tree.map(
         lambda w, m: None if m is None else jnp.abs(w * ~m).max(),
-        ticket.state.params,
+        ticket.params,
         ticket.mask,
     )
     assert max(jax.tree.leaves(gone)) == 0
@@ -282,83 +315,87 @@ def test_the_random_criterion_ignores_the_weights(tmp_path):
     ).any()
 
 
-def broken_replicate(*args, real=assemble.build):
-    """The parts of an experiment whose replicate 1 starts with infinite weights."""
-    parts = real(*args)
+def spoiled(params):
+    """The params, those of replicate 1 infinite."""
+
+    def scale(w):
+        return w * jnp.array([1.0, jnp.inf]).reshape(2, *(1,) * (w.ndim - 1))
+
+    return jax.tree.map(scale, params)
+
+
+def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(unbroken, tmp_path):
+    recipe = lth.build(SMALL)
 
     def init(keys):
-        state = parts.init(keys)
-        spoil = jnp.array([1.0, jnp.inf])
+        state = recipe.init(keys)
+        return state._replace(params=spoiled(state.params))
 
-        def scale(w):
-            return w * spoil.reshape(2, *(1,) * (w.ndim - 1))
-
-        return state._replace(params=jax.tree.map(scale, state.params))
-
-    return parts._replace(init=init)
-
-
-def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(
-    unbroken, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(assemble, "build", broken_replicate)
-    outcome = front.start(SMALL, "small", tmp_path)
+    broken, path = recipe._replace(init=init), tmp_path / "run"
+    outcome = front.start_own(broken, path)
     assert outcome.failed == {("ticket", 1): (0, 0)}
-    run, whole = lth.open_run(outcome.path), lth.open_run(unbroken)
+    run, whole = lth.open_run(path), lth.open_run(unbroken)
     assert set(run.table["replicate"]) == {0}
     kept = whole.table[whole.table["replicate"] == 0].drop(columns="run")
     found = run.table.drop(columns="run").reset_index(drop=True)
     assert found.equals(kept.reset_index(drop=True))
-    log = (outcome.path / "log.jsonl").read_text()
+    log = (path / "log.jsonl").read_text()
     assert '"event": "failed", "replicate": 1, "variant": "ticket", "level": 0' in log
-    again = front.start(SMALL, "small", tmp_path)
+    assert run.ticket(3).failed.tolist() == [[-1, -1], [0, 0]]
+    assert run.ticket(3, "reinit").failed.tolist() == [[-1, -1], [0, 0]]
+    assert run.ticket(3, replicate=1).failed.tolist() == [0, 0]
+    again = front.start_own(broken, path)
     assert again.failed == outcome.failed  # remembered, not trained anew
+    for table in path.rglob("table.csv"):
+        table.unlink()
+    assert runner.failures(path) == outcome.failed  # no row was missed to know it
 
 
-def spoil_after(monkeypatch, variant, level):
-    """Make replicate 1 end a level's ticket, or its controls, with infinite weights."""
-    real = levels._judged
-    name = {"ticket": "next_ticket", "reinit": "control"}[variant]
-    inner = getattr(levels, name)
-    armed = []
+def ending_in_infinity(recipe, training):
+    """The recipe whose so-manieth call of `train` leaves replicate 1 infinite.
 
-    def training(*args):
-        armed.append(True)
-        try:
-            return inner(*args)
-        finally:
-            armed.pop()
+    A training from step 0 is two of them, to the two stops.
+    """
+    left = [training]
 
-    def judged(ticket, before):
-        if armed and ticket.level == level:
-            spoil = jnp.array([1.0, jnp.inf])
-            kernel = ticket.state.params["output"]["kernel"] * spoil[:, None, None]
-            output = {**ticket.state.params["output"], "kernel": kernel}
-            params = {**ticket.state.params, "output": output}
-            ticket = ticket._replace(state=ticket.state._replace(params=params))
-        return real(ticket, before)
+    def train(*args):
+        state, sums = recipe.train(*args)
+        left[0] -= 1
+        if not left[0]:
+            state = state._replace(params=spoiled(state.params))
+        return state, sums
 
-    monkeypatch.setattr(levels, name, training)
-    monkeypatch.setattr(levels, "_judged", judged)
+    return recipe._replace(train=train)
 
 
-def test_weights_that_end_not_finite_fail_their_replicate_alone(tmp_path, monkeypatch):
+def test_weights_that_end_not_finite_fail_their_replicate_alone(tmp_path):
     """The loss of the last step is taken before its update."""
-    spoil_after(monkeypatch, "ticket", 1)
-    e = replace(SMALL, controls="", levels=2)
-    outcome = front.start(e, "small", tmp_path)
+    recipe = lth.build(SMALL, controls="", levels=2)
+    outcome = front.start_own(ending_in_infinity(recipe, 4), tmp_path / "run")
     assert outcome.failed == {("ticket", 1): (1, 40)}
-    table = lth.open_run(outcome.path).table
-    assert set(table.loc[table["replicate"] == 1, "level"]) == {0}
-    assert set(table.loc[table["replicate"] == 0, "level"]) == {0, 1, 2}
+    run = lth.open_run(outcome.path)
+    assert set(run.table.loc[run.table["replicate"] == 1, "level"]) == {0}
+    assert set(run.table.loc[run.table["replicate"] == 0, "level"]) == {0, 1, 2}
+    failed = [run.ticket(level).failed[1].tolist() for level in run.levels]
+    assert failed == [[-1, -1], [1, 40], [1, 40]]
 
 
-def test_a_control_that_fails_is_reported_too(unbroken, tmp_path, monkeypatch):
-    spoil_after(monkeypatch, "reinit", 2)
-    outcome = front.start(SMALL, "small", tmp_path)
-    assert outcome.failed == {("reinit", 1): (2, 40), ("shuffle", 1): (2, 40)}
-    monkeypatch.undo()
-    assert front.start(SMALL, "small", tmp_path).failed == outcome.failed
+def test_a_branch_that_fails_is_reported_too_and_alone(unbroken, tmp_path):
+    recipe, path = lth.build(SMALL), tmp_path / "run"
+    broken = ending_in_infinity(recipe, 4)
+    fails = branches.rewound()._replace(changed=lambda recipe: broken)
+    recipe = recipe._replace(branches={**recipe.branches, "fails": fails})
+    outcome = front.start_own(recipe, path)
+    assert outcome.failed == {("fails", 1): (2, 40)}
+    run = lth.open_run(path)
+    rows = run.table[run.table["variant"] == "fails"]
+    assert set(rows.loc[rows["replicate"] == 1, "level"]) == {1, 3}
+    assert set(rows.loc[rows["replicate"] == 0, "level"]) == {1, 2, 3}
+    assert run.ticket(2, "fails").failed.tolist() == [[-1, -1], [2, 40]]
+    assert run.ticket(3).failed.tolist() == [[-1, -1]] * 2
+    assert front.start_own(recipe, path).failed == outcome.failed
+    whole = contents(unbroken)[0]
+    assert whole.items() <= contents(path)[0].items()
 
 
 def test_a_run_whose_replicates_all_fail_ends(tmp_path):
@@ -407,11 +444,16 @@ def test_what_does_not_fit_the_training_is_refused_before_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_is_not_continued_on_other_data(unbroken, monkeypatch):
-    real = assemble.build
-    monkeypatch.setattr(assemble, "build", lambda *a: real(*a)._replace(data="other"))
+def test_a_run_is_not_continued_on_other_data(unbroken, tmp_path):
+    path = tmp_path / unbroken.name
+    shutil.copytree(unbroken, path)
+    content = json.loads((path / "config.json").read_text())
+    text = json.dumps({**content, "data": "of another file"})
+    (path / "config.json").write_text(text)
     with pytest.raises(store.StoreError, match="was trained on other data"):
-        front.start(replace(SMALL, levels=4), "small", unbroken.parent)
+        front.start(replace(SMALL, levels=4), "small", tmp_path)
+    with pytest.raises(store.StoreError, match="was trained on other data"):
+        lth.open_run(path).recipe()
 
 
 def test_asking_for_less_loses_nothing(unbroken):

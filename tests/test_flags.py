@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from lth.cli import flags, main
+from lth.cli import flags, main, running, terminal
 from lth.lab.config import ConfigError
 from lth.lab.config.presets import PRESETS
 
@@ -42,7 +42,7 @@ def test_flags_that_are_not_needed_or_mean_nothing(capsys):
 
 
 def test_every_name_in_the_table_leads_to_a_flag_that_is_there():
-    there = flags.describe(main.RunFlags)
+    there = flags.describe(running.RunFlags)
     assert set(flags.MEANT.values()) <= set(there)
     assert not {f"--{name}" for name in (*flags.MEANT, *flags.NEEDLESS)} & set(there)
     assert set(flags.TEXTS) <= set(there)
@@ -50,10 +50,10 @@ def test_every_name_in_the_table_leads_to_a_flag_that_is_there():
 
 
 def parsed(*args):
-    default = main.RunFlags(PRESETS["digits"].experiment)
-    listed = flags.read(list(args), main.RunFlags)
+    default = running.RunFlags(PRESETS["digits"].experiment)
+    listed = flags.read(list(args), running.RunFlags)
     options = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(main.RunFlags, args=listed, default=default, config=options)
+    return tyro.cli(running.RunFlags, args=listed, default=default, config=options)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_help_has_no_line_broken_where_the_source_is(capsys):
     with pytest.raises(SystemExit):
         main.command(["run", "digits", "--help"])
     text = capsys.readouterr().out
-    for flag, sentence in flags.describe(main.RunFlags).items():
+    for flag, sentence in flags.describe(running.RunFlags).items():
         lines = re.findall(rf"│ {re.escape(flag)} .*?(?=│ --|╰)", text, re.DOTALL)
         words = [line.strip("│ ").split() for line in "".join(lines).splitlines()[1:]]
         for line, following in itertools.pairwise(words):
@@ -96,7 +96,7 @@ def test_one_network_has_one_name(monkeypatch):
         asked.append((name, prog))
         return 0
 
-    monkeypatch.setattr(main, "_run", run)
+    monkeypatch.setattr(running, "_run", run)
     for name in ("conv2", "conv2-cifar10"):
         assert main.command(["run", name]) == 0
         assert main.command(["supermask", name, "movement"]) == 0
@@ -113,13 +113,13 @@ def test_a_run_is_found_by_the_name_that_a_list_shows(tmp_path, monkeypatch):
         (tmp_path / "runs" / name / "config.json").write_text("{}")
     runs = Path("runs")
     found = runs / "digits-8d5160d171"
-    assert main._located(Path("digits-8d5160d171"), runs) == found
-    assert main._located(Path("digits-8d51…"), runs) == found
-    assert main._located(Path("digits-8d51"), runs) == found
-    assert main._located(found, runs) == found
-    assert main._located(Path("digits-7"), runs) == Path("digits-7")
+    assert terminal.located(Path("digits-8d5160d171"), runs) == found
+    assert terminal.located(Path("digits-8d51…"), runs) == found
+    assert terminal.located(Path("digits-8d51"), runs) == found
+    assert terminal.located(found, runs) == found
+    assert terminal.located(Path("digits-7"), runs) == Path("digits-7")
     with pytest.raises(ConfigError, match="may be digits-8d5160d171, digits-8d9999"):
-        main._located(Path("digits-8d"), runs)
+        terminal.located(Path("digits-8d"), runs)
 
 
 def test_a_report_into_a_folder_is_told_a_file(tmp_path, capsys):

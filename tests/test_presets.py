@@ -13,7 +13,7 @@ import pytest
 
 from lth import data, masks, train
 from lth.lab.build import assemble, networks, targets
-from lth.lab.build.networks import Examples
+from lth.lab.build.names import Examples
 from lth.lab.config import Optimizer, parse
 from lth.lab.config.presets import PRESETS, SUPERMASKS
 
@@ -43,13 +43,13 @@ def examples(e):
 def test_presets_can_be_built(name):
     e = PRESETS[name].experiment
     epoch = -(-SIZES[e.data.name] // e.batch_size)
-    steps, rewind_to, stops, _ = assemble._times(e, epoch)
+    steps, rewind_to, stops, _ = assemble.times_of(e, epoch)
     assert 0 <= rewind_to < steps == stops[-1]
     model = networks.network(e.model, examples(e))
     tx = networks.optimizer(e.optimizer, epoch, steps)
     state = jax.eval_shape(lambda: train.init_state(model.init, tx, jax.random.key(0)))
-    mask = targets.prunable(e, state.params)
-    assert len(targets.densities(e, mask)) == e.levels
+    mask = targets.prunable(e.prune, state.params)
+    assert len(targets.densities(e.prune, e.levels, mask)) == e.levels
     if name in PUBLISHED:
         assert masks.size(mask) == PUBLISHED[name]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lth import masks, models, train
-from lth.lab.build import assemble, ranking, targets, tasks
+from lth.lab.build import names, networks, ranking, targets, tasks
 from lth.lab.config import (
     ConfigError,
     Data,
@@ -19,6 +19,7 @@ from lth.lab.config import (
     Model,
     Optimizer,
     Prune,
+    needs,
     validate,
 )
 from lth.masks import allocation, structure, tiles
@@ -35,14 +36,14 @@ SCOPES = ("global", "layer", "erk")
 
 @functools.cache
 def task():
-    return tasks.load(E, None)
+    return tasks.load(E.data, E.model, E.batch_size)
 
 
 @functools.cache
 def trained():
     """Two replicates: their initial params, their states after a few steps."""
     t = task()
-    tx = assemble.networks.optimizer(E.optimizer, 100, 20)
+    tx = networks.optimizer(E.optimizer, 100, 20)
     keys = jax.random.split(jax.random.key(3), 2)
     start = jax.vmap(lambda k: train.init_state(t.model.init, tx, k))(keys)
     step = train.make_train(t.loss, t.sample, tx)
@@ -60,8 +61,9 @@ def mask_of(params):
 
 @functools.cache
 def scorer(criterion):
-    e = replace(E, prune=Prune(criterion=criterion, batches=2))
-    return jax.jit(jax.vmap(ranking.make_scores(e, task()), (0, 0, 0, 0, None)))
+    p = Prune(criterion=criterion, batches=2)
+    made = ranking.make_scores(p, E.model, task())
+    return jax.jit(jax.vmap(made, (0, 0, 0, 0, None)))
 
 
 @functools.cache
@@ -77,7 +79,7 @@ def both(mask):
 
 
 def test_every_name_has_its_criterion():
-    assert set(get_type_hints(Prune)["criterion"].__args__) == set(ranking.CRITERIA)
+    assert set(get_type_hints(Prune)["criterion"].__args__) == set(names.CRITERIA)
 
 
 def first(tree):
@@ -87,7 +89,7 @@ def first(tree):
 def count_units(e, mask):
     if e.prune.structure == "weight":
         return [int(m.sum()) for m in jax.tree.leaves(mask)]
-    unit = ranking.unit_of(e)
+    unit = ranking.unit_of(e.prune)
     found = []
     for leaf in jax.tree.leaves(mask):
         units = tiles.split(leaf, unit.tile(leaf.shape))
@@ -99,7 +101,7 @@ def count_units(e, mask):
 def keeper(text, scope, criterion_kind):
     """The experiment, what keeps, and the same compiled, for one and for both."""
     e = replace(E, prune=Prune(structure=text, scope=scope, criterion=criterion_kind))
-    ones, keep = mask_of(trained()[0]), ranking.make_keep(e)
+    ones, keep = mask_of(trained()[0]), ranking.make_keep(e.prune)
     density = densities(e, ones, 0.5)
 
     def half(scores):
@@ -114,13 +116,13 @@ def densities(e, ones, density):
     return density
 
 
-@pytest.mark.parametrize("criterion", ranking.CRITERIA)
+@pytest.mark.parametrize("criterion", names.CRITERIA)
 def test_every_criterion_scope_and_structure(criterion):
     found = scores(criterion)
     for leaf in jax.tree.leaves(found):
         assert np.isfinite(leaf).all() or criterion.endswith("sign")
     ones = mask_of(trained()[0])
-    kind = criterion if criterion in ranking.OF_INPUTS else "magnitude"
+    kind = criterion if needs.has(criterion, "activations") else "magnitude"
     for text in STRUCTURES:
         for scope in SCOPES if text != "2:4" else ["global"]:
             if scope == "erk" and text != "weight":
@@ -141,7 +143,7 @@ def check_counts(e, ones, mask, density):
     if e.prune.structure == "2:4":
         structure.check_n_of_m(mask, 2, 4)
         return
-    total, kept = ranking.competitors(e, ones), count_units(e, mask)
+    total, kept = ranking.competitors(e.prune, ones), count_units(e, mask)
     if e.prune.scope == "global":
         assert sum(kept) == max(1, round(density * sum(total)))
     elif e.prune.scope == "layer":
@@ -149,7 +151,7 @@ def check_counts(e, ones, mask, density):
     else:
         assert sum(kept) == round(density * sum(total))
     if e.prune.structure != "weight":
-        structure.check(mask, ranking.unit_of(e))
+        structure.check(mask, ranking.unit_of(e.prune))
 
 
 def nested(inner, outer):
@@ -173,7 +175,7 @@ def test_equal_scores_keep_the_lower_index(text):
             assert leaf[..., :2, :].all()
             assert not leaf[..., 2:4, :].any()
             continue
-        units = tiles.split(leaf, ranking.unit_of(e).tile(leaf.shape))
+        units = tiles.split(leaf, ranking.unit_of(e.prune).tile(leaf.shape))
         order = jnp.any(units, -1).ravel().astype(int)
         assert (np.diff(order) <= 0).all()
 
@@ -201,16 +203,16 @@ def test_scores_of_one_batch_and_of_more_differ():
     one = replace(E, prune=Prune(criterion="snip", batches=1))
     initial, state, keys, block = trained()
     args = first(initial), first(state), mask_of(initial), keys[0], block
-    a = ranking.make_scores(one, task())(*args)
+    a = ranking.make_scores(one.prune, one.model, task())(*args)
     more = replace(E, prune=Prune(criterion="snip", batches=4))
-    b = ranking.make_scores(more, task())(*args)
+    b = ranking.make_scores(more.prune, more.model, task())(*args)
     assert not equal(a, b)
 
 
 def test_synflow_sees_no_data():
     initial, state, keys, block = trained()
     e = replace(E, prune=Prune(criterion="synflow"))
-    function = ranking.make_scores(e, task())
+    function = ranking.make_scores(e.prune, e.model, task())
     other = jax.tree.map(lambda x: x[::-1], block)
     a = function(first(initial), first(state), mask_of(initial), keys[0], block)
     b = function(first(initial), first(state), mask_of(initial), keys[1], other)
@@ -224,7 +226,9 @@ def test_criteria_of_inputs_need_inputs():
     params = first(initial)
     mask = masks.ones(params, lambda path, leaf: True)
     with pytest.raises(ConfigError, match="bias.* has none: --prune.exclude"):
-        ranking.make_scores(e, task())(params, first(state), mask, keys[0], block)
+        ranking.make_scores(e.prune, e.model, task())(
+            params, first(state), mask, keys[0], block
+        )
 
 
 @pytest.mark.parametrize("text", ["filter", "channel", "block:2x3"])
@@ -233,7 +237,7 @@ def test_units_respect_the_signs_of_scores(text, criterion):
     # What a criterion ranks last is kept by its opposite: no unit is in both halves.
     found, ones = first(scores(criterion)), mask_of(trained()[0])
     e = replace(E, prune=Prune(structure=text, scope="layer", criterion=criterion))
-    keep = ranking.make_keep(e)
+    keep = ranking.make_keep(e.prune)
     one = keep(found, ones, 0.4)
     other = keep(jax.tree.map(jnp.negative, found), ones, 0.4)
     for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
@@ -244,9 +248,9 @@ def test_units_respect_the_signs_of_scores(text, criterion):
 def test_the_filters_that_magnitude_keeps_are_those_small_final_prunes():
     ones = mask_of(trained()[0])
     kept = [
-        ranking.make_keep(
-            replace(E, prune=Prune(structure="filter", scope="layer", criterion=name))
-        )(first(scores(name)), ones, 0.5)
+        ranking.make_keep(Prune(structure="filter", scope="layer", criterion=name))(
+            first(scores(name)), ones, 0.5
+        )
         for name in ("magnitude", "small_final")
     ]
     even = [m.shape[-1] % 2 == 0 for m in jax.tree.leaves(ones)]
@@ -257,18 +261,18 @@ def test_the_filters_that_magnitude_keeps_are_those_small_final_prunes():
 def test_levels_of_scope_output_count_all_that_an_output_reads():
     mask = {"kernel": jnp.ones((5, 5, 1, 6), bool)}
     prune = Prune(criterion="wanda", scope="output", densities="0.9,0.5,0.4")
-    e = replace(E, prune=prune, levels=3)
-    assert targets.densities(e, mask) == [0.9, 0.5, 0.4]  # 22, 12 and 10 of 25
-    e = replace(e, prune=replace(prune, densities="0.9,0.49,0.485"))
+    # 22, 12 and 10 of 25
+    assert targets.densities(prune, 3, mask) == [0.9, 0.5, 0.4]
+    prune = replace(prune, densities="0.9,0.49,0.485")
     with pytest.raises(ConfigError, match="level 3 would keep 12 of 25"):
-        targets.densities(e, mask)
+        targets.densities(prune, 3, mask)
 
 
 def test_wanda_compares_the_weights_of_an_output():
     e = replace(E, prune=Prune(criterion="wanda", scope="output"))
     validate.check(e)
     ones = mask_of(trained()[0])
-    kept = ranking.make_keep(e)(first(scores("wanda")), ones, 0.5)
+    kept = ranking.make_keep(e.prune)(first(scores("wanda")), ones, 0.5)
     for leaf in jax.tree.leaves(kept):
         rows = leaf.reshape(-1, leaf.shape[-1])
         assert (rows.sum(0) == max(1, round(0.5 * len(rows)))).all()
@@ -329,7 +333,7 @@ def test_the_loss_is_asked_in_the_mode_that_is_given(mode):
 
     def found(criterion):
         p = Prune(criterion=criterion, mode=mode, batches=2)
-        score = ranking.make_scores(replace(E, prune=p), t)
+        score = ranking.make_scores(p, E.model, t)
         return score(state.params, state, ones, key, block)
 
     gradient = jax.grad(loss)(state.params)
@@ -370,16 +374,16 @@ def test_the_two_modes_rank_differently_and_leave_the_averages(criterion):
     key, (block, _) = jax.random.key(5), next(t.blocks(jax.random.key(0), 0, 1))
     ones = masks.ones(state.params)
     both = {
-        mode: ranking.make_scores(
-            replace(E, prune=Prune(criterion=criterion, mode=mode)), t
-        )(state.params, state, ones, key, block)
+        mode: ranking.make_scores(Prune(criterion=criterion, mode=mode), E.model, t)(
+            state.params, state, ones, key, block
+        )
         for mode in ("evaluation", "training")
     }
     half = [masks.keep_top(scores, ones, 0.5) for scores in both.values()]
     assert not equal(*half)
 
 
-@pytest.mark.parametrize("criterion", sorted(ranking.CRITERIA))
+@pytest.mark.parametrize("criterion", sorted(names.CRITERIA))
 def test_a_mode_is_of_criteria_that_ask_the_loss_on_batches(criterion):
     e = replace(E, prune=Prune(criterion=criterion, mode="training"))
     if criterion in (

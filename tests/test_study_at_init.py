@@ -10,7 +10,7 @@ import pytest
 
 import lth
 from lth import data, masks, models, train
-from lth.lab.build import networks, tasks
+from lth.lab.build import names, tasks
 from lth.train import TrainState
 from tests.conftest import assert_same
 
@@ -36,7 +36,7 @@ def narrow():
     network = models.from_linen(models.VGG(depth=11, width=1 / 16), SHAPE)
     model = models.standardized(network, 128, 64)
     loss, measure = train.classification(model.apply)
-    examples = networks.Examples(SHAPE, 10)
+    examples = names.Examples(SHAPE, 10)
     task = tasks.Task(
         examples=examples,
         size=20,

@@ -260,6 +260,6 @@ def _held_out(whole: folder.Folder, count: int, seed: int):
     """Split a folder's images into (rest, held out), as `data.hold_out` does."""
     places = data.Dataset(np.arange(len(whole.files)), whole.targets)
     return [
-        whole._replace(files=[whole.files[i] for i in part.inputs], label=part.targets)
+        whole._replace(files=[whole.files[i] for i in part.inputs], targets=part.targets)
         for part in data.hold_out(places, count, seed)
     ]

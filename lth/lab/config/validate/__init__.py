@@ -158,7 +158,7 @@ def _check_data(d: Data, replicates: int) -> None:
         for flag, given in (
             ("--data.augment", d.augment != "none"),
             ("--data.classes", bool(d.classes)),
-            ("--data.targets-noise", bool(d.label_noise)),
+            ("--data.label-noise", bool(d.label_noise)),
         ):
             if given:
                 raise ConfigError(f"{flag} is of labelled images, not of {d.name}")
@@ -169,7 +169,7 @@ def _check_data(d: Data, replicates: int) -> None:
     if d.name == "images":
         for flag, given in (
             ("--data.classes", bool(d.classes)),
-            ("--data.targets-noise", bool(d.label_noise)),
+            ("--data.label-noise", bool(d.label_noise)),
             ("--data.examples", bool(d.examples)),
         ):
             if given:
@@ -194,7 +194,7 @@ def _limits(d: Data, m: Model, p: Prune) -> list[tuple[str, Any, bool, str]]:
         (seed, d.split_seed, d.split_seed in SEEDS, "in [0, 2**31)"),
         ("--data.examples", d.examples, d.examples >= 0, "at least 0"),
         ("--data.classes", d.classes, classes, "at least 0"),
-        ("--data.targets-noise", d.label_noise, 0 <= d.label_noise <= 1, "in [0, 1]"),
+        ("--data.label-noise", d.label_noise, 0 <= d.label_noise <= 1, "in [0, 1]"),
         ("--data.length", d.length, d.length >= 2, "at least 2"),
         ("--data.size", d.size, 8 <= d.size <= 1024, "8 to 1024"),
         ("--prune.rounds", p.rounds, p.rounds >= 1, "at least 1"),
