@@ -481,7 +481,9 @@ def endless(params, stats, inputs, train, key):
 def test_what_is_not_understood_is_refused_by_path(apply, why):
     params, x = {"kernel": jnp.ones((3, 3))}, jnp.ones((2, 3))
     model = models.Model(
-        lambda key: (params, {}), apply, models.taps.make_intermediates(apply)
+        lambda key: (params, {}),
+        apply,
+        functools.partial(models.taps.intermediates, apply),
     )
     seen, _ = model.intermediates(params, {}, x)
     match = why.replace("kernel ", "kernel \\(")

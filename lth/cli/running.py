@@ -85,7 +85,7 @@ def run(args: list[str]) -> int:
         )
         list_presets()
         return 0 if {"-h", "--help"} & set(args) else 2
-    if own.is_file(args[0]):
+    if ".py" in args[0] or ":" in args[0]:  # no preset has them
         return _run_own(args[0], args[1:])
     name = short(args[0])
     if name not in PRESETS:

@@ -381,7 +381,7 @@ class Run:
         `speedup`, dense over kept multiply-accumulates, were zeros free to skip; NaN
         where it is not known how often weights are read.
         """
-        first, dense = self.init.params, self.content["work"]
+        first, dense = self.init.params, self.content.get("work", {})
         count = len(self.replicates)
         sizes = {
             masks.name(path): leaf.size // count

@@ -165,6 +165,8 @@ def unit_of(p: Prune) -> structure.Unit:
 
 def competitors(p: Prune, mask: Mask) -> list[int]:
     """How many units each prunable leaf has."""
+    if p.structure == "weight":
+        return [leaf.size for leaf in jax.tree.leaves(mask)]
     tiles = structure.shapes(mask, unit_of(p))
     return [
         math.prod(-(-n // size) for n, size in zip(leaf.shape, tile, strict=True))

@@ -252,7 +252,7 @@ def _augmentation(
     size = size or shape[0]
     # A crop of random area chooses its own place.
     cut = size != shape[0] and name != "resized_crop_flip"
-    parts = [augment.centre(size)] * cut + AUGMENTATIONS[name](size)
+    parts = ([augment.centre(size)] if cut else []) + AUGMENTATIONS[name](size)
     return augment.compose(*parts) if parts else None
 
 
@@ -260,6 +260,8 @@ def _held_out(whole: folder.Folder, count: int, seed: int):
     """Split a folder's images into (rest, held out), as `data.hold_out` does."""
     places = data.Dataset(np.arange(len(whole.files)), whole.targets)
     return [
-        whole._replace(files=[whole.files[i] for i in part.inputs], targets=part.targets)
+        whole._replace(
+            files=[whole.files[i] for i in part.inputs], targets=part.targets
+        )
         for part in data.hold_out(places, count, seed)
     ]

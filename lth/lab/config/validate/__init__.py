@@ -1,5 +1,6 @@
 """What can be seen to be wrong with an experiment before any data is read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lth.lab.config import (
@@ -8,7 +9,9 @@ from lth.lab.config import (
     SEEDS,
     ConfigError,
     Data,
+    Dynamic,
     Experiment,
+    Learn,
     Model,
     Optimizer,
     Prune,
@@ -54,15 +57,41 @@ def check(e: Experiment) -> None:
     outside = learning.Outside(
         e.levels, e.controls, e.checkpoint_at, e.prune, e.rewind, e.optimizer
     )
-    learning.check(e.learn, e.data.name, outside)
+    if e.learn != Learn():
+        learning.check(e.learn, e.data.name, outside)
     around = moving.Outside(
         e.levels, e.checkpoint_at, e.learn.method, e.data.name, e.rewind.to
     )
-    moving.check(e.dynamic, around)
+    if e.dynamic != Dynamic():
+        moving.check(e.dynamic, around)
     _check_optimizer("--optimizer", e.optimizer)
     _check_optimizer("--learn.optimizer", e.learn.optimizer)
-    effects.check(vars(e))
+    _check_effects(vars(e))
     _check_rewinding(e.rewind, e.optimizer)
+
+
+def _check_effects(sections: Mapping[str, Any]) -> None:
+    """Refuse a field that differs from its default where it has no effect."""
+    default = vars(Experiment())
+    for path, (when, asked, looked_at) in effects.EFFECTS.items():
+        value, usual = field(sections, path), field(default, path)
+        if value != usual and not looked_at(*(sections[name] for name in asked)):
+            flag = f"--{path.replace('_', '-')}"
+            if isinstance(usual, tuple):
+                usual = ",".join(map(str, usual))
+            raise ConfigError(
+                f"{flag} {when}: here nothing would look at it. Leave it out, or give "
+                f"{flag} {usual or repr(usual)}"
+            )
+
+
+def field(sections: Mapping[str, Any], path: str) -> Any:
+    """The field of an experiment under names with dots."""
+    first, *rest = path.split(".")
+    value = sections[first]
+    for name in rest:
+        value = getattr(value, name)
+    return value
 
 
 def _check_rewinding(r: Rewind, o: Optimizer) -> None:

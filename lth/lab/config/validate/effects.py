@@ -1,9 +1,9 @@
 """Settings that nothing would look at: they are refused, for they change a run's id."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from lth.lab.config import ConfigError, Experiment, Optimizer, Prune, Rewind, needs
+from lth.lab.config import Optimizer, Prune, Rewind, needs
 from lth.lab.config.parse import parse_steps, parse_structure
 from lth.lab.config.validate.pruning import WITHOUT_NORM
 
@@ -93,27 +93,3 @@ EFFECTS: dict[str, tuple[str, tuple[str, ...], Callable[..., Any]]] = {
         _moments_are_rewound,
     ),
 }
-
-
-def check(sections: Mapping[str, Any]) -> None:
-    """Refuse a field that differs from its default where it has no effect."""
-    default = vars(Experiment())
-    for path, (when, asked, looked_at) in EFFECTS.items():
-        value, usual = field(sections, path), field(default, path)
-        if value != usual and not looked_at(*(sections[name] for name in asked)):
-            flag = f"--{path.replace('_', '-')}"
-            if isinstance(usual, tuple):
-                usual = ",".join(map(str, usual))
-            raise ConfigError(
-                f"{flag} {when}: here nothing would look at it. Leave it out, or give "
-                f"{flag} {usual or repr(usual)}"
-            )
-
-
-def field(sections: Mapping[str, Any], path: str) -> Any:
-    """The field of an experiment under names with dots."""
-    first, *rest = path.split(".")
-    value = sections[first]
-    for name in rest:
-        value = getattr(value, name)
-    return value

@@ -1,7 +1,5 @@
 """What is wrong with the way an experiment prunes."""
 
-from functools import partial
-
 from lth.lab.config import ConfigError, Model, Optimizer, Prune, Rewind, needs
 from lth.lab.config.parse import (
     parse_cuts,
@@ -11,6 +9,7 @@ from lth.lab.config.parse import (
     parse_structure,
 )
 
+OF_LOSS = ", ".join(needs.needing("loss"))
 WITHOUT_NORM = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 
 
@@ -42,8 +41,7 @@ def check(p: Prune, r: Rewind, o: Optimizer, m: Model) -> None:
     """Refuse settings of `prune` that contradict one another or the rest."""
     kind, listed = parse_structure(p.structure), parse_densities(p.densities)
     transformer = m.name in ("vit", "transformer")
-    asked = partial(needs.has, p.criterion)
-    of_loss = ", ".join(needs.needing("loss"))
+    asked = needs.NEEDS[p.criterion].__contains__
     parse_cuts(p.cuts)
     units = kind.name in ("block", "filter", "channel")
     on = r.mode in ("learning_rate", "finetune")
@@ -144,7 +142,7 @@ def check(p: Prune, r: Rewind, o: Optimizer, m: Model) -> None:
         ),
         (
             p.mode != "evaluation" and not asked("loss"),
-            f"--prune.mode {p.mode} is of --prune.criterion {of_loss}, "
+            f"--prune.mode {p.mode} is of --prune.criterion {OF_LOSS}, "
             f"which ask the loss on batches; got {p.criterion}",
         ),
         (
