@@ -149,6 +149,8 @@ def make_first(
     begin = jax.jit(jax.vmap(m.init))
     last = jax.jit(jax.vmap(m.final))
 
+    fresh = jax.jit(jax.vmap(tx.init))
+
     @jax.jit
     @jax.vmap
     def density(state):
@@ -173,9 +175,9 @@ def make_first(
             watch=watched,
         )
         params, stats, mask = last(state)
-        fresh = jax.vmap(tx.init)(params)
+        moments = fresh(params)
         return Ticket(
-            0, mask, TrainState(state.step, params, stats, fresh), metrics
+            0, mask, TrainState(state.step, params, stats, moments), metrics
         ), {}
 
     return first
