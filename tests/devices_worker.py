@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from lth import models
 from lth.cli import main
-from lth.lab import config, devices, runner
+from lth.lab import config, devices, front
 from lth.lab.build import networks
 from lth.lab.config.presets import PRESETS
 
@@ -77,8 +77,8 @@ def many(folder):
     facts = {
         "devices": [devices.plan(r).mesh.size for r in (1, 3, 8, 9, 13)],
         "one": run(replace(CONTROLLED, replicates=8), folder / "one", only=1),
-        "three": run(CONTROLLED, folder),
-        "eight": run(replace(dense, replicates=8), folder),
+        "three": run(CONTROLLED, folder / "three"),
+        "eight": run(replace(dense, replicates=8), folder / "eight"),
         "padded": run(dense, folder / "padded", only=2),
     }
     facts |= {

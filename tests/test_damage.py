@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -71,14 +72,31 @@ def test_a_report_does_without_the_environment(run, content, capsys):
         assert "Move it away and give the same" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("odd", ["null", "[[8, 8, 1]]", '[["8"], 10]', "[[8], 0]", "7"])
-def test_odd_examples(run, odd, capsys):
-    text = (run / "config.json").read_text()
-    at = text.index('"examples"')
-    end = text.index('"config"', at)
-    (run / "config.json").write_text(f'{text[:at]}"examples": {odd}, {text[end:]}')
+@pytest.mark.parametrize(
+    ("field", "odd"),
+    [
+        ("work", None),
+        ("work", [3]),
+        ("data", 7),
+        ("preset", None),
+        ("replicates", []),
+        ("replicates", [[]]),
+        ("replicates", [["0"]]),
+        ("replicates", 2),
+    ],
+)
+def test_odd_fields(run, field, odd, capsys):
+    content = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**content, field: odd}))
     assert main.command(["show", str(run)]) == 5
-    assert "examples are a shape and a number of classes" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "config.json is damaged" in said
+    assert field in said
+    del content[field]
+    (run / "config.json").write_text(json.dumps(content))
+    args = ["--runs", str(run.parent), "--quiet"]
+    assert main.command(["run", "digits", *FAST, *args]) == 5
+    assert f"config.json is damaged: {field}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a,b\n1,2\n"])

@@ -18,8 +18,7 @@ import pytest
 
 import lth
 from lth.cli import main
-from lth.lab import config, front, store
-from lth.lab.build import assemble
+from lth.lab import config, front, runner, store
 from tests.conftest import assert_same
 from tests.devices_worker import FLAGS, SMALL
 
@@ -72,31 +71,23 @@ MODES = ["weights", "learning_rate", "finetune", "weights_low_rate", "reinit"]
 def test_training_uses_up_its_own_states_and_never_the_early_one(
     mode, tmp_path, monkeypatch, recwarn
 ):
-    inner, checkpoints = assemble.build, runner._checkpoints
     saved, given, early = [], [], []
-
-    def spied(*args):
-        parts = inner(*args)
-
-        def trained(state, mask, n):
-            given.append(state)
-            return parts.train(state, mask, n)
-
-        return parts._replace(train=trained)
-
-    def kept(*args):
-        early.append(checkpoints(*args))
-        return early[0]
-
-    monkeypatch.setattr(assemble, "build", spied)
-    monkeypatch.setattr(runner, "_checkpoints", kept)
-    monkeypatch.setattr(store, "save", lambda run, ticket, _: saved.append(ticket))
-    monkeypatch.setattr(runner, "_failures", lambda *_: {})
     falling = replace(SMALL.optimizer, milestones="3it")  # what rewinding rates needs
     e = replace(SMALL, optimizer=falling, rewind=config.Rewind(mode=mode, to="2it"))
-    path = front.start(e, "small", tmp_path).path
-    stored = store.load_tree(path, "early", {"state": early[0]})["state"]
-    assert_same(early[0], stored)
+    recipe = lth.build(e)
+
+    def trained(state, *rest):
+        given.append(state)
+        return recipe.train(state, *rest)
+
+    def rewound(first, late, keys):
+        early.append(first)
+        return recipe.rewind(first, late, keys)
+
+    monkeypatch.setattr(store, "save", lambda unit, ticket: saved.append(ticket))
+    spied = recipe._replace(train=trained, rewind=rewound)
+    path = front.start_own(spied, tmp_path / "run").path
+    assert_same(early[0], runner.early(recipe, path))  # as it is stored
     assert len(given) == 1 + 2 * 2  # to the rewind point, and to two stops each level
     large = [(state.params, state.opt_state) for state in given]
     assert all(x.is_deleted() for x in jax.tree.leaves(large))
@@ -108,7 +99,7 @@ def test_training_uses_up_its_own_states_and_never_the_early_one(
 
 def test_weights_stay_float32_where_the_arithmetic_is_bfloat16(tmp_path):
     e = replace(SMALL, model=replace(SMALL.model, compute="bfloat16"), levels=0)
-    state = lth.open_run(front.start(e, "small", tmp_path).path).ticket(0).state
+    state = lth.open_run(front.start(e, "small", tmp_path).path).ticket(0)
     assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"float32"}
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
@@ -120,7 +111,7 @@ def test_blocks_that_are_made_again_change_nothing(tmp_path):
         lth.open_run(front.start(replace(e, model=m), "small", tmp_path).path)
         for m in (vit, replace(vit, remat=True))
     )
-    a, b = (run.ticket(0).state.params for run in (plain, again))
+    a, b = (run.ticket(0).params for run in (plain, again))
     assert_close(a, b, rtol=0, atol=1e-5)
 
 
@@ -165,7 +156,7 @@ def test_streamed_images_run_stop_and_go_on_to_the_same_bits(folders, tmp_path):
     for level in range(3):
         a, b = (lth.open_run(path).ticket(level) for path in (whole, parts))
         assert_same(a, b)
-    shape = a.state.params["conv_0"]["kernel"].shape
+    shape = a.params["conv_0"]["kernel"].shape
     assert shape[:-1] == (1, 3, 3, 3)
     table = lth.open_run(whole).table
     assert {"validation", "test", "train"} == set(table["split"])
@@ -205,6 +196,17 @@ def assert_close(a, b, **tolerance):
         np.testing.assert_allclose(x, y, **tolerance)
 
 
+def stored(run):
+    """The variant and level of every ticket."""
+    folders = {store.TRUNK: run.path, **store.branches(run.path)}
+    return [(name, n) for name, unit in folders.items() for n in store.stored(unit)]
+
+
+def optimizer_of(run, variant, level):
+    unit = {store.TRUNK: run.path, **store.branches(run.path)}[variant]
+    return store.load(unit, level).state["opt_state"]
+
+
 def test_no_more_devices_are_used_than_replicates_need(many):
     assert many["devices"] == [1, 3, 8, 5, 7]  # of 8, for 1, 3, 8, 9, 13 replicates
 
@@ -214,9 +216,11 @@ def test_replicates_over_devices_are_those_of_one_device(many, name, count):
     one, spread = lth.open_run(many["one"]), lth.open_run(many[name])
     first = jax.tree.map(lambda x: x[:count], one.early)
     assert_same(first, spread.early)
-    for variant, level in store.stored(spread.path):
+    for variant, level in stored(spread):
         a, b = (run.ticket(level, variant) for run in (one, spread))
         assert_same(jax.tree.map(lambda x: x[:count], a[1:]), b[1:])
+        a, b = (optimizer_of(run, variant, level) for run in (one, spread))
+        assert_same(jax.tree.map(lambda x: x[:count], a), b)
     rows, found = one.table.drop(columns="run"), spread.table.drop(columns="run")
     known = found[["variant", "level"]].drop_duplicates()
     rows = rows[rows["replicate"] < count].merge(known)
@@ -224,7 +228,7 @@ def test_replicates_over_devices_are_those_of_one_device(many, name, count):
     a, b = (table.sort_values(order, ignore_index=True) for table in (rows, found))
     assert a.equals(b)
     if name == "three":
-        assert len(store.stored(spread.path)) == 4  # dense, ticket and two controls
+        assert len(stored(spread)) == 4  # dense, ticket and two controls
 
 
 def test_a_batch_over_devices_trains_like_a_whole_one(many):
@@ -283,7 +287,7 @@ def test_two_processes_share_each_batch(joined):
     shared, spread = (lth.open_run(joined[0][name]) for name in ("path", "spread"))
     for level in (0, 1):
         a, b = shared.ticket(level), spread.ticket(level)
-        assert_close(a.state.params, b.state.params, rtol=0, atol=1e-5)
+        assert_close(a.params, b.params, rtol=0, atol=1e-5)
 
 
 def test_a_failure_of_the_first_process_ends_both(joined):

@@ -454,6 +454,9 @@ def test_a_run_is_not_continued_on_other_data(unbroken, tmp_path):
         front.start(replace(SMALL, levels=4), "small", tmp_path)
     with pytest.raises(store.StoreError, match="was trained on other data"):
         lth.open_run(path).recipe()
+    (path / "config.json").write_text(json.dumps({**content, "id": "abc"}))
+    with pytest.raises(store.StoreError, match="holds the run abc of another config"):
+        front.start(SMALL, "small", tmp_path)
 
 
 def test_asking_for_less_loses_nothing(unbroken):

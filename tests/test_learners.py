@@ -11,9 +11,10 @@ import lth
 from lth import masks, results, supermask, train
 from lth.cli import main, report
 from lth.lab import front
-from lth.lab.build import assemble, learners, networks, targets
+from lth.lab.build import learners, names, networks, targets, tasks
 from lth.lab.config import Experiment, Learn, Model, Optimizer
 from lth.lab.config.presets import SUPERMASKS
+from lth.lottery import recipe as recipes
 from tests.conftest import assert_same
 from tests.test_experiment import StopError, contents, stop_after
 
@@ -39,11 +40,13 @@ def unbroken(tmp_path_factory):
 
 def test_the_scores_are_stored_and_the_weights_stayed_as_they_were(unbroken):
     run = lth.open_run(unbroken)
-    learner = assemble.build(SMALL).learner
-    begun = learner.init(recipes.keys(run.replicates, recipes.INIT))
-    frozen, ticket = run.learned.stats.weights, run.ticket(0)
-    assert_same(frozen, begun.stats.weights)
-    assert_same(ticket.state.params, masks.apply(frozen, ticket.mask))
+    model = tasks.load(SMALL.data, SMALL.model, SMALL.batch_size).model
+    ones = masks.ones(jax.eval_shape(model.init, jax.random.key(0))[0])
+    init = learners.learner(SMALL.learn, model, ones, 40).model.init
+    _, begun = jax.jit(jax.vmap(init))(recipes.keys(run.replicates, recipes.INIT))
+    frozen, ticket = run.learned.stats["weights"], run.ticket(0)
+    assert_same(frozen, dict(begun.weights))
+    assert_same(ticket.params, masks.apply(frozen, ticket.mask))
     np.testing.assert_allclose(  # those of the run, over the root of what is kept
         frozen["output"]["kernel"] * np.sqrt(0.5),
         run.early.params["output"]["kernel"],
@@ -66,7 +69,7 @@ def test_the_ticket_is_an_ordinary_one(unbroken):
         equal = jax.tree.map(np.array_equal, control.mask, ticket.mask)
         assert all(jax.tree.leaves(equal)) == same
         assert jax.vmap(masks.count)(control.mask).tolist() == kept.tolist()
-        trained = control.state.params
+        trained = control.params
         assert_same(trained, masks.apply(trained, control.mask))
     # From the weights it has, training starts where learning ended.
     after = table.query("split == 'train' and metric == 'loss' and step == 20")
@@ -79,16 +82,16 @@ def test_a_finished_run_takes_more_controls(unbroken, tmp_path):
     path = front.start(bare, "small", tmp_path).path
     assert lth.open_run(path).variants == ["ticket"]
     assert front.start(SMALL, "small", tmp_path).path == path
-    assert contents(path)[0] == contents(unbroken)[0]
+    assert contents(path) == contents(unbroken)
 
 
 def test_a_run_beside_trained_weights(tmp_path):
     e = small("movement", steps="30it", eval_every="10it", replicates=2)
     run = lth.open_run(front.start(e, "moved", tmp_path).path)
     scores, ticket = run.learned, run.ticket(0)
-    assert isinstance(scores.params, supermask.Gated)
-    found = masks.apply(scores.params.weights, ticket.mask)
-    assert_same(ticket.state.params, found)
+    assert set(scores.params) == set(supermask.Gated._fields)
+    found = masks.apply(scores.params["weights"], ticket.mask)
+    assert_same(ticket.params, found)
     density = run.table.query("split == 'mask'").groupby("step")["value"].mean()
     assert density[10] > density[20] > density[30] == pytest.approx(0.1, abs=0.002)
     # A step does not count before the mask is as sparse as the last.
@@ -103,7 +106,7 @@ def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
     mask = supermask.rounded(scores.params)
     weights = jax.tree.map(
         lambda w, m: np.asarray(w if m is None else w * m * (m.size / m.sum())),
-        scores.stats.weights,
+        scores.stats["weights"],
         mask,
     )
     source = lth.data.load("digits", None, 180, 0)
@@ -116,7 +119,7 @@ def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
     assert measured.item() == pytest.approx(accuracy, abs=1e-6)
 
 
-@pytest.mark.parametrize("measurements", [1, 3])
+@pytest.mark.parametrize("measurements", [1, 3, 5])  # 2 are of the mask
 def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
     with pytest.raises(StopError):
         front.start(SMALL, "small", tmp_path, watch=stop_after(measurements))
@@ -124,17 +127,17 @@ def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measuremen
     assert contents(path) == contents(unbroken)
 
 
-@pytest.mark.parametrize("method", learners.LEARNERS)
+@pytest.mark.parametrize("method", names.LEARNERS)
 def test_every_method_moves_what_it_trains_at_the_rates_of_its_preset(method):
     e = SUPERMASKS["digits"][method].experiment
     learn = replace(e.learn, every=1)
     e = replace(e, model=replace(e.model, widths=(6,)), learn=learn)
-    examples = networks.Examples((8, 8, 1), 10)
+    examples = names.Examples((8, 8, 1), 10)
     model = networks.network(e.model, examples)
     params, _ = model.init(jax.random.key(0))
-    mask = targets.prunable(e, params)
-    learned = learners.learner(e, model, mask, 10)
-    tx = learners.optimizer(e, 5, 10)
+    mask = targets.prunable(e.prune, params)
+    learned = learners.learner(e.learn, model, mask, 10)
+    tx = learners.optimizer(e.learn, e.optimizer, 5, 10)
     state = train.init_state(learned.model.init, tx, jax.random.key(0))
     loss, _ = train.classification(learned.model.apply)
 
@@ -212,7 +215,7 @@ def test_without_a_method_they_are_listed(capsys):
 def test_weights_beside_scores_have_their_own_optimizer():
     scores = Optimizer(name="sgd", learning_rate=0.1)
     e = Experiment(learn=Learn(method="movement", optimizer=scores), levels=0)
-    tx = learners.optimizer(e, 5, 10)
+    tx = learners.optimizer(e.learn, e.optimizer, 5, 10)
     weights = {"w": jnp.full(3, 2.0), "b": jnp.full(2, 2.0)}
     params = supermask.Gated(weights, {"w": jnp.full(3, 2.0), "b": None})
     updates, _ = tx.update(params, tx.init(params), params)

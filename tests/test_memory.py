@@ -11,10 +11,9 @@ import pytest
 from lth import train
 from lth.cli import main
 from lth.lab import devices
-from lth.lab.build import assemble, targets
+from lth.lab.build import assemble, compose, targets
 from lth.lab.config.presets import SUPERMASKS
 from lth.lab.devices import compilation, memory
-from tests.devices_worker import SMALL
 
 
 def said(capsys):
@@ -44,10 +43,9 @@ def test_more_devices_hold_no_fewer_states_but_fewer_gradients(monkeypatch):
     asked = []
     monkeypatch.setattr(memory, "check_bytes", lambda n, what: asked.append(n))
     like = train.TrainState(None, jnp.zeros(5), {}, [jnp.zeros(5)])  # 20 + 20 bytes
-    e = replace(SMALL, replicates=8)
     for size, over in ((1, "replicates"), (4, "replicates"), (4, "batch")):
         mesh = SimpleNamespace(size=size)
-        assemble._check_memory(e, devices.Plan(mesh, over, 8), like)
+        compose.check_memory(devices.Plan(mesh, over, 8), like, "mlp")
     states = 3 * 8 * 40
     assert asked == [states + 8 * 20, states + 2 * 20, states + 8 * 20]
 

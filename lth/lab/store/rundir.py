@@ -129,6 +129,16 @@ def read_config(run: Path) -> dict[str, Any]:
             f"{path} is damaged: replicates are lists of numbers, such as [[0, 1]]; "
             f"got {content.get('replicates')!r}"
         )
+    expected = {"work": dict, "flags": dict, "data": str, "preset": str}
+    needed = ("work", "data", "preset") if "config" in content else ("work",)
+    for name, kind in expected.items():
+        good = (
+            isinstance(content[name], kind) if name in content else name not in needed
+        )
+        if not good:
+            raise StoreError(
+                f"{path} is damaged: {name} cannot be {content.get(name)!r}"
+            )
     return content
 
 
