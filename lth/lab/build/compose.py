@@ -1,0 +1,339 @@
+"""From functions and data to a recipe, spread over the devices there are."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lth import criteria, data, lottery, masks, train
+from lth.analysis import cost
+from lth.lab import devices
+from lth.lab.build import names
+from lth.lab.build.tasks import Task
+from lth.lab.devices import memory
+from lth.lab.store import checkpoint
+from lth.lottery import Branch, Recipe, rewind
+from lth.lottery import recipe as recipes
+from lth.models import Model
+from lth.train import TrainState
+
+
+def make_recipe(
+    model: Model,
+    tx: optax.GradientTransformation,
+    loss: train.Loss,
+    measure: Callable,
+    splits: Any,
+    *,
+    batch_size: int,
+    steps: int,
+    densities: Iterable[masks.Density],
+    replicates: int | Sequence[int] = 5,
+    eval_every: int | None = None,
+    rewind_to: int = 0,
+    checkpoints: Sequence[int] = (),
+    augment: Callable | None = None,
+    prunable: Callable[[str, jax.Array], bool] = masks.is_kernel,
+    criterion: Callable[..., masks.Scores] | None = None,
+    keep: Callable[..., masks.Mask] = masks.keep_top,
+    rewind: Callable[[TrainState, TrainState], TrainState] = rewind.weights,
+    branches: Mapping[str, Branch] | Sequence[str] = (),
+    over: str = "replicates",
+) -> Recipe:
+    """Make a recipe of functions of your own: no configuration, no names.
+
+    The functions are of one replicate. Raises ValueError for parts that do not fit each
+    other, before anything is compiled.
+
+    Args:
+      model: Such as `models.from_linen`, `models.from_nnx` or `models.Model` gives.
+      tx: The optimizer; `dynamic.sparsify` makes one whose mask changes in training.
+      loss: `(params, stats, batch, key) -> (value, (stats, metrics))`, such as
+        `train.classification(model.apply)` gives beside `measure`.
+      measure: `(params, stats, batch) -> {metric: one number for each example}`. The
+        first metric beside `loss` is what runs are compared by, higher is better.
+      splits: Data by split: `data.Splits`, or a mapping with the key `train` and at
+        least one more. Of each split any tree of arrays, examples in front.
+      batch_size: Examples in a batch.
+      steps: Of the dense training; a ticket trains from `rewind_to` to here.
+      densities: Of levels 1, 2, …, such as `masks.schedules.geometric(0.8, 12)`:
+        fractions of the prunable weights, or a tree of them by layer.
+      replicates: How many, or their numbers.
+      eval_every: Measure so often, in steps, and at the end; by default 10 times.
+      rewind_to: The step of the dense training that tickets are rewound to.
+      checkpoints: Other steps of it to store.
+      augment: `(key, inputs) -> inputs`, of batches that have `inputs`.
+      prunable: Which leaves a mask covers, by path and leaf.
+      criterion: `(early, late, mask, key) -> scores` of the weights of `late`, both
+        of them states; by default their magnitudes.
+      keep: `(scores, mask, density) -> mask`.
+      rewind: One of `lottery.rewind`, or `(early, late) -> state`.
+      branches: By name; or names of controls, such as reinit and shuffle.
+      over: What several devices share: `replicates`, or each `batch`.
+
+    Returns:
+      The recipe: change any field of it with `_replace`.
+    """
+    if isinstance(replicates, int):
+        replicates = range(replicates)
+    numbers = tuple(replicates)
+    devices.use_cores(len(numbers))
+    if not numbers:
+        raise ValueError("replicates are at least 1; got none")
+    plan = devices.plan(len(numbers), over)
+    task = own_task(model, loss, measure, splits, batch_size, augment, plan)
+    init = partial(train.init_state, model.init, tx)
+    like = _shapes_of(init, task)
+    every = eval_every or max(1, steps // 10)
+    step, measures = programs(task, tx, plan)
+    each = each_on(plan)
+    states = {step_name(at): at for at in sorted(set(checkpoints))}
+    if not isinstance(branches, Mapping):
+        start = names.Start(init, rewind, rewind_to)
+        branches = {name: control(name, start) for name in branches}
+    recipe = Recipe(
+        replicates=numbers,
+        init=jax.jit(jax.vmap(init)),
+        mask=whole_mask(masks.ones(like.params, prunable), len(numbers)),
+        train=step,
+        measures=measures,
+        stops=(*range(every, steps, every), steps),
+        rewind_to=rewind_to,
+        checkpoints={"init": 0, **states, "early": rewind_to},
+        densities=tuple(densities),
+        prune=lottery.make_prune(
+            each(criterion or magnitude), keep, exact=keep is masks.keep_top
+        ),
+        rewind=lambda early, late, keys: jax.vmap(rewind)(early, late),
+        branches=branches,
+        each=each,
+        stamp=_stamp(task),
+        work=partial(work, task, like),
+    )
+    recipes.check(recipe)
+    return recipe
+
+
+def magnitude(early, late, mask, key) -> masks.Scores:
+    """|w| of the trained weights."""
+    return criteria.magnitude(late.params)
+
+
+def control(name: str, start: names.Start) -> Branch:
+    """A control by its name. Raises ValueError for one that is not there."""
+    there = [n for n in names.CONTROLS if n != "invert" or start.invert]
+    if name not in there:
+        raise ValueError(f"branches by name are {', '.join(there)}; got {name!r}")
+    return names.CONTROLS[name](start)
+
+
+def step_name(step: int) -> str:
+    """What the checkpoint of a step of the dense training is called."""
+    return f"step_{step}"
+
+
+def whole_mask(mask: masks.Mask, replicates: int) -> masks.Mask:
+    """All ones, with the axis of replicates in front."""
+    return jax.tree.map(lambda m: jnp.ones((replicates, *m.shape), bool), mask)
+
+
+def each_on(plan: devices.Plan) -> Callable[[Callable], Callable]:
+    """Make `each` of a recipe: a function of one replicate becomes one of all."""
+
+    @lru_cache(maxsize=64)
+    def each(function):
+        made: dict[int, Callable] = {}
+
+        def call(*args):
+            count = len(args)
+            if count not in made:
+                made[count] = devices.spread(plan, function, (0,) * count)
+            return made[count](*recipes.given_to_each(args))
+
+        return call
+
+    return each
+
+
+def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
+    """Return what is compiled: `train` and `measures`, as a recipe has them."""
+    sample = devices.split_batch(plan, task.sample)
+    step = devices.spread(
+        plan,
+        train.make_train(task.loss, sample, tx),
+        (0, 0, None, 0, None),
+        donate=True,
+    )
+    # What a chunk of images becomes inside a network fits a CPU's cache so.
+    chunk = 250 if jax.default_backend() == "cpu" else 1000
+    measure = train.make_evaluate(task.measure, chunk)
+    evaluate = devices.spread(plan, measure, (0, 0, None))
+
+    def trained(state, mask, n, order):
+        at, totals = int(np.ravel(state.step)[0]), None
+        for block, length in task.blocks(order[0], at, at + n):
+            state, sums = step(state, mask, block, order, np.int32(length))
+            totals = sums if totals is None else train.add_sums(totals, sums)
+        return state, totals
+
+    def one_by_one(state, mask, n, order):
+        """Each network by itself, for what is streamed comes in one order at a time."""
+        rows = [
+            trained(
+                *jax.tree.map(lambda x, i=i: x[i : i + 1], (state, mask)),
+                n,
+                order[i : i + 1],
+            )
+            for i in range(len(order))
+        ]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+
+    def trained_each(state, mask, n, order):
+        alone = len(order) == 1 or not task.streams
+        return (trained if alone else one_by_one)(state, mask, n, order)
+
+    def measured(split, state):
+        values = [
+            (evaluate(state.params, state.stats, part), _length(part))
+            for part in task.parts[split]()
+        ]
+        return train.weighted_mean(values)
+
+    return trained_each, {name: partial(measured, name) for name in task.parts}
+
+
+def check_memory(plan: devices.Plan, like: TrainState, what: str) -> None:
+    """Refuse a network whose weights alone fill the memory of a device."""
+
+    def size(tree):
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    # A device holds the early state, the last ticket's and the one in training, of all
+    # replicates (see `devices`), and the gradients of those it trains.
+    trained = plan.replicates
+    if plan.over == "replicates":
+        trained = math.ceil(plan.replicates / plan.mesh.size)
+    memory.check_bytes(
+        3 * plan.replicates * size(like) + trained * size(like.params),
+        f"training {what} ({plan.replicates} replicates)",
+    )
+
+
+def work(task: Task, like: TrainState) -> dict[str, int]:
+    """Multiply-accumulates of one example, by path; none where they are not known."""
+    example = task.example
+    if not hasattr(example, "inputs"):
+        return {}
+    inputs = example.inputs
+    shape, ones = inputs.shape[1:], masks.ones(like.params, lambda path, leaf: True)
+    try:
+        found = cost.work(
+            task.model, like.params, like.stats, shape, ones, np.dtype(inputs.dtype)
+        )
+    except ValueError:  # it reads weights in a way that is not followed
+        return {}
+    return dict(found.dense)
+
+
+def _length(part: Any) -> int:
+    return len(jax.tree.leaves(part)[0])
+
+
+def own_task(model, loss, measure, splits, batch_size, augment, plan) -> Task:
+    """The Task of data that a device holds, under functions of the user's own.
+
+    Raises ValueError where splits, batches, loss and measure do not fit each other.
+    """
+    parts = splits._asdict() if isinstance(splits, data.Splits) else dict(splits)
+    if "train" not in parts or len(parts) < 2:
+        raise ValueError(
+            "splits hold `train` and at least one more to measure on; got "
+            f"{', '.join(parts) or 'none'}"
+        )
+    for name, part in parts.items():
+        lengths = {len(x) for x in jax.tree.leaves(part)}
+        if len(lengths) != 1 or not min(lengths):
+            raise ValueError(
+                f"all arrays of the split {name} have as many examples, at least 1; "
+                f"got {sorted(lengths) or 'no array'}"
+            )
+    count = _length(parts["train"])
+    sample = data.make_sample(batch_size, count, augment)
+
+    @cache
+    def placed(name):
+        return devices.share(plan, jax.tree.map(jnp.asarray, parts[name]))
+
+    def blocks(key, start, stop):
+        yield placed("train"), stop - start
+
+    return Task(
+        examples=None,
+        size=count,
+        digest=checkpoint.digest(parts),
+        model=model,
+        loss=loss,
+        measure=measure,
+        sample=sample,
+        blocks=blocks,
+        parts={
+            name: lambda name=name: iter([placed(name)])
+            for name in parts
+            if name != "train"
+        },
+        example=jax.tree.map(lambda x: x[:1], parts["train"]),
+    )
+
+
+def _shapes_of(init: Callable, task: Task) -> TrainState:
+    """The shapes of a state, once loss and measure have been tried on them."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    batch, _ = next(task.blocks(None, 0, 1))
+    try:
+        what = "the model's `init`"
+        like = jax.eval_shape(init, key)
+        shapes = jax.eval_shape(task.sample, key, jnp.int32(0), batch)
+        what = f"the loss on a batch {_told(shapes)}"
+        value, (stats, metrics) = jax.eval_shape(
+            task.loss, like.params, like.stats, shapes, key
+        )
+        what = f"the measure on a batch {_told(shapes)}"
+        measured = jax.eval_shape(task.measure, like.params, like.stats, shapes)
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(f"{what} fails: {error}") from error
+    size = _length(shapes)
+    odd = {n: v.shape for n, v in measured.items() if v.shape != (size,)}
+    for fits, why in (
+        (value.shape == (), f"the loss is one number; got {value.shape}"),
+        (
+            jax.tree.structure(stats) == jax.tree.structure(like.stats),
+            "the loss returns stats of the structure that `init` gives",
+        ),
+        (isinstance(metrics, dict), "the loss returns metrics as a dict"),
+        (not odd, f"the measure gives [{size}], a number an example; got {odd}"),
+        ("loss" in measured, "the measure has a `loss`, by which training is stopped"),
+    ):
+        if not fits:
+            raise ValueError(why)
+    return like
+
+
+def _told(shapes: Any) -> str:
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    return ", ".join(
+        f"{jax.tree_util.keystr(path, simple=True)} {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    )
+
+
+def _stamp(task: Task) -> dict[str, str]:
+    """Digests of the data, and of the first batches: of their order and changes."""
+    data, _ = next(task.blocks(None, 0, 1))
+    key, draw = jax.random.key(0), jax.jit(task.sample)
+    drawn = [draw(key, jnp.int32(step), data) for step in range(2)]
+    return {"data": task.digest, "batches": checkpoint.digest(drawn)}

@@ -1,0 +1,279 @@
+"""Every table from a name to a function: what may be asked for by name.
+
+Plain dicts, and small adapters that give their functions one signature. A new name is a
+function, a word in a `Literal` of `lab.config.fields`, and a line here; tests hold the
+three to each other. Data sets by name are `data.SOURCES`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lth import criteria, masks, models, supermask
+from lth.criteria import history
+from lth.data import augment
+from lth.lab import config
+from lth.lab.config import needs
+from lth.lottery import Branch, Ticket, branches, rewind
+from lth.lottery.rewind import Rewind
+from lth.masks import Mask, Params, Scores, schedules
+from lth.models import Model
+from lth.supermask import Supermask
+from lth.train import TrainState
+
+
+class Examples(NamedTuple):
+    """What a network takes and gives."""
+
+    shape: tuple[int, ...]  # of one example
+    classes: int  # 1 for a number
+
+
+def _family(module: Callable[..., nn.Module], **fields: Any) -> Callable[..., Any]:
+    """What builds a family of networks from the fields of a configuration.
+
+    `module` is given those among them that it has.
+    """
+
+    def build(m: config.Model, examples: Examples, dtype: Any) -> nn.Module:
+        given = {
+            "classes": examples.classes,
+            "widths": m.widths,
+            "width": m.width,
+            "initialiser": m.initialiser,
+            "norm_scale": m.norm_scale,
+            "dtype": dtype,
+            "remat": m.remat,
+            "length": examples.shape[0],
+        }
+        known = module.__dataclass_fields__  # type: ignore[attr-defined]
+        deep = {"depth": m.depth} if m.depth else {}
+        return module(**{n: v for n, v in given.items() if n in known} | fields | deep)
+
+    return build
+
+
+NETWORKS = {
+    "mlp": _family(models.MLP),
+    "lenet5": _family(models.LeNet5),
+    **{f"conv{n}": _family(models.Conv, depth=n) for n in (2, 4, 6, 8)},
+    **{f"vgg{n}": _family(models.VGG, depth=n) for n in (11, 13, 16, 19)},
+    **{f"resnet{n}": _family(models.ResNet, depth=n) for n in (20, 32, 44, 56, 110)},
+    "wrn16_4": _family(models.WideResNet, depth=16, widen=4),
+    "wrn22_2": _family(models.WideResNet, depth=22, widen=2),
+    **{
+        f"resnet{n}_imagenet": _family(models.ImageNetResNet, depth=n) for n in (18, 50)
+    },
+    "vit": _family(models.ViT),
+    "transformer": _family(models.Transformer),
+}
+
+
+class Inputs(NamedTuple):
+    """What a criterion may look at, of one replicate."""
+
+    initial: Params  # where the training began
+    state: TrainState  # where it ended; its weights are ranked
+    mask: Mask
+    key: jax.Array
+    batches: Callable  # () -> training examples [b, n, ...]
+    loss: Callable  # (params, batch) -> the mean loss, in the mode asked for
+    cool: Callable  # the same with cooled logits
+    inputs: Callable  # () -> what meets each kernel
+    flow: Callable  # params -> the scores of SynFlow
+
+
+def _moved(function: Callable) -> Callable[[Inputs], Scores]:
+    return lambda v: function(v.initial, v.state.params)
+
+
+def _asked(function: Callable) -> Callable[[Inputs], Scores]:
+    return lambda v: function(v.loss, v.state.params, v.batches())
+
+
+def _fisher(v: Inputs) -> Scores:
+    diagonal = criteria.empirical_fisher(v.loss, v.state.params, v.batches())
+    return criteria.obd(v.state.params, diagonal)
+
+
+def _hessian(v: Inputs) -> Scores:
+    found = criteria.hutchinson(v.loss, v.state.params, v.batches(), v.key, probes=8)
+    return criteria.obd(v.state.params, found)
+
+
+def _adam(v: Inputs) -> Scores:
+    diagonal = criteria.adam_second_moment(v.state.opt_state)
+    return criteria.obd(v.state.params, diagonal)
+
+
+def _weights(function: Callable) -> Callable[[Inputs], Scores]:
+    return lambda v: function(v.state.params)
+
+
+def _inputs(function: Callable) -> Callable[[Inputs], Scores]:
+    def scores(v):
+        params = v.state.params
+        found = function(*_covered(params, v.inputs(), v.mask))
+        return jax.tree.map(
+            lambda w, s: jnp.zeros_like(w) if s is None else s, params, found
+        )
+
+    return scores
+
+
+def _covered(params: Params, inputs: Any, mask: Mask) -> tuple[Params, Any]:
+    """Without the leaves of which nothing is pruned and nothing seen."""
+
+    def out(x, keep):
+        return keep is None and (x is None or isinstance(x, models.Unseen))
+
+    kept = jax.tree.map(lambda w, x, m: None if out(x, m) else w, params, inputs, mask)
+    return kept, jax.tree.map(
+        lambda w, x, m: None if out(x, m) else x, params, inputs, mask
+    )
+
+
+CRITERIA: dict[str, Callable[[Inputs], Scores]] = {
+    "magnitude": _weights(criteria.magnitude),
+    "normalised_magnitude": _weights(criteria.normalised_magnitude),
+    "standardised_magnitude": _weights(criteria.standardised_magnitude),
+    "lamp": _weights(criteria.lamp),
+    "random": lambda v: criteria.random(v.state.params, v.key),
+    "gradient_magnitude": _asked(criteria.gradient_magnitude),
+    "weight_gradient": _asked(criteria.weight_gradient),
+    "snip": lambda v: criteria.snip(v.loss, v.state.params, v.mask, v.batches()),
+    "grasp": lambda v: criteria.grasp(v.cool, v.state.params, v.mask, v.batches()),
+    "synflow": lambda v: v.flow(v.state.params),
+    "fisher": _fisher,
+    "hessian": _hessian,
+    "adam_second_moment": _adam,
+    "wanda": _inputs(criteria.wanda),
+    "activation_magnitude": _inputs(criteria.activation_magnitude),
+    "mean_activation": _inputs(criteria.mean_activation),
+    "nonzero_share": _inputs(criteria.nonzero_share),
+    **{name: _moved(getattr(history, name)) for name in needs.MOVED},
+}
+
+
+# Movement pruning begins after a tenth of its steps and ends a fifth before the last,
+# as Sanh et al. have it on SQuAD.
+RAMP = (0.1, 0.8)
+
+
+def _bernoulli(learn: config.Learn, model: Model, steps: int, prunable: Any):
+    logit = math.log(learn.start / (1 - learn.start))
+    return supermask.bernoulli(
+        model, start=logit, rescale=learn.rescale, prunable=prunable
+    )
+
+
+def _highest(make: Callable[..., Supermask]) -> Callable[..., Supermask]:
+    def build(learn: config.Learn, model: Model, steps: int, prunable: Any):
+        return make(
+            model,
+            learn.keep,
+            rank=jnp.abs if learn.rank == "magnitude" else lambda s: s,
+            scope=learn.scope,
+            every=learn.every,
+            scale=learn.rescale,
+            prunable=prunable,
+        )
+
+    return build
+
+
+def _hard_concrete(learn: config.Learn, model: Model, steps: int, prunable: Any):
+    return supermask.hard_concrete(model, start=learn.start, prunable=prunable)
+
+
+def _continuous(learn: config.Learn, model: Model, steps: int, prunable: Any):
+    return supermask.continuous(model, steps=steps, prunable=prunable)
+
+
+def _movement(learn: config.Learn, model: Model, steps: int, prunable: Any):
+    return supermask.movement(
+        model,
+        _ramp(1 - learn.keep, steps),
+        scope=learn.scope,
+        every=learn.every,
+        prunable=prunable,
+    )
+
+
+def _movement_soft(learn: config.Learn, model: Model, steps: int, prunable: Any):
+    threshold = _ramp(learn.threshold, steps)
+    return supermask.movement_soft(model, threshold, prunable=prunable)
+
+
+def _ramp(sparsity: float, steps: int) -> schedules.Schedule:
+    begin, end = (round(part * steps) for part in RAMP)
+    return schedules.cubic(sparsity, begin, max(end, begin + 1), 1)
+
+
+LEARNERS: dict[str, Callable[..., Supermask]] = {
+    "bernoulli": _bernoulli,
+    "edge_popup": _highest(supermask.edge_popup),
+    "multi_prize": _highest(supermask.multi_prize),
+    "hard_concrete": _hard_concrete,
+    "continuous": _continuous,
+    "movement": _movement,
+    "movement_soft": _movement_soft,
+}
+
+AUGMENTATIONS: dict[str, Callable[[int], list[Callable]]] = {  # of the size to crop to
+    "none": lambda size: [],
+    "flip": lambda size: [augment.flip()],
+    "crop_flip": lambda size: [augment.crop(4), augment.flip()],
+    "resized_crop_flip": lambda size: [augment.resized_crop(size), augment.flip()],
+}
+
+REWINDS: dict[str, Rewind] = {  # beside reinit, which draws
+    "weights": rewind.weights,
+    "learning_rate": rewind.learning_rate,
+    "finetune": rewind.finetune,
+    "weights_low_rate": rewind.weights_low_rate,
+}
+
+
+class Start(NamedTuple):
+    """What a control may start from."""
+
+    init: Callable[[jax.Array], TrainState]  # of one replicate
+    rewind: Rewind  # as tickets do
+    rewind_to: int
+    invert: Callable | None = None  # prunes the early weights, lowest scores kept
+
+
+def _densities(recipe: Any, early: TrainState, ticket: Ticket) -> dict[str, jax.Array]:
+    """The density of each layer."""
+    return jax.vmap(masks.densities)(ticket.mask)
+
+
+def _distance(recipe: Any, early: TrainState, ticket: Ticket) -> dict[str, jax.Array]:
+    """How far the kept weights went from the early ones, in L2."""
+
+    def of_one(early, late, mask):
+        moved = jax.tree.map(jnp.subtract, late, masks.apply(early, mask))
+        return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(moved)))
+
+    params = early.params, ticket.state.params
+    return {"l2": jax.jit(jax.vmap(of_one))(*params, ticket.mask)}
+
+
+PROBES: dict[str, Callable[..., dict[str, jax.Array]]] = {
+    "densities": _densities,
+    "distance": _distance,
+}
+
+CONTROLS: dict[str, Callable[[Start], Branch]] = {
+    "reinit": lambda s: branches.reinit(s.init, s.rewind_to),
+    "shuffle": lambda s: branches.shuffled("layer", s.rewind),
+    "invert": lambda s: branches.repruned(s.invert, "lowest scores kept", s.rewind),
+    "rewind": lambda s: branches.rewound(s.rewind),
+    "train": lambda s: branches.trained_on(s.rewind),
+    "shuffle_global": lambda s: branches.shuffled("global", s.rewind),
+}
