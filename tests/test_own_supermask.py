@@ -8,6 +8,7 @@ import pytest
 
 import lth
 from lth import data, masks, models, supermask, train
+from lth.lottery import recipe as lottery_recipe
 from lth.supermask import Supermask
 from lth.train import TrainState
 
@@ -131,3 +132,12 @@ def test_batches_can_be_drawn_by_a_function_of_ones_own():
     logits = inputs @ own.init(keys).params["kernel"][0]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
     np.testing.assert_allclose(sums["loss"][0], loss, rtol=1e-5)
+
+
+def test_params_may_be_a_pair():
+    params = supermask.Gated({"w": jnp.ones((2, 3))}, {"w": jnp.ones((2, 3))})
+    mask = masks.ones(params, lambda path, leaf: path.startswith("weights"))
+    lottery_recipe._check_like(mask, params, "it")
+    wrong = mask._replace(weights={"w": jnp.ones((2, 4), bool)})
+    with pytest.raises(ValueError, match=r"it does not fit .* weights/w: \(2, 4\) ag"):
+        lottery_recipe._check_like(wrong, params, "it")
