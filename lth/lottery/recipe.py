@@ -381,23 +381,22 @@ def _check_densities(recipe: Recipe) -> None:
 
 def _check_like(mask: Any, params: Any, what: str) -> None:
     """Refuse a mask that is not of the structure and shapes of the params."""
+
+    def differs(w, m):
+        fits = m is None or w.shape == m.shape
+        return None if fits else f"{m.shape} against {w.shape}"
+
     try:
-        pairs = jax.tree.map(
-            lambda w, m: None if m is None else (w.shape, m.shape), params, mask
-        )
+        wrong = jax.tree.map(differs, params, mask)
     except ValueError as error:
         raise ValueError(
             f"{what} has not the structure of the params: {error}"
         ) from None
-    for path, pair in jax.tree_util.tree_leaves_with_path(
-        pairs, is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2
-    ):
-        if isinstance(pair, tuple) and pair[0] != pair[1]:
-            at = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"{what} does not fit the params at {at}: {pair[1]} against {pair[0]}, "
-                "replicates in front"
-            )
+    for path, shapes in jax.tree_util.tree_leaves_with_path(wrong):
+        at = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(
+            f"{what} does not fit the params at {at}: {shapes}, replicates in front"
+        )
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
