@@ -56,7 +56,7 @@ class Flags(study.Flags):
 
 def claims(table: pd.DataFrame) -> str:
     """Write differences within replicates at early stopping, and how soon that is."""
-    stops = study.stopped(table)
+    stops = results.stopped(table)
     means = results.early_stop(table).groupby(["variant", "level"])
     means = means[["accuracy", "density", "step"]].mean()
     dense = means.loc[("ticket", 0)]
@@ -70,7 +70,7 @@ def claims(table: pd.DataFrame) -> str:
             ("shuffled", {"level": level, "variant": "shuffle"}),
         ):
             name = f"ticket - {title}"
-            row[name], row[f"{name}_ci"] = study.gap(stops, {"level": level}, other)
+            row[name], row[f"{name}_ci"] = results.gap(stops, {"level": level}, other)
         row["steps / dense"] = ticket["step"] / dense["step"]
         row["fresh / ticket"] = means.loc[("reinit", level), "step"] / ticket["step"]
         rows.append(row)

@@ -5,10 +5,12 @@ from lth.results.statistics import (
     down_to,
     early_stop,
     final,
+    gap,
     interval,
     matching,
     paired,
     score,
+    stopped,
     summary,
     text,
 )
@@ -35,6 +37,7 @@ __all__ = [
     "early_stop",
     "final",
     "from_text",
+    "gap",
     "interval",
     "keep",
     "matching",
@@ -42,6 +45,7 @@ __all__ = [
     "read",
     "rows",
     "score",
+    "stopped",
     "summary",
     "text",
 ]
