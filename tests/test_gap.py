@@ -33,6 +33,11 @@ def test_gap_is_within_replicates_and_in_points():
     assert half == pytest.approx(0)
 
 
+def test_mean_is_of_one_training_of_each_replicate():
+    assert results.mean(TABLE, A)[0] == pytest.approx(75)
+    assert results.mean(results.stopped(TABLE), A)[0] == pytest.approx(55)
+
+
 def test_gap_where_trainings_stopped():
     mean, _ = results.gap(results.stopped(TABLE), A, B)
     assert mean == pytest.approx((10 + 30) / 2)  # 50 - 40 and 60 - 30

@@ -22,6 +22,7 @@ from lth.lottery.recipe import (
     next_ticket,
     only,
     trained_dense,
+    trained_masked,
 )
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "rewind",
     "starts",
     "trained_dense",
+    "trained_masked",
 ]

@@ -165,8 +165,39 @@ def _fit(recipe, state, mask, order, watch):
 
 def trained_dense(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
     """Return level 0 as the network trained whole."""
-    init = recipe.init(keys(recipe.replicates, INIT))
-    return Ticket(0, recipe.mask, *fit(recipe, init, recipe.mask, watch)), {}
+    trained = fit(recipe, drawn(recipe), recipe.mask, watch)
+    return Ticket(0, recipe.mask, *trained), {}
+
+
+def drawn(recipe: Recipe) -> TrainState:
+    """Return the initial state of all replicates."""
+    return recipe.init(keys(recipe.replicates, INIT))
+
+
+def trained_masked(
+    final: Callable[[TrainState], tuple[masks.Params, masks.Mask]],
+    start: Callable[[Recipe], TrainState] = drawn,
+) -> First:
+    """Make the `first` of a recipe whose network ends training with a mask of its own.
+
+    Such are those whose mask changes in training, in the optimizer or in the model.
+
+    Args:
+      final: Of one replicate: the trained state -> its params and their mask, as in
+        `lambda state: (state.params, dynamic.state_of(state.opt_state).mask)`.
+      start: `(recipe) -> state` of all replicates, where the training begins.
+
+    Returns:
+      `first(recipe, watch)`; what it measures on the way is the state as it trains.
+    """
+
+    def first(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
+        state, metrics = fit(recipe, start(recipe), recipe.mask, watch)
+        params, mask = recipe.each(final)(state)
+        _check_like(mask, recipe.mask, "the mask that the training ended with")
+        return Ticket(0, mask, state._replace(params=params), metrics), {}
+
+    return first
 
 
 def first_ticket(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:

@@ -127,6 +127,15 @@ def stopped(table: pd.DataFrame) -> pd.DataFrame:
     return both[both["step"] <= both["step_stop"]].drop(columns="step_stop")
 
 
+def mean(table: pd.DataFrame, where: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the test score at the end in points, and half its 95 % interval.
+
+    `where` says which training of each replicate, as in `gap`.
+    """
+    value, half = interval(final(_alone(table, where))["value"])
+    return 100 * value, 100 * half
+
+
 def gap(
     table: pd.DataFrame, one: Mapping[str, Any], other: Mapping[str, Any]
 ) -> tuple[float, float]:
