@@ -26,85 +26,47 @@ the more the sparser they are. Whether tickets learn sooner cannot be seen here:
 iterations end before the validation loss has risen, for the dense network too.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
 import pandas as pd
-import tyro
+import study
 from matplotlib.figure import Figure
 
-import lth
 from lth import plot, results
-from lth.lab import runner
-from lth.lab.config.presets import PRESETS
 
-RESULTS = Path(__file__).parent / "results"
+CELLS = {"conv2": ("conv2-fast", {"levels": 5, "controls": "reinit"})}
 
 
-@dataclass(frozen=True)
-class Flags:
-    """Where things are, and how much to run."""
-
-    data_dir: Path | None = None
-    runs: Path = Path("runs")
-    out: Path = RESULTS
-    levels: int = 5
-    replicates: int = 4
-
-
-def main() -> None:
-    flags = tyro.cli(Flags)
-    chosen = replace(
-        PRESETS["conv2-fast"].experiment,
-        levels=flags.levels,
-        replicates=flags.replicates,
-        controls="reinit",
+def claims(table: pd.DataFrame) -> str:
+    """Write differences within replicates at early stopping, and how soon that is."""
+    stops = results.stopped(table)
+    means = results.early_stop(table).groupby(["variant", "level"])
+    means = means[["accuracy", "density", "step"]].mean()
+    dense, rows = means.loc[("ticket", 0)], []
+    for level, ticket in means.loc["ticket"].drop(0).iterrows():
+        fresh = {"level": level, "variant": "reinit"}
+        row = {"density %": 100 * ticket["density"]}
+        for name, other in (("dense", {"level": 0}), ("fresh", fresh)):
+            found = results.gap(stops, {"level": level}, other)
+            row[f"ticket - {name}"], row[f"ticket - {name}_ci"] = found
+        row["ticket steps"] = round(ticket["step"])
+        row["fresh steps"] = round(means.loc[("reinit", level), "step"])
+        rows.append(row)
+    return (
+        f"dense: {100 * dense['accuracy']:.2f} % at early stopping, step "
+        f"{dense['step']:.0f}; test accuracy there, differences in points\n"
+        f"{results.text(pd.DataFrame(rows))}"
     )
 
-    def watch(p):
-        if p.step == p.steps:
-            print(f"level {p.level} {p.variant}: {100 * p.accuracy:.2f} %", flush=True)
 
-    outcome = runner.run(chosen, "conv2-fast", flags.runs, flags.data_dir, watch)
-    table = lth.open_run(outcome.path).table
-    flags.out.mkdir(parents=True, exist_ok=True)
-    results.summary(table).drop(columns="run").round(5).to_csv(
-        flags.out / "conv_cifar10.csv", index=False
-    )
-    figure = Figure(figsize=(10.5, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw accuracy and early-stopping step by density."""
+    drawn = Figure(figsize=(10.5, 3.9), layout="constrained")
+    left, right = drawn.subplots(1, 2)
     plot.accuracy(table, left, at="stop_accuracy")
     plot.stopping(table, right)
-    figure.suptitle(
-        f"Conv-2 (a quarter as wide) on CIFAR-10, n = {flags.replicates}", size=11
-    )
-    figure.savefig(flags.out / "conv_cifar10.png", dpi=90)
-    print(verdict(table))
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """The claims beside the numbers: differences within replicates, 95 % intervals."""
-    # Any: the type stubs of pandas do not follow an index of three levels.
-    stops: Any = results.early_stop(table).set_index(["variant", "level", "replicate"])
-    stops = stops.sort_index()
-    dense = stops.loc[("ticket", 0)]
-    lines = [
-        f"dense: {100 * dense['accuracy'].mean():.2f} % at early stopping, step "
-        f"{dense['step'].mean():.0f}; test accuracy there, differences in points",
-        f"{'density':>9} {'ticket - dense':>17} {'ticket - fresh':>17} "
-        f"{'ticket steps':>13} {'fresh steps':>12}",
-    ]
-    for level in sorted(set(stops.index.get_level_values("level")) - {0}):
-        ticket, fresh = (stops.loc[(v, level)] for v in ("ticket", "reinit"))
-        gaps = [100 * (ticket["accuracy"] - o["accuracy"]) for o in (dense, fresh)]
-        cells = [f"{m:+.2f} ± {h:.2f}" for m, h in map(results.interval, gaps)]
-        lines.append(
-            f"{100 * ticket['density'].mean():8.2f}% {cells[0]:>17} {cells[1]:>17} "
-            f"{ticket['step'].mean():13.0f} {fresh['step'].mean():12.0f}"
-        )
-    return "\n".join(lines)
+    n = table["replicate"].nunique()
+    drawn.suptitle(f"Conv-2 (a quarter as wide) on CIFAR-10, n = {n}", size=11)
+    return drawn
 
 
 if __name__ == "__main__":
-    main()
+    study.main(CELLS, claims, figure, "conv_cifar10")

@@ -63,290 +63,152 @@ at 80 % has 75.53 by magnitude, 74.75 by RigL, 74.57 by SET, 71.34 static, 76.67
 (jaxpruner's README).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+import itertools
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pandas as pd
-import tyro
-from matplotlib.axes import Axes
+import study
 from matplotlib.figure import Figure
 
-from lth import data, dynamic, masks, models, plot, results, train
-from lth.dynamic import forward, rules
+import lth
+from lth import data, dynamic, lottery, masks, models, plot, results, train
+from lth.dynamic import forward
+from lth.lab.build import changing
 from lth.masks import allocation, schedules
-from lth.train import TrainState
 
-RESULTS = Path(__file__).parent / "results"
+DENSITIES = (0.1, 0.05, 0.02)
 BACKWARD = {0.1: 0.2, 0.05: 0.1, 0.02: 0.05}  # of Top-KAST
+CHANGES = ["changes_exchanged", "changes_new"]
 DECAY = 1e-4  # of Top-KAST's penalty
+PAIRS = (("RigL", "SET"), ("gradual", "RigL"))
+LENET = models.from_linen(models.MLP(widths=(300, 100)), (28, 28, 1))
+MODEL = models.standardized(LENET, 0, 255)
+load = cache(lambda data_dir: data.load("mnist", data_dir, 5000, 0))
 
 
-@dataclass(frozen=True)
-class Flags:
-    """Where things are, and how much to run."""
-
-    data_dir: Path | None = None
-    out: Path = RESULTS
-    densities: tuple[float, ...] = (0.1, 0.05, 0.02)
-    steps: int = 2000
-    replicates: int = 4
-
-
-class Method(NamedTuple):
-    """What is trained, and the sparse network that a state of it holds."""
-
-    model: models.Model
-    loss: train.Loss
-    tx: optax.GradientTransformation
-    found: Callable[[TrainState], tuple[masks.Params, masks.Mask]]
-
-
-class Setting(NamedTuple):
-    """What all methods share."""
-
-    model: models.Model
-    tx: optax.GradientTransformation
-    steps: int
-
-
-def dense(s: Setting, density: float, key: jax.Array) -> Method:
-    def found(state):
-        return state.params, masks.ones(state.params)
-
-    return Method(s.model, train.classification(s.model.apply)[0], s.tx, found)
-
-
-def following(make_rule: Callable[[Any, Setting], dynamic.Rule], erk: bool):
-    """The method of a rule, at one density or with the densities of Erdős-Rényi."""
-
-    def method(s: Setting, density: float, key: jax.Array) -> Method:
-        rule = make_rule(_erk(s, density) if erk else density, s)
-        tx = dynamic.sparsify(s.tx, rule, key=key)
-
-        def found(state):
-            return state.params, dynamic.state_of(state.opt_state).mask
-
-        return Method(s.model, train.classification(s.model.apply)[0], tx, found)
-
-    return method
-
-
-def _erk(s: Setting, density: float) -> masks.Density:
-    params, _ = jax.eval_shape(s.model.init, jax.random.key(0))
+def erk(density: float) -> masks.Density:
+    params, _ = jax.eval_shape(MODEL.init, jax.random.key(0))
     return allocation.erdos_renyi(masks.ones(params), density, kernel=True)
 
 
-def straight_through(s: Setting, density: float, key: jax.Array) -> Method:
+def exchanging(rule, density: float, steps: int) -> dynamic.Rule:
+    times = {"begin_step": 100, "end_step": steps * 3 // 4}
+    drop = dynamic.cosine_drop(0.3, **times)
+    return rule(erk(density), drop=drop, frequency=50, **times)
+
+
+def gradual(density: float, steps: int) -> dynamic.Rule:
+    schedule = schedules.cubic(1 - density, steps // 10, steps * 3 // 4, 50)
+    return dynamic.gradual(schedule, steps)
+
+
+RULES = {
+    # A record of no update would be an array of size 0, which cannot be stored.
+    "static": lambda d, steps: dynamic.static(erk(d))._replace(updates=1),
+    "SET": partial(exchanging, dynamic.sparse_evolution),
+    "RigL": partial(exchanging, dynamic.rigl),
+    "AC-DC": lambda d, n: dynamic.ac_dc(d, phase=n // 10, warmup=n // 10, steps=n),
+    "gradual": gradual,
+}
+FORWARD = {
+    "Top-KAST": lambda d: forward.top_kast(MODEL, d, BACKWARD[d]),
     # With global scope the first layer starts empty at 98 %, and nothing revives it.
-    model, final = forward.straight_through(s.model, _erk(s, density))
-    loss = train.classification(model.apply)[0]
-    return Method(model, loss, s.tx, lambda state: final(state.params, state.stats))
+    "STE": lambda d: forward.straight_through(MODEL, erk(d)),
+}
+METHODS = ("static", "SET", "RigL", "Top-KAST", "STE", "AC-DC", "gradual")
 
 
-def top_kast(s: Setting, density: float, key: jax.Array) -> Method:
-    backward = BACKWARD.get(density, min(1.0, 2 * density))
-    model, final, penalty = forward.top_kast(s.model, density, backward)
-    plain = train.classification(model.apply)[0]
+def adam(flags: study.Flags) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(1.2e-3, flags.steps or 2000))
+
+
+def dense(flags, model=MODEL, tx=None, penalty=lambda *_: 0.0) -> lottery.Recipe:
+    plain, measure = train.classification(model.apply)
 
     def loss(params, stats, *rest):
-        value, found = plain(params, stats, *rest)
-        return value + DECAY * penalty(params, stats), found
+        value, beside = plain(params, stats, *rest)
+        return value + DECAY * penalty(params, stats), beside
 
-    return Method(model, loss, s.tx, lambda state: final(state.params, state.stats))
-
-
-def _times(s: Setting) -> dict[str, Any]:
-    """When RigL and SET change their masks, and of how many weights."""
-    end = s.steps * 3 // 4
-    drop = rules.cosine_drop(0.3, begin_step=100, end_step=end)
-    return {"begin_step": 100, "end_step": end, "frequency": 50, "drop": drop}
+    sizes = {"batch_size": 60, "densities": (), "replicates": flags.replicates}
+    sizes["steps"] = sizes["eval_every"] = flags.steps or 2000
+    parts = (model, tx or adam(flags), loss, measure, load(flags.data_dir))
+    return lth.make_recipe(*parts, **sizes)
 
 
-def _gradual(density: float, s: Setting) -> dynamic.Rule:
-    end = s.steps * 3 // 4
-    return rules.gradual(schedules.cubic(1 - density, s.steps // 10, end, 50), s.steps)
+def sparse(flags, method: str, density: float) -> lottery.Recipe:
+    if method in FORWARD:
+        model, final, *penalty = FORWARD[method](density)
+        first = lottery.trained_masked(lambda state: final(state.params, state.stats))
+        return dense(flags, model, None, *penalty)._replace(first=first)
+    rule = RULES[method](density, flags.steps or 2000)
+
+    def optimizer(key=None):
+        return dynamic.sparsify(adam(flags), rule, key=key)
+
+    return changing.changing_mask(dense(flags, MODEL, optimizer()), MODEL, optimizer)
 
 
-def _ac_dc(density: float, s: Setting) -> dynamic.Rule:
-    tenth = s.steps // 10
-    return rules.ac_dc(density, phase=tenth, warmup=tenth, steps=s.steps)
+EACH = list(itertools.product(DENSITIES, METHODS))
+CELLS = {f"{m} {d}": partial(sparse, method=m, density=d) for d, m in EACH}
+CELLS["dense"] = dense
 
 
-METHODS: dict[str, Callable[[Setting, float, jax.Array], Method]] = {
-    "static": following(lambda share, s: rules.static(share), erk=True),
-    "SET": following(
-        lambda share, s: rules.sparse_evolution(share, **_times(s)), erk=True
-    ),
-    "RigL": following(lambda share, s: rules.rigl(share, **_times(s)), erk=True),
-    "Top-KAST": top_kast,
-    "STE": straight_through,
-    "AC/DC": following(_ac_dc, erk=False),
-    "gradual": following(_gradual, erk=False),
-}
-# Those whose network is as sparse at every step as in the end, gradients apart.
-SPARSE = ("static", "SET", "RigL", "Top-KAST", "STE")
+def changes(recipe, early, ticket) -> dict[str, jax.Array]:
+    """Measure, over the weights kept, those new in the last mask and all that grew."""
+    count = jax.vmap(masks.count)
+    size, old, grown = count(ticket.mask), ticket.mask, jnp.nan
+    if isinstance(early.stats, forward.Refreshed):
+        # Top-KAST's has B in it as well, as 1 beside the 2 of A.
+        old = jax.tree.map(lambda m: m == max(1, m.max()), early.stats.mask)
+    elif recipe.first:
+        old = dynamic.state_of(early.opt_state).mask
+        log = dynamic.state_of(ticket.state.opt_state).log
+        grown = sum(jnp.sum(leaf, -1) for leaf in jax.tree.leaves(log.grown))
+    both = jax.tree.map(jnp.logical_and, ticket.mask, old)
+    return {"new": 1 - count(both) / size, "exchanged": grown / size}
 
 
-def main() -> None:
-    flags = tyro.cli(Flags)
-    splits = jax.device_put(data.load("mnist", flags.data_dir, 5000, 0))
-    model = models.from_linen(models.MLP(widths=(300, 100)), (28, 28, 1))
-    rate = optax.cosine_decay_schedule(1.2e-3, flags.steps)
-    setting = Setting(models.standardized(model, 0, 255), optax.adam(rate), flags.steps)
-    rows = list(measured(setting, splits, flags))
-    table = pd.DataFrame(rows)
-    found = summary(table)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    found.round(5).to_csv(flags.out / "dynamic_sparsity.csv", index=False)
-    print(verdict(table))
-    figure = drawn(found)
-    figure.savefig(flags.out / "dynamic_sparsity.png", dpi=90)
+def claims(table: pd.DataFrame) -> str:
+    """Write every method beside the static mask, and differences within replicates."""
+    found, rows, lines = study.summary(table).set_index("run"), [], []
+    for density, method in EACH:
+        run, static = {"run": f"{method} {density}"}, {"run": f"static {density}"}
+        row = {"sparsity": f"{1 - density:.0%}", "method": method}
+        row["accuracy"] = results.around(*results.mean(table, run))
+        row["less static"] = results.around(*results.gap(table, run, static))
+        row |= {n: f"{found.loc[run['run'], n]:.0%}" for n in CHANGES}
+        rows.append(row)
+    for both, density in itertools.product(PAIRS, DENSITIES):
+        runs = [{"run": f"{method} {density}"} for method in both]
+        gap = results.around(*results.gap(table, *runs))
+        lines.append(f"{' less '.join(both)} at {1 - density:.0%}: {gap}")
+    full = results.around(*results.mean(table, {"run": "dense"}))
+    return "\n".join([results.text(pd.DataFrame(rows)), *lines, f"dense: {full}"])
 
 
-def measured(setting: Setting, splits: data.Splits, flags: Flags):
-    """A row for each method, density and replicate."""
-    keys = jax.random.split(jax.random.key(0), flags.replicates)
-    for density in (1.0, *flags.densities):
-        chosen = METHODS if density < 1 else {"dense": dense}
-        for name, method in chosen.items():
-            program = jax.jit(make_program(method, setting, density, splits))
-            accuracy, old, mask, opt_state = program(keys, splits.train, splits.test)
-            for i in range(flags.replicates):
-                of = lambda tree, i=i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
-                row = {"method": name, "density": density, "replicate": i}
-                row["accuracy"] = 100 * float(accuracy[i])
-                if name in SPARSE:
-                    row["new"] = 1 - share(of(mask), of(old))
-                if name in ("SET", "RigL"):
-                    row["exchanged"] = exchanged(of(opt_state))
-                yield row
-            print(f"{name} {density}: {100 * np.mean(accuracy):.2f} %", flush=True)
-
-
-def make_program(method, setting: Setting, density: float, splits: data.Splits):
-    """`program(keys, learned, test)`: all replicates, one after the other.
-
-    Gives the test accuracy, the masks at the start and at the end, and the optimizer's
-    state. A key is a replicate's: it starts from the same weights and sees the same
-    batches under every method.
-    """
-    sample = data.make_sample(60, len(splits.train.targets))
-    measure = train.classification(setting.model.apply)[1]
-    evaluate = train.make_evaluate(measure)
-
-    def replicate(key, learned, test):
-        init, order, noise = jax.random.split(key, 3)
-        m = method(setting, density, noise)
-        state = train.init_state(m.model.init, m.tx, init)
-        params, old = m.found(state)
-        if m.tx is not setting.tx:
-            state = state._replace(params=masks.apply(params, old))
-        step = train.make_train(m.loss, sample, m.tx)
-        nothing = masks.unmasked(state.params)
-        state, _ = step(state, nothing, learned, order, setting.steps)
-        params, mask = m.found(state)
-        accuracy = evaluate(params, {}, test)["accuracy"]
-        return accuracy, old, mask, state.opt_state
-
-    def program(keys, learned, test):
-        return jax.lax.map(lambda key: replicate(key, learned, test), keys)
-
-    return program
-
-
-def share(mask: masks.Mask, other: masks.Mask) -> float:
-    """The share of the weights of `mask` that are in `other` as well."""
-    both = jax.tree.map(jnp.logical_and, mask, other)
-    return int(masks.count(both)) / int(masks.count(mask))
-
-
-def exchanged(opt_state: Any) -> float:
-    """Weights grown at all updates of the mask together, over the weights kept."""
-    records = dynamic.records(opt_state)
-    last = [r["kept"] for r in records if r["step"] == records[-1]["step"]]
-    return sum(r["grown"] for r in records) / sum(last)
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Means and 95 % half-widths over replicates; `gain` is over the static mask."""
-    found = []
-    for (density, method), rows in table.groupby(["density", "method"], sort=False):
-        row = {"density": density, "method": method, "n": len(rows)}
-        row["accuracy"], row["accuracy_ci"] = results.interval(rows["accuracy"])
-        base = table[(table["density"] == density) & (table["method"] == "static")]
-        if len(base):
-            gain = rows.set_index("replicate")["accuracy"]
-            gain = gain - base.set_index("replicate")["accuracy"]
-            row["gain"], row["gain_ci"] = results.interval(gain)
-        row |= {name: rows[name].mean() for name in ("exchanged", "new")}
-        found.append(row)
-    return pd.DataFrame(found)
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """The table for reading, and RigL less SET within replicates."""
-    lines = [
-        f"{'sparsity':>8} {'method':9} {'accuracy':>13} {'less static':>14} "
-        f"{'exchanged':>10} {'new':>6}"
-    ]
-    for row in summary(table).to_dict("records"):
-        gain = f"{row['gain']:+.2f} ± {row['gain_ci']:.2f}"
-        line = (
-            f"{1 - row['density']:8.0%} {row['method']:9} "
-            f"{row['accuracy']:6.2f} ± {row['accuracy_ci']:.2f} {gain:>14} "
-            f"{row['exchanged']:10.0%} {row['new']:6.0%}"
-        )
-        lines.append(line.replace("+nan ± nan", " " * 10).replace("nan%", "    "))
-    accuracy: Any = table.set_index(["method", "density", "replicate"])["accuracy"]
-    for better, worse in (("RigL", "SET"), ("gradual", "RigL")):
-        gaps = accuracy.loc[better] - accuracy.loc[worse]
-        for density, gap in gaps.groupby("density", sort=False):
-            mean, half = results.interval(gap)
-            lines.append(
-                f"{better} less {worse} at {1 - density:.0%}: {mean:+.2f} ± {half:.2f}"
-            )
-    return "\n".join(lines)
-
-
-def drawn(found: pd.DataFrame) -> Figure:
-    """Accuracy and gain of each method against density."""
-    figure = Figure(figsize=(10.5, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for column, axes in (("accuracy", left), ("gain", right)):
-        draw(found, column, axes)
-    left.set(ylabel="test accuracy at the end (%)")
-    right.set(ylabel="gain over the static mask (points)")
-    full = found.loc[found["method"] == "dense", "accuracy"].iloc[0]
-    left.axhline(full, color="0.5", lw=0.8, ls=":")
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw accuracy and gain over static by density; dashed where denser at first."""
+    drawn = Figure(figsize=(10.5, 3.9), layout="constrained")
+    left, right = drawn.subplots(1, 2)
+    for i, name in enumerate(METHODS):
+        runs = [({"run": f"{name} {d}"}, {"run": f"static {d}"}) for d in DENSITIES]
+        ends = [results.mean(table, run) for run, _ in runs]
+        gains = [results.gap(table, *both) for both in runs]
+        x = [100 * d * (0.94 + 0.02 * i) for d in DENSITIES]  # beside each other
+        line = "--" if name in ("AC-DC", "gradual") else "-"
+        for axes, y in ((left, ends), (right, gains)):
+            axes.errorbar(x, *zip(*y, strict=True), capsize=2, ls=line, label=name)
+            plot.density_axis(axes)
+    left.axhline(results.mean(table, {"run": "dense"})[0], color="0.5", lw=0.8, ls=":")
+    left.set_ylabel("test accuracy at the end (%)")
+    right.set_ylabel("gain over the static mask (points)")
     left.legend(frameon=False, fontsize="x-small", ncols=2)
-    figure.suptitle(f"LeNet-300-100 on MNIST, n = {found['n'].max()}", size=11)
-    return figure
-
-
-def draw(found: pd.DataFrame, column: str, axes: Axes) -> None:
-    """A line a method; dashed where training goes through denser networks."""
-    colors = [*plot.COLORS, "black"]
-    shifts = np.linspace(0.94, 1.06, len(METHODS))  # beside each other
-    for name, color, shift in zip(METHODS, colors, shifts, strict=True):
-        rows = found[found["method"] == name]
-        axes.errorbar(
-            100 * rows["density"] * shift,
-            rows[column],
-            rows[f"{column}_ci"],
-            fmt="o-" if name in SPARSE else "o--",
-            ms=3,
-            lw=1,
-            color=color,
-            label=name,
-        )
-    plot.density_axis(axes)
+    drawn.suptitle(f"LeNet-300-100 on MNIST, n = {table['replicate'].nunique()}")
+    return drawn
 
 
 if __name__ == "__main__":
-    main()
+    study.main(CELLS, claims, figure, "dynamic_sparsity", probes={"changes": changes})

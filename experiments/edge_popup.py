@@ -6,7 +6,7 @@ nothing to choose; and the wider the network it is chosen from, the nearer it co
 trained weights (figure 5). Conv-2 to Conv-8 on CIFAR-10 there, LeNet-300-100 on MNIST
 here.
 
-    python experiments/edge_popup.py --data-dir DATA [--steps 2000] [--replicates 3]
+    python experiments/edge_popup.py --data-dir DATA [--steps N] [--replicates 3]
 
 Kept fractions from 2 to 95 % at width 1; widths of the hidden layers from an eighth to
 twice, half of the weights kept, beside the same networks with trained weights (Adam,
@@ -15,10 +15,12 @@ mask chosen every 3 steps; signed constants, over the root of the kept fraction.
 
 Without gradients, as a control: as many evaluations as there are steps, each of a whole
 mask on a fixed batch of 1 000, by random search and by hill climbing (`--swaps` weights
-exchanged at a time), half of the weights kept. About eight minutes on two cores.
-Writes a table and a figure to experiments/results/.
+exchanged at a time), half of the weights kept. About eight minutes on two cores. What
+is trained is stored in runs/edge_popup, and a call that was stopped goes on there; a
+table and a figure go to experiments/results/.
 
-What it gave (two CPU cores, jax 0.10.2, n = 3): test accuracy in % with 95 % intervals.
+What an earlier form of this study gave, with other draws (two CPU cores, jax 0.10.2, n
+= 3): test accuracy in % with 95 % intervals.
 
     kept     10 %          20 %          30 %          40 %          50 %
          93.93 ± 2.01  96.32 ± 1.05  96.67 ± 0.15  96.32 ± 0.22  96.48 ± 0.09
@@ -40,168 +42,152 @@ every 10 only 93.5 (94.3 at a fifth of the learning rate); at 10 % kept it was 9
 fifth of the rate and every step.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 import pandas as pd
-import tyro
+import study
 from matplotlib.figure import Figure
 
-from lth import data, masks, models, results, supermask, train
+import lth
+from lth import data, lottery, masks, models, plot, results, train
 from lth.supermask import search
 
-RESULTS = Path(__file__).parent / "results"
 KEPT = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
-BATCH = 250
+STEPS, BATCH, TRIED = 2000, 250, 1000  # TRIED: the examples that a search looks at
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(study.Flags):
     """Where things are, and how much to run."""
 
-    data_dir: Path | None = None
-    out: Path = RESULTS
-    steps: int = 2000
     replicates: int = 3
-    rate: float = 0.5
-    """Learning rate of scores."""
     swaps: int = 100
     """Weights that hill climbing exchanges at a time."""
 
 
-def network(width: float) -> models.Model:
-    widths = round(300 * width), round(100 * width)
-    module = models.MLP(widths=widths, initialiser="signed_constant")
-    return models.standardized(models.from_linen(module, (28, 28, 1)), 0.0, 255.0)
+def widths(width: float) -> tuple[int, int]:
+    return round(300 * width), round(100 * width)
 
 
-def accuracies(model: models.Model, tx: Any, splits: data.Splits, flags: Flags):
-    """Test accuracy of each replicate, in %, after training."""
+def popped(width: float, keep: float) -> tuple:
+    settings = {"model.widths": widths(width), "learn.keep": keep, "steps": STEPS}
+    return "lenet-mnist-edge_popup", settings
+
+
+def trained(width: float) -> tuple:
+    model = {"widths": widths(width), "initialiser": "signed_constant"}
+    settings = {"batch_size": BATCH, "steps": STEPS, "levels": 0}
+    return "lenet-mnist", {"model": model, **settings}
+
+
+def random_search(fitness, ones, key, trials: int, swaps: int) -> masks.Mask:
+    return search.random_search(fitness, ones, 0.5, key, trials).mask
+
+
+def hill_climbing(fitness, ones, key, trials: int, swaps: int) -> masks.Mask:
+    start = masks.keep_top(masks.uniform(ones, key), ones, 0.5, "layer")
+    return search.hill_climb(fitness, start, key, trials, swaps).mask
+
+
+def searched(find: Callable, flags: Flags) -> lottery.Recipe:
+    """Make the recipe whose level 0 is what a search finds, in as many trials as there
+    would be steps.
+    """
+    splits = data.load("mnist", flags.data_dir, 5000, 0)
+    module = models.MLP(initialiser="signed_constant")
+    model = models.standardized(models.from_linen(module, (28, 28, 1)), 0.0, 255.0)
     loss, measure = train.classification(model.apply)
-    step = train.make_train(
-        loss, data.make_sample(BATCH, len(splits.train.targets)), tx
-    )
+    steps = flags.steps or STEPS
+    recipe = lth.make_recipe(
+        model, optax.sgd(0.0), loss, measure, splits,
+        batch_size=BATCH, steps=steps, densities=(), replicates=flags.replicates,
+    )  # fmt: skip
+    tried = data.Dataset(*(x[:TRIED] for x in splits.train))
     evaluate = train.make_evaluate(measure)
 
-    @jax.jit
-    def run(keys, learned, test):
-        def one(key):
-            state = train.init_state(model.init, tx, key)
-            nothing = masks.unmasked(state.params)
-            state, _ = step(state, nothing, learned, key, flags.steps)
-            return evaluate(state.params, state.stats, test)["accuracy"]
+    def found(params, ones, key):
+        def fitness(mask):
+            return evaluate(masks.apply(params, mask), {}, tried)["accuracy"]
 
-        return 100 * jax.lax.map(one, keys)
+        mask = find(fitness, ones, key, steps, flags.swaps)
+        return mask, masks.apply(params, mask)
 
-    return run(keys(flags), splits.train, splits.test)
+    def first(recipe, watch):
+        init = recipe.init(lottery.keys(recipe.replicates, lottery.recipe.INIT))
+        keys = lottery.keys(recipe.replicates, lottery.recipe.LEARN)
+        mask, params = recipe.each(found)(init.params, recipe.mask, keys)
 
+        def no_steps(state, mask, n):
+            step, never = state.step + n, np.full(len(keys), train.NEVER)
+            return state._replace(step=step, params=params), {"diverged": never}
 
-def keys(flags: Flags) -> jax.Array:
-    return jax.random.split(jax.random.key(0), flags.replicates)
+        options = {"measures": recipe.measures, "stops": (steps,), "watch": watch}
+        state, metrics = train.fit(init, mask, train=no_steps, **options)
+        return lottery.Ticket(0, mask, state, metrics), {}
 
-
-def popped(width: float, keep: float, splits: data.Splits, flags: Flags) -> jax.Array:
-    learned = supermask.edge_popup(network(width), keep, every=3, scale=True)
-    tx = optax.sgd(optax.cosine_decay_schedule(flags.rate, flags.steps), momentum=0.9)
-    return accuracies(learned.model, tx, splits, flags)
-
-
-def searched(method: str, splits: data.Splits, flags: Flags) -> jax.Array:
-    """Test accuracy, in %, of the best mask that a search finds for each replicate."""
-    model = network(1.0)
-    _, measure = train.classification(model.apply)
-    evaluate = train.make_evaluate(measure)
-
-    @partial(jax.jit, static_argnums=0)
-    def run(steps, keys, learned, test):
-        seen = jax.tree.map(lambda x: x[:1000], learned)
-
-        def one(key):
-            params, stats = model.init(key)
-            ones = masks.ones(params)
-
-            def fitness(mask):
-                return evaluate(masks.apply(params, mask), stats, seen)["accuracy"]
-
-            if method == "random search":
-                found = search.random_search(fitness, ones, 0.5, key, steps)
-            else:
-                start = masks.shuffle(masks.keep_top(params, ones, 0.5, "layer"), key)
-                found = search.hill_climb(fitness, start, key, steps, flags.swaps)
-            best = masks.apply(params, found.mask)
-            return evaluate(best, stats, test)["accuracy"]
-
-        return 100 * jax.lax.map(one, keys)
-
-    return run(flags.steps, keys(flags), splits.train, splits.test)
+    return recipe._replace(first=first, stamp={**recipe.stamp, "search": find.__name__})
 
 
-def row(method: str, width: float, keep: float, values: jax.Array) -> dict[str, Any]:
-    mean, half = results.interval(pd.Series(jnp.asarray(values).tolist()))
-    print(
-        f"{method:14} width {width:5.3f} kept {keep:5.0%}  {mean:6.2f} ± {half:.2f}",
-        flush=True,
-    )
+CELLS = {
+    **{f"kept {keep:.0%}": popped(1.0, keep) for keep in KEPT},
+    **{f"width {w:g}, kept 50%": popped(w, 0.5) for w in WIDTHS if w != 1},
+    **{f"width {w:g}, trained": trained(w) for w in WIDTHS},
+    "random search": partial(searched, random_search),
+    "hill climbing": partial(searched, hill_climbing),
+}
+
+
+def ends(table: pd.DataFrame, cells: list[str]) -> tuple:
+    """Return mean test accuracies in % and half their intervals, cell by cell."""
+    values = results.final(table)
+    each = [100 * values.loc[values["run"] == name, "value"] for name in cells]
+    return tuple(np.transpose([results.interval(v) for v in each]))
+
+
+def lines() -> dict[str, list[str]]:
+    """Name the cells of each line of the figure."""
+    half = [(w, f"width {w:g}, kept 50%") for w in WIDTHS]
     return {
-        "method": method,
-        "width": width,
-        "keep": keep,
-        "accuracy": round(mean, 3),
-        "accuracy_ci": round(half, 3),
-        "n": len(values),
+        "by density": [f"kept {keep:.0%}" for keep in KEPT],
+        "edge-popup, half kept": [name if w != 1 else "kept 50%" for w, name in half],
+        "trained": [f"width {w:g}, trained" for w in WIDTHS],
     }
 
 
-def drawn(table: pd.DataFrame) -> Figure:
-    """Accuracy against the kept fraction, and against width."""
-    figure = Figure(figsize=(9.5, 3.7), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    learned = table[table["method"] == "edge-popup"]
-    by_keep = learned[learned["width"] == 1].sort_values("keep")
-    left.errorbar(
-        100 * by_keep["keep"], by_keep["accuracy"], by_keep["accuracy_ci"], fmt="o-"
-    )
+def claims(table: pd.DataFrame) -> str:
+    """Write test accuracy in %, cell by cell, and what the width leaves of the gap."""
+    mean, half = ends(table, list(CELLS))
+    rows = pd.DataFrame({"cell": list(CELLS), "accuracy": mean, "accuracy_ci": half})
+    _, popped, trained = lines().values()
+    told = [results.text(rows), "trained weights - edge-popup, in points:"]
+    for width, one, other in zip(WIDTHS, trained, popped, strict=True):
+        gap = results.gap(table, {"run": one}, {"run": other})
+        told.append(f"  width {width:g}: {results.around(*gap)}")
+    return "\n".join(told)
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw accuracy against the kept fraction, and against width."""
+    drawn = Figure(figsize=(9.5, 3.7), layout="constrained")
+    left, right = drawn.subplots(1, 2, sharey=True)
+    by_density, *by_width = lines().items()
+    left.errorbar(100 * np.array(KEPT), *ends(table, by_density[1]), fmt="o-")
     left.set(xlabel="weights kept (%)", ylabel="test accuracy (%)", ylim=(85, 99))
-    by_width = learned[learned["keep"] == 0.5]
-    trained = table[table["method"] == "trained"]
-    for name, rows in (("edge-popup, half kept", by_width), ("trained", trained)):
-        rows = rows.sort_values("width")
-        right.errorbar(
-            rows["width"], rows["accuracy"], rows["accuracy_ci"], fmt="o-", label=name
-        )
+    for color, (name, cells) in zip(plot.COLORS, by_width, strict=False):
+        right.errorbar(WIDTHS, *ends(table, cells), fmt="o-", color=color, label=name)
     right.set(xlabel="width, times 300 and 100 units", xscale="log")
     right.set_xticks(WIDTHS, [f"{w:g}" for w in WIDTHS])
     right.minorticks_off()
     right.legend(frameon=False)
-    figure.suptitle(
-        f"Untrained LeNet-300-100 on MNIST, n = {table['n'].max()}", size=11
-    )
-    return figure
-
-
-def main() -> None:
-    flags = tyro.cli(Flags)
-    splits = jax.device_put(data.load("mnist", flags.data_dir, 5000, 0))
-    rows = [row("edge-popup", 1.0, k, popped(1.0, k, splits, flags)) for k in KEPT]
-    for width in WIDTHS:
-        if width != 1:
-            found = popped(width, 0.5, splits, flags)
-            rows.append(row("edge-popup", width, 0.5, found))
-        found = accuracies(network(width), optax.adam(1.2e-3), splits, flags)
-        rows.append(row("trained", width, 1.0, found))
-    for method in ("random search", "hill climbing"):
-        rows.append(row(method, 1.0, 0.5, searched(method, splits, flags)))
-    flags.out.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows)
-    table.to_csv(flags.out / "edge_popup.csv", index=False)
-    drawn(table).savefig(flags.out / "edge_popup.png", dpi=110)
+    n = table["replicate"].nunique()
+    drawn.suptitle(f"Untrained LeNet-300-100 on MNIST, n = {n}", size=11)
+    return drawn
 
 
 if __name__ == "__main__":
-    main()
+    study.main(CELLS, claims, figure, "edge_popup", flags=Flags)

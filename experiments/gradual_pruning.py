@@ -54,341 +54,148 @@ costs 0.61 ± 0.26, and the trained networks had 2 T, of which dense ones gain l
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import pandas as pd
-import tyro
+import study
 from matplotlib.figure import Figure
 
-from lth import criteria, data, dynamic, lottery, masks, models, plot, results, train
-from lth.dynamic import rules
-from lth.lab import devices
-from lth.lottery import Ticket, rewind
+import lth
+from lth import data, dynamic, lottery, models, plot, results, train
+from lth.lab.build import changing
+from lth.lottery import recipe as recipes
 from lth.masks import schedules
-from lth.train import TrainState
 
-RESULTS = Path(__file__).parent / "results"
-INIT, ORDER, PRUNE = range(3)  # what randomness is for
-BATCH, SNIP_BATCHES = 60, 10
-UPDATE_EVERY = 50  # steps between updates of a mask that changes
-METHODS = (
-    *("before: SNIP", "before: random", "during", "during, 2nd half", "after"),
-    *("iteratively", "small and dense"),
-)
+DENSITIES = (0.2, 0.05, 0.02, 0.01)
+CONSTANT = (0.5, 0.2)  # densities of a constant sparsity
+METHODS = ["before: SNIP", "before: random", "during", "during, 2nd half", "after"]
+METHODS += ["iteratively", "small and dense"]
 PAIRS = (("during", "after"), ("during, 2nd half", "after"), ("during", "before: SNIP"))
+DENSE = {"run": "iteratively", "level": 0}
+SNIP = {"criterion": "snip", "at": "early", "batches": 10}
+# Where pruning begins and training ends, in T
+KINDS = {"during": (0, 1), "during, 2nd half": (0.5, 1)}
+KINDS |= {"constant, fresh": (0, 1), "constant, trained": (1, 2)}
+LENET = models.from_linen(models.MLP(widths=(300, 100)), (28, 28, 1))
+MODEL = models.standardized(LENET, 0, 255)
+load = cache(lambda data_dir: data.load("mnist", data_dir, 5000, 0))
 
 
-@dataclass(frozen=True)
-class Flags:
-    """Where things are, and how much to run."""
-
-    data_dir: Path | None = None
-    out: Path = RESULTS
-    replicates: int = 4
-    steps: int = 3000  # of each training, but for what is said to cost more
-    densities: tuple[float, ...] = (0.2, 0.05, 0.02, 0.01)
-    constant: tuple[float, ...] = (0.5, 0.8)  # sparsities of ConstantSparsity
-
-
-class Lab(NamedTuple):
-    """What programs are made of and given; keys lead with the replicate."""
-
-    plan: devices.Plan
-    splits: data.Splits
-    draw: jax.Array  # keys of initial weights
-    order: jax.Array  # keys of the order of examples
-
-
-class Study(NamedTuple):
-    """What all trials share; every array leads with the replicate."""
-
-    lab: Lab
-    steps: int
-    # (state, mask, n) -> (state, test accuracy): n more steps under one mask
-    fit: Callable[[TrainState, masks.Mask, int], tuple[TrainState, Any]]
-    snip: Callable[[Any, masks.Mask, Any], masks.Mask]  # (params, mask, density)
-    early: TrainState
-    half: TrainState  # the dense network after half of the steps
-    dense: Ticket  # and after all of them
-
-
-def main() -> None:
-    flags = tyro.cli(Flags)
-    devices.use_cores(flags.replicates)
-    study = make_study(flags)
-    found = []
-    for name, cost, density, mask, accuracy in trials(study, flags):
-        found += rows(name, cost, density, mask, accuracy)
-        print(name, density, np.asarray(accuracy), flush=True)
-    table = pd.DataFrame(found)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    summarised(table).round(5).to_csv(flags.out / "gradual_pruning.csv", index=False)
-    figure(summarised(table), flags).savefig(flags.out / "gradual_pruning.png", dpi=80)
-    print(verdict(table))
-
-
-def make_study(flags: Flags) -> Study:
-    """The data, the network, its dense training and the programs of the others."""
-    plan = devices.plan(flags.replicates)
-    splits = devices.share(plan, data.load("mnist", flags.data_dir, 5000, 0))
-    lab = Lab(plan, splits, *(keys(flags.replicates, p) for p in (INIT, ORDER)))
-    early, ones = begun(lab, LENET)
-    fit, first = make_fit(lab, LENET), flags.steps // 2
-    half, _ = fit(early, ones, first)
-    dense = Ticket(0, ones, *fit(half, ones, flags.steps - first))
-    program = devices.spread(plan, make_snip(LENET, lab), (0, 0, 0, None, None))
-
-    def snip(params, mask, density):
-        return program(params, mask, lab.order, splits, density)
-
-    return Study(lab, flags.steps, fit, snip, early, half, dense)
-
-
-def network(*widths: int) -> models.Model:
-    mlp = models.from_linen(models.MLP(widths=widths), (28, 28, 1))
-    return models.standardized(mlp, 0, 255)
-
-
-LENET, TX = network(300, 100), optax.adam(1.2e-3)
-
-
-def begun(lab: Lab, model: models.Model) -> tuple[TrainState, masks.Mask]:
-    """Untrained networks and their masks of all ones."""
-    early = jax.jit(jax.vmap(partial(train.init_state, model.init, TX)))(lab.draw)
-    return early, jax.vmap(masks.ones)(early.params)
-
-
-def make_fit(lab: Lab, model: models.Model) -> Callable:
-    """`fit(state, mask, n) -> (state, test accuracy)`, one program."""
-    one = make_trial(lab, model, TX)
-    program = devices.spread(lab.plan, one, (0, 0, 0, None, None))
-    return lambda state, mask, n: program(
-        state, mask, lab.order, lab.splits, np.int32(n)
-    )
-
-
-def fit_small(study: Study, weights: int) -> tuple[masks.Mask, Any]:
-    """A dense network of no more weights: its mask and its test accuracy."""
-    model = network(*narrow(weights))
-    early, ones = begun(study.lab, model)
-    return ones, make_fit(study.lab, model)(early, ones, study.steps)[1]
-
-
-def fit_rule(lab: Lab, rule: dynamic.Rule, params, at: int, n: int) -> tuple:
-    """Masks and test accuracies after batches `at` to `at + n` under a rule.
-
-    Its steps count from 0, as it comes with an optimizer of its own.
-    """
-    tx = dynamic.sparsify(TX, rule)
-    one = make_trial(lab, LENET, tx)
-
-    def trial(params, key, splits):
-        state = TrainState(jnp.int32(at), params, {}, tx.init(params))
-        state = state._replace(params=dynamic.masked(params, state.opt_state))
-        state, accuracy = one(state, masks.unmasked(params), key, splits, n)
-        return dynamic.state_of(state.opt_state).mask, accuracy
-
-    return devices.spread(lab.plan, trial, (0, 0, None))(params, lab.order, lab.splits)
-
-
-def narrow(weights: int) -> tuple[int, int]:
-    """The widest two equal hidden layers of a network of at most so many weights."""
-    width = int((math.sqrt(794**2 + 4 * weights) - 794) / 2)
-    return width, width
-
-
-def make_trial(lab: Lab, model: models.Model, tx) -> Callable:
-    """`trial(state, mask, key, splits, n) -> (state, test accuracy)`."""
-    loss, measure = train.classification(model.apply)
-    sample = data.make_sample(BATCH, len(lab.splits.train.targets))
-    step = train.make_train(loss, sample, tx)
-    test = train.make_evaluate(measure, 250)
-
-    def trial(state, mask, key, splits, n):
-        state, _ = step(state, mask, splits.train, key, n)
-        return state, test(state.params, state.stats, splits.test)["accuracy"]
-
-    return trial
-
-
-def make_snip(model: models.Model, lab: Lab) -> Callable:
-    """`snip(params, mask, key, splits, density) -> mask`, of a few batches."""
-    _, measure = train.classification(model.apply)
-    sample = data.make_sample(BATCH, len(lab.splits.train.targets))
-
-    def loss(params, batch):
-        return jnp.mean(measure(params, {}, batch)["loss"])
-
-    def snip(params, mask, key, splits, density):
-        steps = jnp.arange(SNIP_BATCHES)
-        batches = jax.lax.map(lambda step: sample(key, step, splits.train), steps)
-        scores = criteria.snip(loss, params, mask, batches)
-        return masks.keep_top(scores, mask, density)
-
-    return snip
-
-
-def keys(replicates: int, purpose: int) -> jax.Array:
-    def one(replicate):
-        return jax.random.fold_in(jax.random.key(replicate), purpose)
-
-    return jax.vmap(one)(jnp.arange(replicates))
-
-
-@jax.jit
-@partial(jax.vmap, in_axes=(0, 0, None))
-def largest(state: TrainState, mask: masks.Mask, density) -> masks.Mask:
-    return masks.keep_top(criteria.magnitude(state.params), mask, density)
-
-
-def trials(study: Study, flags: Flags) -> Iterator[tuple]:
-    """All trials: (name, cost in trainings, density, mask, test accuracy)."""
-    steps, ones, late = study.steps, study.dense.mask, study.dense.state
-    yield "dense", 1, 1.0, ones, study.dense.metrics
-    yield "dense, twice as long", 2, 1.0, ones, study.fit(late, ones, steps)[1]
-    for density in flags.densities:
-        yield from at_density(study, density)
-    for sparsity in flags.constant:
-        density = round(1 - sparsity, 6)
-        rule = rules.gradual(schedules.constant(sparsity, 0, steps), steps)
-        ends = fit_rule(study.lab, rule, study.early.params, 0, steps)
-        yield "constant, fresh", 1, density, *ends
-        ends = fit_rule(study.lab, rule, late.params, steps, steps)
-        yield "constant, trained", 2, density, *ends
-    yield from iterative(study, flags.densities)
-
-
-def at_density(study: Study, density: float) -> Iterator[tuple]:
-    """The trials that cost one training."""
-    steps, half, ones = study.steps, study.steps // 2, study.dense.mask
-    early, rest = study.early, study.steps - study.steps // 2
-    mask = study.snip(early.params, ones, jnp.float32(density))
-    yield "before: SNIP", 1, density, mask, study.fit(early, mask, steps)[1]
-    replicates = early.step.shape[0]
-    mask = jax.vmap(masks.shuffle)(mask, keys(replicates, PRUNE))
-    yield "before: random", 1, density, mask, study.fit(early, mask, steps)[1]
-    ends = fit_rule(study.lab, gradual(density, steps), early.params, 0, steps)
-    yield "during", 1, density, *ends
-    ends = fit_rule(study.lab, gradual(density, rest), study.half.params, half, rest)
-    yield "during, 2nd half", 1, density, *ends
-    mask = largest(study.half, ones, density)
-    yield "after", 1, density, mask, study.fit(study.half, mask, rest)[1]
-    weights = round(density * masks.size(ones) / replicates)
-    yield "small and dense", 1, density, *fit_small(study, weights)
-
-
-def gradual(density: float, steps: int) -> dynamic.Rule:
-    """Zhu & Gupta's cubic over the first three quarters of a training."""
-    schedule = schedules.cubic(1 - density, 0, steps * 3 // 4, UPDATE_EVERY)
-    return rules.gradual(schedule, steps)
-
-
-def iterative(study: Study, densities: tuple[float, ...]) -> Iterator[tuple]:
-    """Rounds of about 20 % that pass through all of `densities`, rewound to step 0."""
-    rounds: list[float] = []
-    for before, after in pairwise((1.0, *schedules.given(densities))):
+def rounds() -> list[float]:
+    """Densities of rounds of about 20 % that pass through all of `DENSITIES`."""
+    found: list[float] = []
+    for before, after in pairwise((1.0, *DENSITIES)):
         count = max(1, round(math.log(after / before) / math.log(0.8)))
-        between: Any = schedules.exponential(after / before, count)[:-1]
-        rounds += [*(before * d for d in between), after]
-    tickets = lottery.imp(
-        study.early,
-        study.dense,
-        rounds,
-        train=lambda state, mask: study.fit(state, mask, study.steps),
-        prune=largest,
-        rewind=rewind.weights,
+        between = schedules.exponential(after / before, count)[:-1]
+        found += [*(before * float(d) for d in between), after]
+    return found
+
+
+def named(flags, densities=(), prune=None, rewind=0.0, length=1, **settings):
+    """Make a recipe of names; `rewind` and `length` count in the study's steps."""
+    steps = flags.steps or 3000
+    return lth.build(
+        "lenet-mnist-fast",
+        data_dir=flags.data_dir,
+        prune={"scope": "global", "rates": "", "densities": densities} | (prune or {}),
+        rewind={"to": f"{round(rewind * steps)}it"},
+        levels=len(densities),
+        replicates=flags.replicates,
+        steps=f"{length * steps}it",
+        eval_every=f"{length * steps}it",
+        **settings,
     )
-    for density, ticket in zip(rounds, tickets, strict=True):
-        if density in densities:
-            cost = ticket.level + 1
-            yield "iteratively", cost, density, ticket.mask, ticket.metrics
 
 
-def rows(name: str, cost: int, density: float, mask, accuracy) -> Iterator[dict]:
-    """A row per replicate."""
-    weights = np.asarray(jax.vmap(masks.count)(mask)).tolist()
-    for i, value in enumerate(np.asarray(accuracy).tolist()):
-        row = {"trial": name, "cost": cost, "density": density, "replicate": i}
-        yield {**row, "weights": weights[i], "accuracy": value}
+def small(flags: study.Flags, density: float) -> lottery.Recipe:
+    """Make the widest two equal hidden layers of as many weights at most."""
+    weights = round(density * (784 * 300 + 300 * 100 + 100 * 10))
+    width = int((math.sqrt(794**2 + 4 * weights) - 794) / 2)
+    return named(flags, model={"widths": (width, width)})
 
 
-def summarised(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per trial: means over replicates and 95 % half-widths (`_ci`).
+def during(flags, kind: str, density: float) -> lottery.Recipe:
+    """Make a recipe that prunes as it trains, from step 0 or after dense training."""
+    begin, end = (round(at * (flags.steps or 3000)) for at in KINDS[kind])
+    schedule = schedules.cubic(1 - density, 0, (end - begin) * 3 // 4, 50)
+    if kind.startswith("constant"):
+        schedule = schedules.constant(1 - density, 0, end - begin)
+    rule = dynamic.gradual(schedule, end - begin)
 
-    `gain` is the accuracy less that of the dense network in the same replicate.
-    """
-    dense = table[table["trial"] == "dense"].set_index("replicate")["accuracy"]
-    table = table.assign(gain=table["accuracy"] - table["replicate"].map(dense))
-    found = []
-    for unit, group in table.groupby(["trial", "cost", "density"], sort=False):
-        row: dict[str, Any] = dict(zip(("trial", "cost", "density"), unit, strict=True))
-        row |= {"weights": group["weights"].mean(), "n": len(group)}
-        for column in ("accuracy", "gain"):
-            row[column], row[f"{column}_ci"] = results.interval(group[column])
-        found.append(row)
-    return pd.DataFrame(found)
+    def optimizer(key=None):
+        return dynamic.sparsify(optax.adam(1.2e-3), rule, key=key)
+
+    def dense():
+        plain = named(flags)
+        order = recipes.keys(plain.replicates, recipes.TRAIN)
+        return plain.train(recipes.drawn(plain), plain.mask, begin, order)[0]
+
+    sizes = {"batch_size": 60, "steps": end, "eval_every": end, "densities": ()}
+    parts = (*train.classification(MODEL.apply), load(flags.data_dir))
+    sizes["replicates"] = flags.replicates
+    made = lth.make_recipe(MODEL, optimizer(), *parts, **sizes)
+    return changing.changing_mask(made, MODEL, optimizer, dense if begin else None)
 
 
-def figure(summary: pd.DataFrame, flags: Flags) -> Figure:
-    """Test accuracy against density, of all that has every density."""
+CELLS = {
+    "iteratively": lambda flags: named(flags, rounds()),
+    "twice as long": lambda flags: named(flags, length=2),
+    "before": lambda flags: named(flags, DENSITIES, SNIP, controls="shuffle"),
+    "after": lambda flags: named(flags, DENSITIES, {"at": "early"}, rewind=0.5),
+    **{f"small and dense {d}": partial(small, density=d) for d in DENSITIES},
+    **{
+        f"{kind} {d}": partial(during, kind=kind, density=d)
+        for kind in KINDS
+        for d in (CONSTANT if kind.startswith("constant") else DENSITIES)
+    },
+}
+
+
+def rows_of(method: str, density: float) -> dict:
+    """Say which rows of the table are of a method at a density."""
+    level = DENSITIES.index(density) + 1
+    return {
+        "before: SNIP": {"run": "before", "level": level},
+        "before: random": {"run": "before", "level": level, "variant": "shuffle"},
+        "after": {"run": "after", "level": level},
+        "iteratively": {"run": "iteratively", "level": rounds().index(density) + 1},
+    }.get(method, {"run": f"{method} {density}", "level": 0})
+
+
+def claims(table: pd.DataFrame) -> str:
+    """Write accuracies in %, and differences within replicates in points."""
+    rows = {m: [results.mean(table, rows_of(m, d)) for d in DENSITIES] for m in METHODS}
+    for one, other in PAIRS:
+        gaps = [(rows_of(one, d), rows_of(other, d)) for d in DENSITIES]
+        rows[f"{one} - {other}"] = [results.gap(table, *both) for both in gaps]
+    written = {name: [results.around(*v) for v in row] for name, row in rows.items()}
+    lines = [pd.DataFrame(written, [f"{d:.0%}" for d in DENSITIES]).T.to_string()]
+    for run in ("twice as long", *(n for n in CELLS if n.startswith("constant"))):
+        of = {"run": run, "level": 0}
+        more = results.around(*results.gap(table, of, DENSE))
+        lines.append(
+            f"{run}: {results.around(*results.mean(table, of))}, over dense {more}"
+        )
+    return "\n".join([*lines, f"dense: {results.around(*results.mean(table, DENSE))}"])
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw test accuracy against density, of all that has every density."""
     drawn = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = drawn.subplots()
-    chosen = summary[summary["trial"].isin(METHODS)]
-    for i, (name, group) in enumerate(chosen.groupby("trial", sort=False)):
-        line, color = divmod(i, len(plot.COLORS))
-        style: dict[str, Any] = {"ls": ("-", "--")[line], "color": plot.COLORS[color]}
-        mean, half = 100 * group["accuracy"], 100 * group["accuracy_ci"]
-        axes.errorbar(100 * group["density"], mean, half, label=name, **style)
-    dense = summary.loc[summary["trial"] == "dense", "accuracy"].iloc[0]
-    axes.axhline(100 * dense, color="0.5", lw=0.8, ls=":")
+    for method in METHODS:
+        values = [results.mean(table, rows_of(method, d)) for d in DENSITIES]
+        x = [100 * d for d in DENSITIES]
+        axes.errorbar(x, *zip(*values, strict=True), label=method)
+    axes.axhline(results.mean(table, DENSE)[0], color="0.5", lw=0.8, ls=":")
     plot.density_axis(axes)
     axes.set(ylabel="test accuracy (%)", ylim=(86, 98.6))
-    axes.set_title(
-        f"LeNet-300-100, MNIST, {flags.steps} steps, n = {flags.replicates}", size=10
-    )
+    axes.set_title(f"LeNet-300-100, MNIST, n = {table['replicate'].nunique()}", size=10)
     axes.legend(frameon=False, fontsize="small", loc="lower left")
     return drawn
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """Test accuracy in %, and differences within replicates in points."""
-    summary = summarised(table)
-    densities = summary.loc[summary["trial"] == METHODS[0], "density"].tolist()
-    lines = [" " * 22 + "".join(f"{100 * d:>13g} %" for d in densities)]
-    by_name: Any = summary.set_index(["trial", "density"]).sort_index()
-    for name in METHODS:
-        found = [by_name.loc[(name, d)] for d in densities]
-        cells = [
-            f"{100 * r['accuracy']:.2f} ± {100 * r['accuracy_ci']:.2f}" for r in found
-        ]
-        lines.append(f"{name:22}" + "".join(f"{cell:>15}" for cell in cells))
-    values: Any = table.set_index(["trial", "density", "replicate"]).sort_index()
-    for one, other in PAIRS:
-        gaps = [
-            100
-            * (values.loc[(one, d), "accuracy"] - values.loc[(other, d), "accuracy"])
-            for d in densities
-        ]
-        cells = [f"{m:+.2f} ± {h:.2f}" for m, h in map(results.interval, gaps)]
-        lines.append(f"{one} - {other}: " + ", ".join(cells))
-    for row in summary[~summary["trial"].isin(METHODS)].itertuples():
-        r: Any = row
-        lines.append(
-            f"{r.trial}, {100 * r.density:g} %, {r.cost} T: {100 * r.accuracy:.2f} ± "
-            f"{100 * r.accuracy_ci:.2f}, over dense {100 * r.gain:+.2f} ± "
-            f"{100 * r.gain_ci:.2f}"
-        )
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    main()
+    study.main(CELLS, claims, figure, "gradual_pruning")

@@ -13,12 +13,15 @@ in place of the dense network.
 
 Signed constants, batch 60, as many steps for each training and each learning (Adam,
 1.2e-3; scores by SGD, 0.5 along a cosine, momentum 0.9; movement's by Adam, 1e-2); all
-methods share initialisation and batches of a replicate.
-Five minutes on two cores. Writes a table to experiments/results/.
+methods share the initialisation of a replicate, all trainings their batches and all
+learnings theirs. Five minutes on two cores. What is trained is stored in
+runs/learned_or_pruned, and a call that was stopped goes on there; a table and a figure
+go to experiments/results/.
 
-What it gave (two CPU cores, jax 0.10.2, n = 3): test accuracy in %, of the initial
-weights under the mask, trained under it, and trained under its shuffle; the overlap
-with the pruned mask, and with a random one. Dense 97.1 ± 0.8.
+What an earlier form of this study gave, with other draws and one order of the batches
+for all (two CPU cores, jax 0.10.2, n = 3): test accuracy in %, of the initial weights
+under the mask, trained under it, and trained under its shuffle; the overlap with the
+pruned mask, and with a random one. Dense 97.1 ± 0.8.
 
     density                          untrained  trained  shuffled  pruned  chance
        50 %  edge-popup                  96.2     97.4      97.0    0.36    0.33
@@ -43,167 +46,152 @@ digits. Pruning that starts from a learned mask ends as well as from the dense n
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import jax
 import optax
 import pandas as pd
+import study
 import tyro
+from matplotlib.figure import Figure
 
-from lth import criteria, data, masks, models, results, supermask, train
+import lth
+from lth import data, masks, models, plot, results, supermask, train
 from lth.masks import schedules
 
-RESULTS = Path(__file__).parent / "results"
-DENSITIES = (0.5, 0.2, 0.05)
+DENSITIES, STEPS, ROUNDS = (0.5, 0.2, 0.05), 2000, 3
+PRUNED = "pruned"
+NETWORK = models.from_linen(models.MLP(initialiser="signed_constant"), (28, 28, 1))
+MODEL = models.standardized(NETWORK, 0.0, 255.0)
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(study.Flags):
     """Where things are, and how much to run."""
 
-    data_dir: Path | None = None
-    out: Path = RESULTS
-    steps: int = 2000
     replicates: int = 3
+    steps: int = STEPS
 
 
-class Study:
-    """What all methods share: the network, the data and the compiled training."""
+def made(flags, densities=(), learn=None, learn_tx=None) -> lth.lottery.Recipe:
+    """Make the recipe of one way to a mask; what trains under masks is the same."""
+    splits = data.load("mnist", flags.data_dir, 5000, 0)
+    # What is pruned has been trained under its mask.
+    branches = ("shuffle",) if densities else ("shuffle", "rewind")
+    return lth.make_recipe(
+        MODEL, optax.adam(1.2e-3), *train.classification(MODEL.apply), splits,
+        batch_size=60, steps=flags.steps, densities=densities, branches=branches,
+        replicates=flags.replicates, keep=partial(masks.keep_top, scope="layer"),
+        learn=learn, learn_tx=learn_tx,
+        learn_by=learn and train.classification(learn.model.apply),
+    )  # fmt: skip
 
-    def __init__(self, splits: data.Splits, flags: Flags):
-        module = models.MLP(initialiser="signed_constant")
-        linen = models.from_linen(module, (28, 28, 1))
-        self.model = models.standardized(linen, 0.0, 255.0)
-        self.splits, self.steps = splits, flags.steps
-        self.keys = jax.random.split(jax.random.key(0), flags.replicates)
-        self.initial = jax.lax.map(lambda key: self.model.init(key)[0], self.keys)
-        self.dense = jax.vmap(masks.ones)(self.initial)
-        _, measure = train.classification(self.model.apply)
-        self.evaluate = train.make_evaluate(measure)
-        self._trained = jax.jit(self._train)
 
-    def _fitted(self, model: models.Model, tx: Any, mask: Any, key: jax.Array, learned):
-        loss, _ = train.classification(model.apply)
-        sample = data.make_sample(60, len(self.splits.train.targets))
-        state = train.init_state(model.init, tx, key)
-        mask = masks.unmasked(state.params) if mask is None else mask
-        step = train.make_train(loss, sample, tx)
-        return step(state, mask, learned, key, self.steps)[0]
+def popped(flags, density: float = 0.5, densities=()) -> lth.lottery.Recipe:
+    learn = supermask.edge_popup(MODEL, density, every=3, scale=True)
+    rate = optax.cosine_decay_schedule(0.5, flags.steps)
+    return made(flags, densities, learn, optax.sgd(rate, momentum=0.9))
 
-    def _train(self, mask, keys, learned, test):
-        def one(pair):
-            mask, key = pair
-            state = self._fitted(self.model, optax.adam(1.2e-3), mask, key, learned)
-            return state.params, self.evaluate(state.params, {}, test)["accuracy"]
 
-        return jax.lax.map(one, (mask, keys))
-
-    def trained(self, mask: masks.Mask) -> tuple[Any, jax.Array]:
-        """The weights trained under each replicate's mask; test accuracy in %."""
-        params, accuracy = self._trained(
-            mask, self.keys, self.splits.train, self.splits.test
-        )
-        return params, 100 * accuracy
-
-    def untrained(self, mask: masks.Mask) -> jax.Array:
-        """Test accuracy in % of the initial weights under each replicate's mask."""
-
-        def one(pair):
-            params = masks.apply(*pair)
-            return self.evaluate(params, {}, self.splits.test)["accuracy"]
-
-        return 100 * jax.lax.map(one, (self.initial, mask))
-
-    def learned(self, method: supermask.Supermask, tx: Any) -> masks.Mask:
-        """The mask that each replicate learns."""
-
-        @jax.jit
-        def run(keys, learned):
-            def one(key):
-                state = self._fitted(method.model, tx, None, key, learned)
-                return method.choose(state.params, state.stats, key)
-
-            return jax.lax.map(one, keys)
-
-        return run(self.keys, self.splits.train)
-
-    def pruned(self, mask: masks.Mask, densities: list[float]) -> masks.Mask:
-        """Iterative magnitude pruning from `mask`, rewinding to the initial weights."""
-        for density in densities:
-            params, _ = self.trained(mask)
-            mask = jax.vmap(partial(masks.keep_top, density=density, scope="layer"))(
-                criteria.magnitude(params), mask
-            )
-        return mask
+def moved(flags, density: float) -> lth.lottery.Recipe:
+    ramp = flags.steps // 10, 7 * flags.steps // 10, 20
+    learn = supermask.movement(MODEL, schedules.cubic(1 - density, *ramp))
+    rates = {"weights": optax.adam(1.2e-3), "gates": optax.adam(1e-2)}
+    tx = optax.partition(rates, supermask.Gated("weights", "gates"))
+    return made(flags, (), learn, tx)
 
 
 def rounds(density: float, begin: float = 1.0) -> list[float]:
-    """Three rounds from one density to another, by equal factors."""
-    return [begin * (density / begin) ** (i / 3) for i in (1, 2, 3)]
+    """Return the densities of three rounds by equal factors."""
+    return [begin * (density / begin) ** (i / ROUNDS) for i in range(1, ROUNDS + 1)]
 
 
-def popup(study: Study, density: float) -> masks.Mask:
-    method = supermask.edge_popup(study.model, density, every=3, scale=True)
-    rate = optax.cosine_decay_schedule(0.5, study.steps)
-    return study.learned(method, optax.sgd(rate, momentum=0.9))
+CELLS = {
+    **{("edge-popup", d): partial(popped, density=d) for d in DENSITIES},
+    **{("movement", d): partial(moved, density=d) for d in DENSITIES},
+    **{(PRUNED, d): partial(made, densities=rounds(d)) for d in DENSITIES},
+    **{
+        (f"edge-popup, then {PRUNED}", d): partial(popped, densities=rounds(d, 0.5))
+        for d in DENSITIES[1:]
+    },
+}
+CELLS = {f"{way}, {density:.0%}": make for (way, density), make in CELLS.items()}
 
 
-def moved(study: Study, density: float) -> masks.Mask:
-    begin, end = study.steps // 10, 7 * study.steps // 10
-    method = supermask.movement(
-        study.model, schedules.cubic(1 - density, begin, end, 20)
-    )
-    rates: Any = {"weights": optax.adam(1.2e-3), "gates": optax.adam(1e-2)}
-    return study.learned(
-        method, optax.partition(rates, supermask.Gated("weights", "gates"))
-    )
+def untrained(recipe, early, ticket) -> dict[str, jax.Array]:
+    """Measure the initial weights under a ticket's mask."""
+    state = early._replace(params=recipe.each(masks.apply)(early.params, ticket.mask))
+    return {"accuracy": recipe.measures["test"](state)["accuracy"]}
 
 
-def shuffled(mask: masks.Mask, study: Study) -> masks.Mask:
-    return jax.vmap(masks.shuffle)(mask, study.keys)
+def overlaps(folder) -> pd.DataFrame:
+    """Compare the last masks of all cells: rows as probes have them."""
+    runs, rows = {name: lth.open_run(folder / name) for name in CELLS}, []
+    last = {name: run.ticket(max(run.levels)).mask for name, run in runs.items()}
+    for name, run in runs.items():
+        level, pruned = max(run.levels), f"{PRUNED}, {name.rpartition(', ')[2]}"
+        others = {"chance": run.ticket(level, "shuffle").mask, PRUNED: last[pruned]}
+        for metric, mask in others.items():
+            values = jax.vmap(masks.overlap)(last[name], mask).tolist()
+            row = {"run": name, "level": level, "metric": metric, "value": values}
+            rows.append(pd.DataFrame({"replicate": run.replicates, **row}))
+    return pd.concat(rows).assign(variant="ticket", split="overlap")
 
 
-def around(values: Any) -> tuple[float, float]:
-    mean, half = results.interval(pd.Series([float(v) for v in values]))
-    return round(mean, 4), round(half, 4)
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracies and overlaps in % of the last mask of each cell."""
+    rows = []
+    for name in CELLS:
+        of = table[table["run"] == name]
+        of = of[of["level"] == of["level"].max()]
+        way, _, density = name.rpartition(", ")
+        row = {"mask": way, "density %": float(density.rstrip("%"))}
+        trained = "ticket" if PRUNED in way else "rewind"
+        score = results.final(of, metric="accuracy").set_index("variant")["value"]
+        for column, values in {
+            "untrained": of.loc[of["split"] == "untrained", "value"],
+            "trained": score[trained],
+            "shuffled": score["shuffle"],
+            **dict(iter(of[of["split"] == "overlap"].groupby("metric")["value"])),
+        }.items():
+            row[column], row[f"{column}_ci"] = results.interval(100 * values)
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def rows(study: Study, density: float) -> list[dict[str, Any]]:
-    """Of each mask of a density: accuracy untrained, trained, and of its shuffle."""
-    found = {
-        "edge-popup": popup(study, density),
-        "movement": moved(study, density),
-        "pruned": study.pruned(study.dense, rounds(density)),
-    }
-    if density < DENSITIES[0]:
-        half = popup(study, DENSITIES[0])
-        path = rounds(density, DENSITIES[0])
-        found["edge-popup, then pruned"] = study.pruned(half, path)
-    overlap, table = jax.vmap(masks.overlap), []
-    for name, mask in found.items():
-        row: dict[str, Any] = {"density": density, "mask": name}
-        others = {k: m for k, m in found.items() if k != name}
-        for column, values in (
-            ("untrained", study.untrained(mask)),
-            ("trained", study.trained(mask)[1]),
-            ("shuffled", study.trained(shuffled(mask, study))[1]),
-            *((f"with {k}", overlap(mask, other)) for k, other in others.items()),
-            ("by chance", overlap(mask, shuffled(mask, study))),
-        ):
-            row[column], row[f"{column}_ci"] = around(values)
-        print({k: v for k, v in row.items() if "_ci" not in k}, flush=True)
-        table.append(row)
-    return table
+def claims(table: pd.DataFrame) -> str:
+    """Write accuracies and overlaps, and what a dense network has."""
+    dense = table[(table["run"] == f"{PRUNED}, 50%") & (table["level"] == 0)]
+    score = results.interval(100 * results.final(dense, metric="accuracy")["value"])
+    return f"dense {results.around(*score)} %\n{results.text(ends(table))}"
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw accuracies and overlaps against density, a line for each way to a mask."""
+    drawn = Figure(figsize=(11, 3.6), layout="constrained")
+    ways = ends(table).groupby("mask", sort=False)
+    shadows = {"untrained": "untrained", "trained": "shuffled", PRUNED: "chance"}
+    for i, (column, shadow) in enumerate(shadows.items(), 1):
+        axes = drawn.add_subplot(1, 3, i)
+        for color, (way, of) in zip(plot.COLORS, ways, strict=False):
+            line = of[["density %", column, f"{column}_ci"]].to_numpy().T
+            axes.errorbar(*line, fmt="o-", ms=3, color=color, label=way)
+            axes.plot(line[0], of[shadow], ":", color=color)
+        plot.density_axis(axes)
+        axes.set_title(f"{column} (dotted: {shadow})", size=9)
+    drawn.axes[0].set_ylabel("test accuracy, and overlap (%)")
+    drawn.axes[0].legend(frameon=False, fontsize="small")
+    return drawn
 
 
 def main() -> None:
-    flags = tyro.cli(Flags)
-    study = Study(jax.device_put(data.load("mnist", flags.data_dir, 5000, 0)), flags)
-    print(f"dense {around(study.trained(study.dense)[1])}", flush=True)
-    table = [row for density in DENSITIES for row in rows(study, density)]
+    flags, name = tyro.cli(Flags), "learned_or_pruned"
+    folder = flags.runs / name
     flags.out.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(table).to_csv(flags.out / "learned_or_pruned.csv", index=False)
+    table = study.measured(CELLS, flags, folder, {"untrained": untrained})
+    table = pd.concat([table, overlaps(folder)], ignore_index=True)
+    ends(table).round(4).to_csv(flags.out / f"{name}.csv", index=False)
+    figure(table).savefig(flags.out / f"{name}.png", dpi=90)
+    print(claims(table))
 
 
 if __name__ == "__main__":

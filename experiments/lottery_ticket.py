@@ -34,109 +34,67 @@ The dense network: 98.06 % at step 6280. All three claims hold: tickets match it
 `vmap`; experiments now train two at a time on a CPU, which may round differently.)
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
-import tyro
+import study
 from matplotlib.figure import Figure
 
-import lth
 from lth import plot, results
-from lth.lab import runner
-from lth.lab.config.presets import PRESETS
 
-RESULTS = Path(__file__).parent / "results"
+CELLS = {"lenet": ("lenet-mnist-fast", {"levels": 18, "controls": "reinit,shuffle"})}
 LEVELS = (3, 7, 12, 15, 18)  # 51 %, 21 %, 7 %, 3.5 % and 1.8 % of the weights
+DENSE = {"level": 0}
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(study.Flags):
     """Where things are, and how much to run."""
 
-    data_dir: Path | None = None
-    runs: Path = Path("runs")
-    out: Path = RESULTS
-    levels: int = 18
     replicates: int = 5
 
 
-def main() -> None:
-    flags = tyro.cli(Flags)
-    chosen = replace(
-        PRESETS["lenet-mnist-fast"].experiment,
-        levels=flags.levels,
-        replicates=flags.replicates,
-        controls="reinit,shuffle",
+def claims(table: pd.DataFrame) -> str:
+    """Write differences within replicates at early stopping, and how soon that is."""
+    stops = results.stopped(table)
+    means = results.early_stop(table).groupby(["variant", "level"])
+    means = means[["accuracy", "density", "step"]].mean()
+    dense = means.loc[("ticket", 0)]
+    rows = []
+    for level in (n for n in LEVELS if ("ticket", n) in means.index):
+        ticket = means.loc[("ticket", level)]
+        row = {"density %": 100 * ticket["density"]}
+        for title, other in (
+            ("dense", DENSE),
+            ("fresh", {"level": level, "variant": "reinit"}),
+            ("shuffled", {"level": level, "variant": "shuffle"}),
+        ):
+            name = f"ticket - {title}"
+            row[name], row[f"{name}_ci"] = results.gap(stops, {"level": level}, other)
+        row["steps / dense"] = ticket["step"] / dense["step"]
+        row["fresh / ticket"] = means.loc[("reinit", level), "step"] / ticket["step"]
+        rows.append(row)
+    tickets = means.loc["ticket"]
+    matching = tickets[tickets["accuracy"] >= dense["accuracy"]]
+    return (
+        f"dense: {100 * dense['accuracy']:.2f} % at early stopping, step "
+        f"{dense['step']:.0f}; test accuracy there, differences in points\n"
+        f"{results.text(pd.DataFrame(rows))}\n"
+        f"tickets match the dense mean down to {100 * matching['density'].min():.2f} %"
     )
 
-    def watch(p):
-        if p.step == p.steps:
-            print(
-                f"level {p.level} {p.variant}: {100 * p.accuracy:.2f} % on validation"
-            )
 
-    outcome = runner.run(chosen, "lenet-mnist-fast", flags.runs, flags.data_dir, watch)
-    table = lth.open_run(outcome.path).table
-    flags.out.mkdir(parents=True, exist_ok=True)
-    results.summary(table).drop(columns="run").round(5).to_csv(
-        flags.out / "lottery_ticket.csv", index=False
-    )
-    title = f"{chosen.steps.removesuffix('it')} iterations, n = {flags.replicates}"
-    draw(table, title).savefig(flags.out / "lottery_ticket.png", dpi=90)
-    print(verdict(table))
-
-
-def draw(table: pd.DataFrame, title: str) -> Figure:
-    """The paper's two figures: accuracy and early-stopping step against density."""
-    figure = Figure(figsize=(10.5, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw the paper's two figures: accuracy and early-stopping step by density."""
+    drawn = Figure(figsize=(10.5, 3.9), layout="constrained")
+    left, right = drawn.subplots(1, 2)
     plot.accuracy(table, left, at="stop_accuracy")
     left.set_ylim(92, 99)
     plot.stopping(table, right)
-    figure.suptitle(f"LeNet-300-100 on MNIST, {title}", size=11)
-    return figure
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """The claims beside the numbers: differences within replicates, 95 % intervals."""
-    # Any: the type stubs of pandas do not follow an index of three levels.
-    stops: Any = results.early_stop(table).set_index(["variant", "level", "replicate"])
-    stops = stops.sort_index()
-    dense = stops.loc[("ticket", 0)]
-    lines = [
-        f"dense: {100 * dense['accuracy'].mean():.2f} % at early stopping, "
-        f"step {dense['step'].mean():.0f}",
-        "",
-        "test accuracy at early stopping, in percentage points; steps as a ratio",
-        f"{'density':>8} {'ticket - dense':>16} {'ticket - fresh':>16} "
-        f"{'ticket - shuffled':>18} {'steps / dense':>14} {'fresh / ticket':>15}",
-    ]
-    for level in LEVELS:
-        if ("ticket", level) not in stops.index.droplevel("replicate"):
-            continue
-        ticket, fresh, shuffled = (
-            stops.loc[(variant, level)] for variant in ("ticket", "reinit", "shuffle")
-        )
-        gaps = [
-            100 * (ticket["accuracy"] - o["accuracy"]) for o in (dense, fresh, shuffled)
-        ]
-        cells = [f"{m:+.2f} ± {h:.2f}" for m, h in map(results.interval, gaps)]
-        lines.append(
-            f"{100 * ticket['density'].mean():7.2f}% {cells[0]:>16} {cells[1]:>16} "
-            f"{cells[2]:>18} {ticket['step'].mean() / dense['step'].mean():14.2f} "
-            f"{fresh['step'].mean() / ticket['step'].mean():15.2f}"
-        )
-    means = stops["accuracy"].groupby(["variant", "level"]).mean()["ticket"]
-    at_least = [level for level in means.index if means[level] >= means[0]]
-    density = stops.loc[("ticket", max(at_least)), "density"].mean()
-    lines += [
-        "",
-        f"tickets match the dense mean down to {100 * density:.2f} % of weights",
-    ]
-    return "\n".join(lines)
+    steps, n = table["step"].max(), table["replicate"].nunique()
+    drawn.suptitle(f"LeNet-300-100 on MNIST, {steps} iterations, n = {n}", size=11)
+    return drawn
 
 
 if __name__ == "__main__":
-    main()
+    study.main(CELLS, claims, figure, "lottery_ticket", flags=Flags)

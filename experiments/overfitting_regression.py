@@ -15,11 +15,13 @@ Claims of an article by Desforges on pruning with tfmot, which fits `make_regres
 epochs. Each kernel is pruned by itself, as tfmot does, by a cubic ramp from step 0 to
 960, every 10 steps. 5 replicates, alike in data and not in initial weights and order,
 of 11 schedules: 3 minutes on two busy cores. `--full` has the article's sizes and has
-been run for 40 steps only: going by those, hours on two cores. Writes a table and a
-figure to experiments/results/.
+been run for 40 steps only: going by those, hours on two cores. What is trained is
+stored in runs/overfitting_regression, and a call that was stopped goes on there; a
+table and a figure go to experiments/results/.
 
-What it gave (two CPU cores, jax 0.10.2, n = 5; mean squared errors in 1e-3, means with
-95 % intervals; the variance of the targets is 71, and least squares reaches 0.0025):
+What an earlier form of this study gave, with other draws (two CPU cores, jax 0.10.2, n
+= 5; mean squared errors in 1e-3, means with 95 % intervals; the variance of the targets
+is 71, and least squares reaches 0.0025):
 
     schedule     sparsity  left      training         validation  median  ensemble
     0 to 960       0       117505    1.6e-12±0.7e-12  18.0 ±2.0    17.3    7.43
@@ -49,58 +51,36 @@ at step 1600 and it reaches density 71.1% (sparsity 28.9%), not density 25.0% (s
 75.0%); end_step is at most 1600".
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pandas as pd
-import tyro
-from matplotlib.axes import Axes
+import study
 from matplotlib.figure import Figure
 
-from lth import data, dynamic, masks, models, plot, results
-from lth import train as training
+import lth
+from lth import dynamic, masks, models, plot, results, train
 from lth.data import generated
-from lth.dynamic import rules
-from lth.lab import devices
 from lth.masks import schedules
-from lth.masks.schedules import Schedule
 
-RESULTS = Path(__file__).parent / "results"
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
-RAMP, FINAL = "ramp", 0.95  # the trials of the curve; the sparsity of the others
-
-
-class Problem(NamedTuple):
-    """The sizes of the data, the network and its training."""
-
-    n: int  # examples; a fifth of them is for validation
-    features: int
-    informative: int
-    width: int
-    batch: int
-    steps: int = 1600  # the article's: 200 epochs of 8
-
-
-SMALL = Problem(2_000, 200, 100, 256, 200)
-FULL = Problem(10_000, 1_000, 500, 1_024, 1_024)
+STEPS, FINAL = 1600, 0.95  # 200 epochs of 8, the article's; the others' sparsity
 # The article's schedule as printed, whose numbers are steps: 1600 do not reach its end.
 PRINTED = schedules.polynomial(0.0, 0.75, 1000, 5000)
+SMALL = {"n": 2_000, "features": 200, "informative": 100}, 256, 200  # width, batch
+FULL = {"n": 10_000, "features": 1_000, "informative": 500}, 1_024, 1_024
 
 
 @dataclass(frozen=True)
-class Flags:
-    """How much to run, and where results go."""
+class Flags(study.Flags):
+    """Where things are, and how much to run."""
 
-    out: Path = RESULTS
     replicates: int = 5
+    steps: int = STEPS
     full: bool = False  # the article's sizes: hours, without a GPU
 
 
@@ -117,230 +97,108 @@ class Network(nn.Module):
         return nn.Dense(1, kernel_init=glorot, name="output")(x)
 
 
-def main() -> None:
-    flags = tyro.cli(Flags)
-    problem = FULL if flags.full else SMALL
-    print(refusal(problem.steps))
-    devices.use_cores(flags.replicates)
-    plan = devices.plan(flags.replicates)
-    parts = devices.share(plan, make_data(problem))
-    found = []
-    for (name, sparsity), schedule in trials(problem.steps).items():
-        program = devices.spread(plan, make_trial(problem, schedule), (0, None))
-        ends = program(keys(flags.replicates), parts)
-        found += rows(name, sparsity, ends, parts[1].targets)
-        print(f"{name} to {sparsity}: {ends['validation']}", flush=True)
-    table = pd.DataFrame(found)
-    name = "overfitting_regression" + ("_full" if flags.full else "")
-    flags.out.mkdir(parents=True, exist_ok=True)
-    summarised(table).to_csv(
-        flags.out / f"{name}.csv", index=False, float_format="%.4g"
-    )
-    figure(table, problem).savefig(flags.out / f"{name}.png", dpi=80)
-    print(verdict(table))
+def made(sizes: dict[str, int], width: int) -> tuple:
+    """Make the examples to learn from, those held out, and the network."""
+    learned, held = generated.regression(None, **sizes, noise=3.0, seed=0)
+    return learned, held, models.from_linen(Network(width), learned.inputs.shape[1:])
 
 
-def refusal(steps: int) -> str:
-    """What `lth` says of the printed schedule before a run of so many steps."""
-    try:
-        schedules.check(PRINTED, steps)
-    except ValueError as error:
-        return f"the article's schedule as printed: {error}"
-    raise AssertionError(f"{steps} steps reach the end of the printed schedule")
+def pruned(flags: Flags, ramp: tuple) -> lth.lottery.Recipe:
+    """Make a recipe that prunes along a ramp as it trains: its level 0, and no more."""
+    *problem, batch = FULL if flags.full else SMALL
+    learned, held, model = made(*problem)
+    initial, final, begin, end = ramp
+    ends = round(begin * flags.steps), round(end * flags.steps)
+    schedule = schedules.polynomial(initial, final, *ends, frequency=10)
+    keep = partial(masks.keep_top, scope="layer")  # each kernel by itself, as in tfmot
+    rule = dynamic.gradual(schedule, flags.steps, keep=keep)
+    # What is held out serves as both: nothing is chosen by it.
+    splits = {"train": learned, "learned": learned, "validation": held, "test": held}
+    recipe = lth.make_recipe(
+        model, dynamic.sparsify(optax.adam(1e-3), rule),
+        *train.regression(model.apply, 0.0, 1.0), splits,  # targets as they are
+        batch_size=batch, steps=flags.steps, densities=(), eval_every=flags.steps,
+        replicates=flags.replicates,
+    )  # fmt: skip
+
+    def init(keys):
+        state = recipe.init(keys)
+        start = jax.vmap(dynamic.masked)(state.params, state.opt_state)
+        return state._replace(params=start)
+
+    return recipe._replace(init=jax.jit(init))
 
 
-def make_data(problem: Problem) -> tuple[data.Dataset, data.Dataset]:
-    """Training and validation examples: inputs and targets within [-1, 1]."""
-    return generated.regression(
-        None,
-        n=problem.n,
-        features=problem.features,
-        informative=problem.informative,
-        noise=3.0,
-        seed=0,
-    )
+# Sparsities from and to which, and the parts of the training between which
+RAMPS = {f"0 to 960, {s:g}": (0.0, s, 0, 0.6) for s in SPARSITIES}
+OTHERS = {
+    "slow, 0-800": (0.0, FINAL, 0, 1 / 2),
+    "fast, 0-20": (0.0, FINAL, 0, 1 / 80),
+    "fast, 780-800": (0.0, FINAL, 1 / 2 - 1 / 80, 1 / 2),
+    "from 50 %": (0.5, FINAL, 0, 0.6),
+}
+CELLS = {n: partial(pruned, ramp=ramp) for n, ramp in {**RAMPS, **OTHERS}.items()}
 
 
-def trials(steps: int) -> dict[tuple[str, float], Schedule]:
-    """The schedules to train under, by name and final sparsity; each is checked."""
-    end, half = steps * 6 // 10, steps // 2
-
-    def ramp(final, begin, end, initial=0.0):
-        return schedules.polynomial(initial, final, begin, end, frequency=10)
-
-    found = {(RAMP, s): ramp(s, 0, end) for s in SPARSITIES} | {
-        ("slow", FINAL): ramp(FINAL, 0, half),
-        ("fast", FINAL): ramp(FINAL, 0, 20),
-        ("fast, late", FINAL): ramp(FINAL, half - 20, half),
-        ("from 50 %", FINAL): ramp(FINAL, 0, end, 0.5),
-    }
-    for schedule in found.values():
-        schedules.check(schedule, steps)
-    return found
-
-
-def make_model(problem: Problem) -> models.Model:
-    return models.from_linen(Network(problem.width), (problem.features,))
-
-
-def make_trial(problem: Problem, schedule: Schedule) -> Callable:
-    """`trial(key, (learned, held out))`: one training and what it ended with."""
-    keep = partial(masks.keep_top, scope="layer")  # as in tfmot
-    tx = dynamic.sparsify(
-        optax.adam(1e-3), rules.gradual(schedule, problem.steps, keep=keep)
-    )
-    model = make_model(problem)
-    loss, measure = training.regression(model.apply, 0.0, 1.0)  # targets as they are
-    test = training.make_evaluate(measure)
-
-    def trial(key, parts):
-        learned, held = parts
-        draw, order = jax.random.split(key)
-        sample = data.make_sample(problem.batch, len(learned.targets))
-        step = training.make_train(loss, sample, tx)
-        state = training.init_state(model.init, tx, draw)
-        start = dynamic.masked(state.params, state.opt_state)
-        state = state._replace(params=start)
-        state, _ = step(state, masks.unmasked(start), learned, order, problem.steps)
-        outputs, _ = model.apply(state.params, {}, held.inputs, False, None)
-        return {
-            "params": left(state.params, dynamic.state_of(state.opt_state).mask),
-            "train": test(state.params, {}, learned)["loss"],
-            "validation": test(state.params, {}, held)["loss"],
-            "predictions": outputs[:, 0],
-        }
-
-    return trial
-
-
-def left(params: masks.Params, mask: masks.Mask) -> Any:
-    """How many numbers of a network are left: kept weights, and all biases."""
+def left(params: masks.Params, mask: masks.Mask) -> jax.Array:
+    """Count the numbers of a network that are left: kept weights, and all biases."""
     free = sum(leaf.size for leaf in jax.tree.leaves(params)) - masks.size(mask)
     return masks.count(mask) + free
 
 
-def keys(replicates: int) -> jax.Array:
-    return jax.vmap(jax.random.key)(jnp.arange(replicates))
+def at_the_end(recipe, early, ticket) -> dict[str, jax.Array]:
+    """Measure losses in 1e-3, that of the replicates' mean prediction among them."""
+    params, mask = ticket.state.params, dynamic.state_of(ticket.state.opt_state).mask
+    small = params["hidden_0"]["kernel"].shape[1] == SMALL[0]["features"]
+    _, held, model = made(*(SMALL if small else FULL)[:2])
+    apply = jax.vmap(lambda p: model.apply(p, {}, held.inputs, False, None)[0][:, 0])
+    error = jnp.mean(jnp.square(apply(params).mean(0) - held.targets))
+    found = {n: 1e3 * m(ticket.state)["loss"] for n, m in recipe.measures.items()}
+    found["ensemble"] = jnp.full_like(found["test"], 1e3 * error)
+    return {**found, "left": jax.vmap(left)(params, mask)}
 
 
-def rows(name: str, sparsity: float, ends: dict, target: Any) -> list[dict]:
-    """A row per replicate; `ensemble` is the loss of the mean of all predictions."""
-    ends = jax.tree.map(np.asarray, ends)
-    error = ends.pop("predictions").mean(0) - np.asarray(target)
-    row = {"trial": name, "sparsity": sparsity, "ensemble": np.mean(error**2).item()}
-    return [
-        {**row, "replicate": i, **{k: v[i].item() for k, v in ends.items()}}
-        for i in range(len(ends["train"]))
-    ]
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what was measured at the end: a row for each cell and replicate."""
+    rows = table[table["split"] == "end"]
+    return rows.pivot_table("value", ["run", "replicate"], "metric")
 
 
-def summarised(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per trial: means over replicates and 95 % half-widths (`_ci`).
-
-    `median` is that of the validation losses.
-    """
-    found = []
-    for (name, sparsity), group in table.groupby(["trial", "sparsity"], sort=False):
-        row: dict[str, Any] = {"trial": name, "sparsity": sparsity}
-        row |= {"params": group["params"].iloc[0], "n": len(group)}
-        for column in ("train", "validation"):
-            row[column], row[f"{column}_ci"] = results.interval(group[column])
-        row["median"] = group["validation"].median()
-        row["ensemble"] = group["ensemble"].iloc[0]
-        found.append(row)
-    return pd.DataFrame(found)
+def claims(table: pd.DataFrame) -> str:
+    """Write losses in 1e-3, and how much worse fast schedules are than the slow one."""
+    found, rows = ends(table), []
+    for name in CELLS:
+        of, row = found.loc[name], {"schedule": name}
+        row["training"] = "{:.2g} ± {:.2g}".format(*results.interval(of["learned"]))
+        row["validation"], row["validation_ci"] = results.interval(of["validation"])
+        row["median"] = of["validation"].median()
+        rows.append(row | of[["left", "ensemble"]].iloc[0].to_dict())
+    losses = found["validation"]
+    ratio = results.interval(losses["fast, 0-20"] / losses["slow, 0-800"])
+    told = results.text(pd.DataFrame(rows))
+    return f"{told}\nfast over slow: {results.around(*ratio)}"
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """The claims beside the numbers: mean squared errors in 1e-3, 95 % intervals."""
-    summary: Any = summarised(table)
-    lines = [
-        f"{'':11}{'sparsity':>8} {'params':>9} {'train':>18} {'validation':>15} "
-        f"{'median':>7} {'ensemble':>9}"
-    ]
-    for row in summary.itertuples():
-        fit = f"{1e3 * row.train:.2g} ± {1e3 * row.train_ci:.2g}"
-        loss = f"{1e3 * row.validation:.2f} ± {1e3 * row.validation_ci:.2f}"
-        lines.append(
-            f"{row.trial:11}{row.sparsity:8.2f} {row.params:9d} {fit:>18} {loss:>15} "
-            f"{1e3 * row.median:7.2f} {1e3 * row.ensemble:9.2f}"
-        )
-    return "\n".join([*lines, *_of_the_curve(summary), *_of_schedules(table)])
-
-
-def _of_the_curve(summary: Any) -> list[str]:
-    ramp = summary[summary["trial"] == RAMP].set_index("sparsity")
-    losses, fits = ramp["validation"], ramp["train"]
-    rank = fits.reset_index().corr(method="spearman").iloc[0, 1]
-    return [
-        f"lowest validation loss: at {losses.idxmin()}, "
-        f"{losses.min() / losses[0.0]:.2f} of the dense network's",
-        f"training loss: {fits[0.0]:.1e} dense, {fits.iloc[-1]:.1e} at the sparsest; "
-        f"rank correlation with sparsity {rank:.2f}",
-        f"validation over training loss, dense: {losses[0.0] / fits[0.0]:.1e}",
-    ]
-
-
-def _of_schedules(table: pd.DataFrame) -> list[str]:
-    of: Any = dict(iter(table.groupby(["trial", "sparsity"])))
-    slow = of["slow", FINAL]["validation"].to_numpy()
-    lines = []
-    for name in ("fast", "fast, late"):
-        ratio = of[name, FINAL]["validation"] / slow
-        mean, half = results.interval(ratio)
-        lines.append(
-            f"{name} over slow: {mean:.2f} ± {half:.2f}, worse in {(ratio > 1).sum()} "
-            f"of {len(ratio)}"
-        )
-    for name, sparsity in ((RAMP, 0.0), (RAMP, FINAL), ("from 50 %", FINAL)):
-        group = of[name, sparsity]
-        share = group["ensemble"].iloc[0] / group["validation"].median()
-        lines.append(f"{name} to {sparsity}: ensemble over median {share:.2f}")
-    return lines
-
-
-def figure(table: pd.DataFrame, problem: Problem) -> Figure:
-    """Losses against sparsity; and the validation losses under other schedules."""
-    drawn = Figure(figsize=(11, 3.4), layout="constrained")
-    one, two, three = drawn.subplots(1, 3, width_ratios=(1, 1, 1.2))
-    summary = summarised(table)
-    ramp = summary[summary["trial"] == RAMP]
-    _draw_curve(ramp, "train", one)
-    one.set_yscale("log")
-    _draw_curve(ramp, "validation", two)
-    two.set_ylim(0, None)
-    _draw_schedules(table[table["sparsity"] == FINAL], three)
-    drawn.suptitle(
-        f"{problem.n} x {problem.features}, {problem.width}-{problem.width}-1, "
-        f"n = {table['replicate'].nunique()}",
-        size=10,
-    )
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw losses against sparsity, and validation losses under other schedules."""
+    drawn, found = Figure(figsize=(11, 3.4), layout="constrained"), ends(table)
+    panels = drawn.subplots(1, 3)
+    for column, axes in zip(("learned", "validation"), panels, strict=False):
+        for sparsity, name in zip(SPARSITIES, RAMPS, strict=True):
+            mean, half = results.interval(found.loc[name, column])
+            below = min(half, 0.9 * mean)  # an axis may be logarithmic
+            axes.errorbar(f"{sparsity:g}", mean, [[below], [half]], fmt="ko")
+        axes.set(xlabel="final sparsity", ylabel=f"loss of {column} examples (1e-3)")
+        axes.set_yscale("log")
+    for name in (f"0 to 960, {FINAL:g}", *OTHERS):
+        of = found.loc[name]
+        panels[2].plot([name] * len(of), of["validation"], "o", color=plot.COLORS[0])
+        panels[2].plot(name, of["ensemble"].iloc[0], "*", ms=10, color=plot.COLORS[1])
+    panels[2].set_title("dots: networks, stars: their mean prediction", size=9)
+    panels[2].tick_params("x", labelsize=7)
     return drawn
 
 
-def _draw_curve(ramp: pd.DataFrame, column: str, axes: Axes) -> None:
-    places = range(len(ramp))
-    mean, half = ramp[column].to_numpy(), ramp[f"{column}_ci"].to_numpy()
-    low = np.maximum(mean - half, mean / 3)  # the axis may be logarithmic
-    axes.plot(places, mean, "o-", ms=3, color=plot.COLORS[0])
-    axes.fill_between(places, low, mean + half, color=plot.COLORS[0], alpha=0.18, lw=0)
-    axes.set_xticks(places, [f"{s:g}" for s in ramp["sparsity"]])
-    axes.set(xlabel="final sparsity", ylabel=f"{column} loss")
-
-
-def _draw_schedules(trials: pd.DataFrame, axes: Axes) -> None:
-    network: dict[str, Any] = {"color": plot.COLORS[0]}
-    mean: dict[str, Any] = {"color": plot.COLORS[1], "ms": 10}
-    for i, (_, group) in enumerate(trials.groupby("trial", sort=False)):
-        axes.plot([i] * len(group), group["validation"], "o", **network)
-        axes.plot(i, group["ensemble"].iloc[0], "*", **mean)
-    axes.plot([], "o", label="a network", **network)
-    axes.plot([], "*", label="their mean prediction", **mean)
-    axes.set(ylabel="validation loss", ylim=(0, None), xlabel=f"schedule to {FINAL}")
-    names = trials["trial"].unique()
-    axes.set_xticks(range(len(names)), names, size=8)
-    axes.legend(frameon=False, fontsize="small", loc="upper left")
-
-
 if __name__ == "__main__":
-    main()
+    more = {"probes": {"end": at_the_end}, "flags": Flags}
+    study.main(CELLS, claims, figure, "overfitting_regression", **more)

@@ -29,98 +29,64 @@ itself helps, down to 6 %. `lth run resnet20` is the experiment at full length, 
 GPU.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
-import tyro
+import study
 from matplotlib.figure import Figure
 
 import lth
 from lth import plot, results
-from lth.lab import runner
-from lth.lab.config import Prune, Rewind
-from lth.lab.config.presets import PRESETS
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(study.Flags):
     """Where things are, and how much to run."""
 
-    data_dir: Path | None = None
-    runs: Path = Path("runs")
-    out: Path = RESULTS
-    to: tuple[int, ...] = (0, 100)
-    """Iterations to rewind to; the first is compared with the others."""
-    steps: int = 600
-    levels: int = 4
     replicates: int = 2
+    levels: int = 4
+    steps: int = 600
 
 
-def main() -> None:
-    flags = tyro.cli(Flags)
-    preset = PRESETS["resnet20-fast"].experiment
-    drops = f"{flags.steps // 2}it,{3 * flags.steps // 4}it"
-    tables = []
-    for k in flags.to:
-        chosen = replace(
-            preset,
-            optimizer=replace(preset.optimizer, milestones=drops),
-            prune=Prune(rate=0.6),
-            rewind=Rewind(to=f"{k}it"),
-            steps=f"{flags.steps}it",
-            eval_every=f"{flags.steps // 4}it",
-            levels=flags.levels,
-            replicates=flags.replicates,
-        )
-
-        def watch(p, k=k):
-            if p.step == p.steps:
-                print(f"k = {k}, level {p.level}: {100 * p.accuracy:.2f} %", flush=True)
-
-        name = "resnet20-fast"
-        outcome = runner.run(chosen, name, flags.runs, flags.data_dir, watch)
-        tables.append(lth.open_run(outcome.path).table.assign(run=f"k = {k}"))
-    table = pd.concat(tables, ignore_index=True)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    results.summary(table).round(5).to_csv(flags.out / "rewinding.csv", index=False)
-    figure = Figure(figsize=(5.4, 3.9), layout="constrained")
-    axes = plot.accuracy(table, figure.subplots(), band=False)
-    axes.set_title(
-        f"ResNet-20 (half as wide), {flags.steps} iterations, n = {flags.replicates}",
-        size=10,
+def rewound(flags: Flags, to: int) -> lth.lottery.Recipe:
+    """Make the recipe that rewinds to step `to`."""
+    return lth.build(
+        "resnet20-fast",
+        data_dir=flags.data_dir,
+        optimizer={"milestones": f"{flags.steps // 2}it,{3 * flags.steps // 4}it"},
+        prune={"rate": 0.6},
+        rewind={"to": f"{to}it"},
+        steps=f"{flags.steps}it",
+        eval_every=f"{flags.steps // 4}it",
+        levels=flags.levels,
+        replicates=flags.replicates,
     )
-    figure.savefig(flags.out / "rewinding.png", dpi=90)
-    print(verdict(table))
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """The claim beside the numbers: test accuracy at the end of each replicate."""
-    # Any: the type stubs of pandas do not follow an index of three levels.
-    ends: Any = results.final(table).set_index(["run", "level", "replicate"])
-    ends = ends.sort_index()
-    runs = list(dict.fromkeys(table["run"]))
-    lines = [
-        f"{'density':>9}" + "".join(f"{run:>18}" for run in runs) + "  differences"
-    ]
-    for level in sorted(table["level"].unique()):
-        found = [100 * ends.loc[(run, level), "value"] for run in runs]
-        density = 100 * ends.loc[(runs[0], level), "density"].mean()
-        cells = [" ".join(f"{v:.2f}" for v in values) for values in found]
-        gaps = [
-            " ".join(f"{v:+.2f}" for v in values - found[0]) for values in found[1:]
-        ]
-        lines.append(
-            f"{density:8.2f}%"
-            + "".join(f"{c:>18}" for c in cells)
-            + "  "
-            + "; ".join(gaps)
-        )
-    return "\n".join(lines)
+CELLS = {f"k={k}": partial(rewound, to=k) for k in (0, 100)}
+
+
+def claims(table: pd.DataFrame) -> str:
+    """Write test accuracy at the end of each replicate, and the differences."""
+    ends = results.final(table).assign(value=lambda ends: 100 * ends["value"])
+    found = ends.pivot(index=["level", "replicate"], columns="run", values="value")
+    first, *others = found.columns
+    for other in others:
+        found[f"{other} less {first}"] = found[other] - found[first]
+    density = 100 * ends.groupby("level")["density"].mean().rename("density %")
+    found = found.reset_index().merge(density, on="level").drop(columns="level")
+    return results.text(found[["density %", *found.columns[:-1]]])
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw accuracy at the end by density."""
+    drawn = Figure(figsize=(5.4, 3.9), layout="constrained")
+    axes = plot.accuracy(table, drawn.subplots(), band=False)
+    steps, n = table["step"].max(), table["replicate"].nunique()
+    axes.set_title(f"ResNet-20 (half as wide), {steps} iterations, n = {n}", size=10)
+    return drawn
 
 
 if __name__ == "__main__":
-    main()
+    study.main(CELLS, claims, figure, "rewinding", flags=Flags)

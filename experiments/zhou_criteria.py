@@ -55,261 +55,139 @@ trained worse, by 0.4 to 4 points. Dense training is cut short here, and four re
 with many comparisons leave small differences open.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 import pandas as pd
-import tyro
+import study
 from matplotlib.figure import Figure
-from PIL import Image
 
-from lth import criteria, data, masks, models, plot, results, train
+import lth
+from lth import criteria, lottery, masks, plot, results
 from lth.criteria import history
-from lth.lab import devices
 from lth.lottery import starts
-from lth.masks import allocation, schedules
 
-RESULTS = Path(__file__).parent / "results"
-CRITERIA = (  # of `history`
+CRITERIA = [  # of `history`, but for random
     *("large_final", "small_final", "large_init", "small_init"),
     *("large_init_large_final", "small_init_small_final"),
     *("magnitude_increase", "movement"),
     *("large_final_same_sign", "large_final_diff_sign"),
-    *("magnitude_increase_same_sign", "magnitude_increase_diff_sign"),
-)
-INIT, ORDER, PRUNE, FRESH, SHUFFLE = range(5)  # what randomness is for
+    *("magnitude_increase_same_sign", "magnitude_increase_diff_sign", "random"),
+]
+ACTIONS = [  # on tickets of large_final: other starts, and other values of the pruned
+    *("reinit", "signs_kept", "permuted", "rescaled", "reshuffled"),
+    *("reshuffled_signs_kept", "signed_constant", "random_signed_constant"),
+    *("freeze_init", "freeze_init_zero_shrunk", "freeze_init_zero_grown"),
+    "freeze_init_zero_reshuffled",
+]
+UNTRAINED = ["untrained_initial", "untrained_constant"]
 
 
-@dataclass(frozen=True)
-class Flags:
-    """Where things are, and how much to run."""
-
-    data_dir: Path | None = None
-    out: Path = RESULTS
-    replicates: int = 4
-    steps: int = 1500  # of each training
-    levels: int = 6
-    rounds: int = 3  # of the paper's, which a level prunes at once
-    actions_at: tuple[int, ...] = (2, 4, 6)  # the levels at which actions are tried
-
-
-class Study(NamedTuple):
-    """What all trials share; every array leads with the replicate."""
-
-    trial: Callable  # (start, mask, frozen) -> (end, accuracies): see `make_trial`
-    draw: Callable[[jax.Array], masks.Params]  # keys [r] -> initial weights
-    initial: masks.Params
-    zeros: masks.Params
-    mask: masks.Mask  # all ones
+def cell(flags: study.Flags, name: str) -> lottery.Recipe:
+    """Make the recipe of a criterion; a level is three rounds of the paper's."""
+    recipe = lth.build(
+        "lenet-mnist-fast",
+        data_dir=flags.data_dir,
+        prune={"rate": 1 - 0.8**3, "rates": f"output={1 - 0.9**3}"},
+        levels=flags.levels or 6,
+        steps=f"{flags.steps or 1500}it",
+        eval_every=f"{flags.steps or 1500}it",
+        replicates=flags.replicates,
+        controls=ACTIONS if name == "large_final" else "",
+    )
+    ranks = recipe.each(partial(scores, name=name))
+    return recipe._replace(prune=lottery.make_prune(ranks, masks.keep_top))
 
 
-def main() -> None:
-    flags = tyro.cli(Flags)
-    devices.use_cores(flags.replicates)
-    study = make_study(flags)
-    dense, accuracies = study.trial(study.initial, study.mask, study.zeros)
-    found = [*rows("dense", "dense", 0, study.mask, accuracies)]
-    signs = jax.vmap(history.same_sign_mask)(study.initial, dense, study.mask)
-    _, accuracies = study.trial(study.initial, signs, study.zeros)
-    found += rows("sign", "same_sign_mask", 1, signs, accuracies)
-    for name in (*CRITERIA, "random"):
-        for level, mask, seen, accuracies in lottery(study, name, dense, flags):
-            found += rows("mask", name, level, mask, accuracies)
-            print(name, level, accuracies["accuracy"], flush=True)
-            if name == "large_final" and level in flags.actions_at:
-                found += acted(study, level, mask, seen)
-    summary = summarised(pd.DataFrame(found))
-    flags.out.mkdir(parents=True, exist_ok=True)
-    summary.round(5).to_csv(flags.out / "zhou_criteria.csv", index=False)
-    picture = flags.out / "zhou_criteria.png"
-    figure(summary).savefig(picture, dpi=80)
-    Image.open(picture).quantize(64).save(picture)  # a third of the bytes
-    print(summary.drop(columns="n").round(4).to_string(index=False))
-
-
-def make_study(flags: Flags) -> Study:
-    """The data, the network, and the one program of every training."""
-    plan = devices.plan(flags.replicates)
-    splits = devices.share(plan, data.load("mnist", flags.data_dir, 5000, 0))
-    network = models.from_linen(models.MLP(widths=(300, 100)), (28, 28, 1))
-    model = models.standardized(network, 0, 255)
-    one = make_trial(model, len(splits.train.targets), flags.steps)
-    program = devices.spread(plan, one, (0, 0, 0, 0, None))
-    order = keys(flags.replicates, ORDER)
-
-    def trial(start, mask, frozen):
-        return program(start, mask, frozen, order, splits)
-
-    draw = jax.jit(jax.vmap(lambda key: network.init(key)[0]))
-    initial = draw(keys(flags.replicates, INIT))
-    ones = jax.vmap(masks.ones)(initial)
-    return Study(trial, draw, initial, jax.tree.map(jnp.zeros_like, initial), ones)
-
-
-def make_trial(model: models.Model, examples: int, steps: int) -> Callable:
-    """`trial(start, mask, frozen, key, splits) -> (end, accuracies)`, one training.
-
-    Test accuracy after it, before it, and before it with a constant for magnitudes.
-    """
-    loss, measure = train.classification(model.apply)
-    sample, tx = data.make_sample(60, examples), optax.adam(1.2e-3)
-
-    def trial(start, mask, frozen, key, splits):
-        step = train.make_train(starts.with_frozen(loss, mask, frozen), sample, tx)
-        test = train.make_evaluate(starts.with_frozen(measure, mask, frozen), 250)
-        state = train.TrainState(jnp.int32(0), start, {}, tx.init(start))
-        state, _ = step(state, mask, splits.train, key, steps)
-        tested = {
-            "accuracy": state.params,
-            "untrained": start,
-            "constant": starts.signed_constant(start, mask),
-        }
-        return state.params, {
-            k: test(w, {}, splits.test)["accuracy"] for k, w in tested.items()
-        }
-
-    return trial
-
-
-def keys(replicates: int, purpose: int, level: int = 0) -> jax.Array:
-    def one(replicate):
-        key = jax.random.fold_in(jax.random.key(replicate), purpose)
-        return jax.random.fold_in(key, level)
-
-    return jax.vmap(one)(jnp.arange(replicates))
-
-
-def lottery(study: Study, name: str, dense: Any, flags: Flags) -> Iterator[tuple]:
-    """The tickets of a criterion, each rewound to the initial weights.
-
-    Yields (level, mask, seen, accuracies); `seen` is what each weight was at the end of
-    the last round it took part in before `mask`.
-    """
-    one = jax.tree.map(lambda m: m[0], study.mask)
-    each = allocation.by_path(one, 0.8, {"output": 0.9})
-    keep = jax.tree.map(lambda rate: rate**flags.rounds, each)
-    mask = old = study.mask
-    end = seen = dense
-    for level, density in enumerate(schedules.geometric(keep, flags.levels), 1):
-        noise = keys(flags.replicates, PRUNE, level)
-        density = jax.tree.map(jnp.float32, density)
-        mask, old = pruned(name, study.initial, end, mask, density, noise), mask
-        seen = jax.vmap(starts.filled)(end, old, seen)
-        end, accuracies = study.trial(study.initial, mask, study.zeros)
-        yield level, mask, seen, accuracies
-
-
-@partial(jax.jit, static_argnums=0)
-@partial(jax.vmap, in_axes=(None, 0, 0, 0, None, 0))
-def pruned(name: str, initial, end, mask, density, key) -> masks.Mask:
-    """The highest scores; of those a criterion excludes, by chance and not by index."""
-    chance = criteria.random(initial, key)
-    scores = chance if name == "random" else getattr(history, name)(initial, end)
+def scores(early, late, mask, key, *, name: str) -> masks.Scores:
+    """Rank by a criterion; what it excludes by chance and not by index."""
+    chance = criteria.random(late.params, key)
+    rank = getattr(history, name, lambda *_: chance)(early.params, late.params)
 
     def leaf(score, u):
         return jnp.where(jnp.isneginf(score), -1e30 * (1 + u), score)
 
-    return masks.keep_top(jax.tree.map(leaf, scores, chance), mask, density)
+    return jax.tree.map(leaf, rank, chance)
 
 
-def acted(study: Study, level: int, mask: Any, seen: Any) -> Iterator[dict]:
-    """A ticket again, with other starts of kept weights and other values of pruned."""
-    replicates = len(jax.tree.leaves(mask)[0])
-    noise = keys(replicates, SHUFFLE, level)
-    fresh = study.draw(keys(replicates, FRESH, level))
-    for name, start in kept_actions(study.initial, mask, noise, fresh).items():
-        _, accuracies = study.trial(start, mask, study.zeros)
-        yield from rows("kept", name, level, mask, accuracies)
-    for name, (start, frozen) in pruned_actions(
-        study.initial, seen, mask, noise
-    ).items():
-        _, accuracies = study.trial(start, mask, frozen)
-        yield from rows("pruned", name, level, mask, accuracies)
+def same_sign(flags: study.Flags) -> lottery.Recipe:
+    """Make the recipe whose one level keeps all that kept their sign."""
+    recipe = cell(flags, "random")
+
+    def prune(early, ticket, density, keys):
+        ends = early.params, ticket.state.params
+        return recipe.each(history.same_sign_mask)(*ends, ticket.mask)
+
+    return recipe._replace(prune=prune, densities=recipe.densities[:1])
 
 
-@jax.jit
-@jax.vmap
-def kept_actions(initial, mask, key, fresh) -> dict[str, masks.Params]:
-    """Where the kept weights start."""
-    return {
-        "fresh": fresh,
-        "fresh, signs kept": starts.signs_kept(fresh, initial),
-        "permuted": starts.permuted(initial, mask, key),
-        "rescaled": starts.rescaled(initial, mask),
-        "reshuffled": starts.reshuffled(initial, mask, key),
-        "reshuffled, signs kept": starts.reshuffled_signs_kept(initial, mask, key),
-        "signed constant": starts.signed_constant(initial, mask),
-        "signed constant, permuted": starts.random_signed_constant(initial, mask, key),
+CELLS = {name: partial(cell, name=name) for name in CRITERIA} | {"sign": same_sign}
+
+
+def untrained(recipe, early, ticket) -> dict[str, jax.Array]:
+    """Measure a mask on initial weights, and on their signs times a constant."""
+    constant = recipe.each(starts.signed_constant)(early.params, ticket.mask)
+
+    def tested(params):
+        state = early._replace(params=masks.apply(params, ticket.mask))
+        return recipe.measures["test"](state)["accuracy"]
+
+    return {"initial": tested(early.params), "constant": tested(constant)}
+
+
+def claims(table: pd.DataFrame) -> str:
+    """Write accuracies less that of large_final within replicates, and untrained."""
+    found = study.summary(table).set_index(["run", "variant", "level"])
+    levels = [level for level in (2, 4, 6) if level <= table["level"].max()]
+    shares = {n: found.loc[("large_final", "ticket", n), "density"] for n in levels}
+
+    def row(where: dict) -> dict[str, str]:
+        cells = {}
+        for level, density in shares.items():
+            ticket = {"run": "large_final", "level": level}
+            gap = results.gap(table, {**where, "level": level}, ticket)
+            cells[f"{density:.1%}"] = results.around(*gap)
+        return cells
+
+    def share(name, level, column):
+        pair = found.loc[(name, "ticket", level), [column, f"{column}_ci"]]
+        return results.around(*(100 * pair))
+
+    rows = {
+        name: row({"run": name}) | {c: share(name, levels[0], c) for c in UNTRAINED}
+        for name in CRITERIA
     }
-
-
-@jax.jit
-@jax.vmap
-def pruned_actions(initial, seen, mask, key) -> dict[str, tuple]:
-    """Where the kept weights start and what the pruned ones are."""
-    zeros = starts.freeze_init_zero_shrunk(initial, seen, mask)
-    moved = starts.freeze_init_zero_reshuffled(initial, zeros, mask, key)
-    return {
-        "initial": (initial, starts.freeze_init(initial, mask)),
-        "0 if shrunk": (initial, zeros),
-        "0 if shrunk, kept too": (starts.zero_shrunk(initial, seen, mask), zeros),
-        "0 if grown": (initial, starts.freeze_init_zero_grown(initial, seen, mask)),
-        "0 at random": (initial, moved),
-    }
-
-
-def rows(part: str, name: str, level: int, mask, accuracies) -> Iterator[dict]:
-    """A row per replicate."""
-    density = jax.vmap(masks.density)(mask)
-    for i, share in enumerate(np.asarray(density)):
-        row = {"part": part, "name": name, "level": level, "replicate": i}
-        values = {column: float(v[i]) for column, v in accuracies.items()}
-        yield {**row, "density": float(share), **values}
-
-
-def summarised(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per trial: means over replicates and 95 % half-widths (`_ci`).
-
-    `gain` is the accuracy less that of the ticket of large_final at this level.
-    """
-    ticket = table[table["name"] == "large_final"].set_index(["level", "replicate"])
-    table = table.join(ticket["accuracy"].rename("ticket"), on=["level", "replicate"])
-    table["gain"] = table["accuracy"] - table["ticket"]
-    found = []
-    for unit, group in table.groupby(["part", "name", "level"], sort=False):
-        row: dict[str, Any] = dict(zip(("part", "name", "level"), unit, strict=True))
-        row |= {"density": group["density"].mean(), "n": len(group)}
-        for column in ("accuracy", "gain", "untrained", "constant"):
-            row[column], row[f"{column}_ci"] = results.interval(group[column])
-        found.append(row)
-    return pd.DataFrame(found)
-
-
-def figure(summary: pd.DataFrame) -> Figure:
-    """Masks after training and before it, and actions on tickets of large_final."""
-    drawn = Figure(figsize=(14, 4.6), layout="constrained")
-    panels = (
-        ("accuracy", ("mask",), (80, 99), "masks: trained"),
-        ("untrained", ("mask",), (0, 100), "masks: untrained"),
-        ("accuracy", ("kept", "pruned"), (91, 98), "other starts, other zeros"),
+    rows |= {name: row({"run": "large_final", "variant": name}) for name in ACTIONS}
+    sign = [share("sign", 1, column) for column in UNTRAINED]
+    dense = results.around(*results.mean(table, {"run": "large_final", "level": 0}))
+    return (
+        f"{pd.DataFrame(rows).T.fillna('').to_string()}\n"
+        f"signs that stayed, all kept, untrained: {' and '.join(sign)}; dense {dense}"
     )
-    for axes, (column, parts, limits, title) in zip(
-        drawn.subplots(1, 3), panels, strict=True
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw masks after training and before it, and actions on tickets."""
+    drawn = Figure(figsize=(14, 4.6), layout="constrained")
+    found = study.summary(table)
+    found = found[(found["level"] > 0) & (found["run"] != "sign")]
+    ticket = found["variant"] == "ticket"
+    acted = found[found["run"] == "large_final"]
+    for axes, (column, rows, by, limits, title) in zip(
+        drawn.subplots(1, 3),
+        (
+            ("accuracy", found[ticket], "run", (80, 99), "masks: trained"),
+            ("untrained_initial", found[ticket], "run", (0, 100), "masks: untrained"),
+            ("accuracy", acted, "variant", (91, 98), "other starts, other zeros"),
+        ),
+        strict=True,
     ):
-        chosen = summary["part"].isin(parts) | (summary["name"] == "large_final")
-        groups = summary[chosen].groupby("name", sort=False)
-        for i, (name, trials) in enumerate(groups):
+        for i, (name, group) in enumerate(rows.groupby(by, sort=False)):
             line, color = divmod(i, len(plot.COLORS))
             style = {"ls": ("-", "--", ":")[line], "color": plot.COLORS[color]}
-            mean, half = 100 * trials[column], 100 * trials[f"{column}_ci"]
-            axes.errorbar(100 * trials["density"], mean, half, label=name, **style)
+            x, y = 100 * group["density"], 100 * group[[column, f"{column}_ci"]]
+            axes.errorbar(x, *y.values.T, label=name, **style)
         axes.set(title=title, ylabel="test accuracy (%)", ylim=limits)
         if column == "accuracy":
             axes.legend(frameon=False, fontsize="x-small", ncols=2)
@@ -318,4 +196,5 @@ def figure(summary: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    probes = {"untrained": untrained}
+    study.main(CELLS, claims, figure, "zhou_criteria", probes=probes)

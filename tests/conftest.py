@@ -18,15 +18,37 @@ from lth import data, masks, models, train
 
 matplotlib.use("agg")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests run whole experiments, which compile the same programs.
-CACHE = tempfile.TemporaryDirectory(prefix="lth-tests-")
-jax.config.update("jax_compilation_cache_dir", CACHE.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 hypothesis.settings.register_profile(
     "lth", deadline=None, derandomize=bool(os.environ.get("CI")), max_examples=60
 )
 hypothesis.settings.load_profile("lth")
+
+
+COMPILED = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    """Let all processes of a run share what they compile: much of it is the same.
+
+    The folder lasts as long as the run. It is no variable of the environment, for the
+    commands that tests start are to find what they find without the tests.
+    """
+    if hasattr(config, "workerinput"):
+        folder = config.workerinput["compiled"]
+    else:
+        made = tempfile.TemporaryDirectory(prefix="lth-tests-")
+        config.add_cleanup(made.cleanup)
+        folder = made.name
+    config.stash[COMPILED] = folder
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tell a process of pytest-xdist, which may be absent, where that folder is."""
+    node.workerinput["compiled"] = node.config.stash[COMPILED]
 
 
 class Problem(NamedTuple):

@@ -60,6 +60,8 @@ def another(path, value):
     """A value of the same type that means something else."""
     if path[-1] == "densities":
         return "0.5,0.1"
+    if path[-1] == "cuts":
+        return "0.5sd"
     if isinstance(value, str):
         return "7it" if value[:1].isdigit() or not value else "other=0.3"
     return (1,) if isinstance(value, tuple) else value + 1

@@ -1,5 +1,6 @@
 """Masks that change in training: exact counts, zeros that are zero, one program."""
 
+import functools
 import itertools
 
 import jax
@@ -65,9 +66,16 @@ def steps_of(rule, tx=None, count=STEPS):
     return problem, states
 
 
+@functools.cache
+def trained_by(name):
+    """A rule, its problem and the states of the training."""
+    rule = RULES[name]()
+    return rule, *steps_of(rule)
+
+
 @pytest.fixture(scope="module", params=RULES)
 def trained(request):
-    return request.param, RULES[request.param](), *steps_of(RULES[request.param]())
+    return request.param, *trained_by(request.param)
 
 
 def of(state):
@@ -75,20 +83,20 @@ def of(state):
 
 
 def pruned(tree, mask):
-    return jnp.concatenate(
+    return np.concatenate(
         [
-            jnp.ravel(w[~m])
+            np.asarray(w)[~np.asarray(m)]
             for w, m in zip(jax.tree.leaves(tree), jax.tree.leaves(mask), strict=True)
         ]
     )
 
 
 def kernels(params):
-    return {k: w for k, w in params.items() if w.ndim == 2}
+    return {k: np.asarray(w) for k, w in params.items() if w.ndim == 2}
 
 
 def kernel_masks(state):
-    return {k: m for k, m in of(state).mask.items() if m is not None}
+    return {k: np.asarray(m) for k, m in of(state).mask.items() if m is not None}
 
 
 def test_every_layer_learns(trained):
@@ -107,7 +115,7 @@ def test_slots_of_what_is_pruned_are_zero_and_of_what_is_grown_start_at_zero(tra
     _, _, _, states = trained
     for before, after in itertools.pairwise(states):
         old, new = kernel_masks(before), kernel_masks(after)
-        settled = jax.tree.map(jnp.logical_and, old, new)
+        settled = jax.tree.map(np.logical_and, old, new)
         slots = jax.tree.leaves(of(after).inner, is_leaf=_adam)
         (adam,) = (s for s in slots if _adam(s))
         for moments in (adam.mu, adam.nu):
@@ -159,7 +167,7 @@ def test_the_record_is_what_happened(trained):
 
 def test_gradual_pruning_has_the_exact_density_after_every_update():
     schedule = schedules.polynomial(0.2, 0.8, 5, 33, 3, 4)
-    _, states = steps_of(rules.gradual(schedule, STEPS))
+    *_, states = trained_by("gradual")
     total = 3 * 8 + 8 * 6 + 6 * 3
     for step, state in enumerate(states):
         wanted = schedules.in_force(schedule, step)
@@ -175,10 +183,10 @@ def test_gradual_pruning_against_numpy():
     target = np.array([0.9, -0.5, 0.2, 0.05, -1.0, 0.3], np.float32)
     params = {"w": jnp.array([0.1, 0.4, -0.3, 0.2, 0.05, -0.6])}
     w, keep = np.array(params["w"], np.float64), np.ones(6, bool)
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for step in range(1, 9):
         grads = {"w": params["w"] - target}
-        updates, state = tx.update(grads, state, params)
+        updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)
         if step in (2, 4, 6):
             progress = (step - 2) / 4
@@ -207,8 +215,7 @@ def test_a_schedule_by_path_prunes_each_layer_in_its_time():
 
 @pytest.mark.parametrize("name", ["set", "rigl", "rigl without regrowth"])
 def test_drop_and_grow_keep_the_count_of_every_layer(name):
-    rule = RULES[name]()
-    _, states = steps_of(rule)
+    *_, states = trained_by(name)
     start = {k: int(m.sum()) for k, m in kernel_masks(states[0]).items()}
     assert start == {"w0": round(0.4 * 24), "w1": round(0.4 * 48), "w2": 7}
     for state in states:
@@ -224,7 +231,8 @@ def one_layer(rule, weights, grads, mask=None):
     mask = {"w": jnp.asarray(mask)}
     state = state._replace(mask=mask)
     params = masks.apply(params, mask)
-    updates, state = tx.update({"w": jnp.asarray(grads, jnp.float32)}, state, params)
+    grads = {"w": jnp.asarray(grads, jnp.float32)}
+    updates, state = jax.jit(tx.update)(grads, state, params)
     return optax.apply_updates(params, updates)["w"], state.mask["w"]
 
 
@@ -297,10 +305,10 @@ def test_in_a_dense_phase_of_ac_dc_a_pruned_weight_can_overtake():
     rule = rules.ac_dc(0.5, phase=3, warmup=1, steps=10)
     tx = dynamic.sparsify(optax.sgd(0.5), rule, lambda path, leaf: True)
     params, target = {"w": jnp.array([9.0, 0.1])}, jnp.array([0.5, 3.0])
-    state, kept = tx.init(params), []
+    state, kept, update = tx.init(params), [], jax.jit(tx.update)
     for _ in range(10):
         grads = {"w": params["w"] - target}
-        updates, state = tx.update(grads, state, params)
+        updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)
         kept.append(state.mask["w"].tolist())
     one, both, other = [True, False], [True, True], [False, True]
@@ -313,9 +321,10 @@ def buffers(rule, tx, count):
     """The momentum of a kept weight after each step under a gradient of 1."""
     tx = dynamic.sparsify(tx, rule, lambda path, leaf: leaf.ndim == 2)
     params = {"w": jnp.array([[9.0, 0.5]]), "b": jnp.ones(1)}
-    state, found = tx.init(params), []
+    state, found, update = tx.init(params), [], jax.jit(tx.update)
+    ones = jax.tree.map(jnp.ones_like, params)
     for _ in range(count):
-        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        updates, state = update(ones, state, params)
         params = optax.apply_updates(params, updates)
         (trace,) = (
             x for x in jax.tree.leaves(state.inner, is_leaf=_trace) if _trace(x)
@@ -358,7 +367,7 @@ def test_replicates_draw_masks_of_their_own():
         params, _ = model.init(jax.random.key(0))
         return dynamic.sparsify(tx, rules.static(0.3), prunable, key).init(params)
 
-    found = jax.vmap(start)(jax.random.split(jax.random.key(0), 3)).mask
+    found = jax.jit(jax.vmap(start))(jax.random.split(jax.random.key(0), 3)).mask
     each = sum(round(0.3 * n) for n in (24, 48, 18))
     assert jax.vmap(masks.count)(found).tolist() == [each] * 3
     assert len({np.asarray(found["w1"][i]).tobytes() for i in range(3)}) == 3
@@ -403,10 +412,10 @@ def test_replicates_choose_together_and_each_as_it_would_alone():
         return rule.update(step, *args)
 
     tx = dynamic.sparsify(optax.sgd(0.1), rule._replace(update=update), prunable)
-    params = {"w": jax.random.normal(jax.random.key(0), (3, 4, 5))}
+    start = params = {"w": jax.random.normal(jax.random.key(0), (3, 4, 5))}
     grads = {"w": jax.random.normal(jax.random.key(1), (3, 4, 5))}
-    states = jax.vmap(tx.init)(params)
-    together, alone = jax.vmap(tx.update), []
+    states = jax.jit(jax.vmap(tx.init))(params)
+    together, one, alone = jax.jit(jax.vmap(tx.update)), jax.jit(tx.update), []
     for _ in range(4):
         updates, states = together(grads, states, params)
         params = optax.apply_updates(params, updates)
@@ -414,11 +423,11 @@ def test_replicates_choose_together_and_each_as_it_would_alone():
     jax.effects_barrier()
     assert updates_at == [2, 2, 2]
     for i in range(3):
-        p = {"w": jax.random.normal(jax.random.key(0), (3, 4, 5))[i]}
+        p = {"w": start["w"][i]}
         g = {"w": grads["w"][i]}
         state = tx.init(p)
         for _ in range(4):
-            updates, state = tx.update(g, state, p)
+            updates, state = one(g, state, p)
             p = optax.apply_updates(p, updates)
         alone.append((p, state.mask))
     for i, (p, mask) in enumerate(alone):
@@ -537,9 +546,9 @@ def test_what_is_refused_would_not_be_zero():
     sparse = dynamic.sparsify(optax.adam(0.1), rule, prunable)
     tx = optax.chain(sparse, optax.scale(0.5))
     params = {"w": jax.random.normal(jax.random.key(0), (6, 5))}
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(3):
-        updates, state = tx.update(params, state, params)
+        updates, state = update(params, state, params)
         params = optax.apply_updates(params, updates)
     assert pruned(params, state[0].mask).any()
     for read in (

@@ -127,6 +127,11 @@ KINDS = {
 }
 
 
+def compiled(function, *args):
+    """What a function makes of arguments, in one program and not one an operation."""
+    return jax.jit(function)(*args)
+
+
 class Case(NamedTuple):
     model: models.Model
     params: object
@@ -144,12 +149,12 @@ def case(name):
     else:
         model = models.from_linen(Net(kind.layers), kind.shape, kind.dtype)
     params, stats = model.init(KEY)
-    shape = (2, 4, *kind.shape)
+    rng, shape = np.random.default_rng(0), (2, 4, *kind.shape)
     if kind.dtype == jnp.int32:
-        x = jax.random.randint(KEY, shape, 0, 5)
+        x = rng.integers(0, 5, shape, np.int32)
     else:
-        x = jax.random.normal(KEY, shape)
-    labels = jnp.arange(8).reshape(2, 4) % 3
+        x = rng.standard_normal(shape, np.float32)
+    labels = np.arange(8, dtype=np.int32).reshape(2, 4) % 3
 
     def loss(params, batch):
         logits, _ = model.apply(params, stats, batch[0], False, None)
@@ -178,11 +183,13 @@ def right_training(name):
     steps = train.make_train(loss, lambda key, i, data: data, tx)
     step = jax.jit(steps, compiler_options=FAST)
     mask = masks.keep_top(criteria.magnitude(c.params), c.mask, 0.5)
-    state = train.init_state(c.model.init, tx, KEY)
+    state = train.init_state(lambda key: (c.params, c.stats), tx, KEY)
     state, sums = step(state, mask, data, KEY, 2)
     assert int(sums["diverged"]) == train.NEVER
     alive = jax.tree.map(
-        lambda w, m: m if m is None else m | (w == 0), state.params, mask
+        lambda w, m: m if m is None else np.asarray(m) | (np.asarray(w) == 0),
+        state.params,
+        mask,
     )
     assert all(m.all() for m in jax.tree.leaves(alive))
     if name == "sow":
@@ -201,7 +208,7 @@ def right_sizes(name):
 
 
 def wide(tree):
-    return [np.asarray(w.astype(jnp.float32)) for w in jax.tree.leaves(tree)]
+    return [np.asarray(w).astype(np.float32) for w in jax.tree.leaves(tree)]
 
 
 def right_weights(name):
@@ -219,19 +226,26 @@ def right_weights(name):
         np.testing.assert_allclose(found.ravel(), share[::-1], rtol=1e-4)
 
 
+@functools.cache
+def each_gradient(name):
+    """The gradient of each of the eight examples: for each leaf, [8, ...]."""
+    c = case(name)
+    x, y = (a.reshape(8, 1, *a.shape[2:]) for a in c.batches)
+    one = jax.jit(jax.grad(c.loss))
+    grads = [wide(one(c.params, (x[i], y[i]))) for i in range(8)]
+    return [np.stack(g) for g in zip(*grads, strict=True)]
+
+
 def right_gradients(name):
     c = case(name)
-    grads = [
-        wide(jax.grad(c.loss)(c.params, jax.tree.map(lambda x, i=i: x[i], c.batches)))
-        for i in range(2)
-    ]
-    mean = [(a + b) / 2 for a, b in zip(*grads, strict=True)]
+    mean = [g.mean(0) for g in each_gradient(name)]
     expected = [np.abs(w * g) for w, g in zip(wide(c.params), mean, strict=True)]
     covered = [
         m is not None for m in jax.tree.leaves(c.mask, is_leaf=lambda m: m is None)
     ]
     total = sum(e.sum() for e, m in zip(expected, covered, strict=True) if m)
-    found = criteria.snip(c.loss, c.params, c.mask, c.batches)
+    snip = functools.partial(criteria.snip, c.loss)
+    found = compiled(snip, c.params, c.mask, c.batches)
     for s, e, m in zip(wide(found), expected, covered, strict=True):
         np.testing.assert_allclose(s, e / total if m else 0 * e, rtol=2e-2, atol=1e-3)
     assert {s.dtype for s in jax.tree.leaves(found)} == {jnp.dtype("float32")}
@@ -239,19 +253,17 @@ def right_gradients(name):
 
 def right_fisher(name):
     c = case(name)
-    found = wide(criteria.empirical_fisher(c.loss, c.params, c.batches))
-    x, y = (a.reshape(8, 1, *a.shape[2:]) for a in c.batches)
-    one = jax.jit(jax.grad(c.loss))
-    each = [wide(one(c.params, (x[i], y[i]))) for i in range(8)]
-    for f, *g in zip(found, *each, strict=True):
+    fisher = functools.partial(criteria.empirical_fisher, c.loss)
+    found = wide(compiled(fisher, c.params, c.batches))
+    for f, g in zip(found, each_gradient(name), strict=True):
         np.testing.assert_allclose(f, np.mean(np.square(g), 0), rtol=3e-2, atol=1e-4)
 
 
 def right_synflow(name):
     c = case(name)
-    x = c.batches[0][0, :1]
-    x = jnp.ones_like(x)
-    found = criteria.synflow(c.model.apply, c.params, c.stats, x)
+    x = np.ones_like(c.batches[0][0, :1])
+    synflow = functools.partial(criteria.synflow, c.model.apply)
+    found = compiled(synflow, c.params, c.stats, x)
     assert all(np.isfinite(s).all() for s in wide(found))
     # Of the head, whose outputs are summed, the flow is what comes in times |w|.
     assert all(s.dtype == jnp.float32 for s in jax.tree.leaves(found))
@@ -266,8 +278,12 @@ def right_wanda(name):
     """
     c = case(name)
     x = c.batches[0][0]
-    seen, _ = jax.jit(c.model.intermediates)(c.params, c.stats, x)
-    found = criteria.wanda(c.params, seen)
+
+    def wanda(params, stats, x):
+        seen, _ = c.model.intermediates(params, stats, x)
+        return criteria.wanda(params, seen)
+
+    found = compiled(wanda, c.params, c.stats, x)
     named = jax.tree_util.tree_leaves_with_path(found)
     kernels = {masks.name(p): np.asarray(s) for p, s in named if s.ndim > 1}
     # Biases of attention have two axes, those of scanned layers too: they read nothing.
@@ -277,7 +293,7 @@ def right_wanda(name):
         weights = {
             masks.name(p): w for p, w in jax.tree_util.tree_leaves_with_path(c.params)
         }
-        size = np.abs(np.asarray(weights[path].astype(jnp.float32)))
+        size = np.abs(np.asarray(weights[path]).astype(np.float32))
         np.testing.assert_allclose(kernels[path], size * expected, rtol=1e-4)
 
 
@@ -331,10 +347,14 @@ def inputs_by_hand(name, c, x):
 def right_taylor_abs(name):
     """Of the head, which reads the mean over positions once: `taylor` is the same."""
     c = case(name)
-    found = criteria.taylor_abs(c.loss, c.params, c.batches)
     inputs = jax.tree.leaves(c.batches)[0][0]
     met = axes.contracted(c.model.apply, c.params, c.stats, inputs)
-    other = criteria.taylor(c.loss, c.params, c.batches, met)
+
+    def both(params, batches):
+        absolute = criteria.taylor_abs(c.loss, params, batches)
+        return absolute, criteria.taylor(c.loss, params, batches, met)
+
+    found, other = compiled(both, c.params, c.batches)
     np.testing.assert_allclose(
         found["head"]["kernel"], other["head"]["kernel"], rtol=2e-2, atol=1e-4
     )
@@ -461,7 +481,9 @@ def endless(params, stats, inputs, train, key):
 def test_what_is_not_understood_is_refused_by_path(apply, why):
     params, x = {"kernel": jnp.ones((3, 3))}, jnp.ones((2, 3))
     model = models.Model(
-        lambda key: (params, {}), apply, models.taps.make_intermediates(apply)
+        lambda key: (params, {}),
+        apply,
+        functools.partial(models.taps.intermediates, apply),
     )
     seen, _ = model.intermediates(params, {}, x)
     match = why.replace("kernel ", "kernel \\(")

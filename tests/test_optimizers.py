@@ -237,7 +237,10 @@ def sample(key, step, data):
 def drawn():
     one, two = jax.random.split(jax.random.key(3))
     return {
-        "dense": {"w": jax.random.normal(one, (3, 4)), "b": jnp.full(4, 0.1)},
+        "dense": {
+            "w": jax.random.normal(one, (3, 4)),
+            "b": jnp.full(4, 0.1, jnp.float32),
+        },
         "head": {"w": jax.random.normal(two, (4, 2))},
     }
 
@@ -270,11 +273,17 @@ FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes"
 RUNS = {}
 
 
+def strong(leaf):
+    """A leaf of a type that training keeps, for which the program is compiled once."""
+    return leaf.astype(leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
+
+
 def run_of(name) -> Run:
     if name not in RUNS:
         call, tx = program(ALL[name]), ALL[name](rate)
         params = drawn()
-        start = train.TrainState(jnp.int32(0), params, {}, tx.init(params))
+        opt_state = jax.tree.map(strong, tx.init(params))
+        start = train.TrainState(jnp.int32(0), params, {}, opt_state)
         every = jax.tree.map(lambda m: m | True, MASK)
         dense = call(start, 3, mask=every)
         steps = [call(dense, 1)]

@@ -158,7 +158,7 @@ def test_density_within_groups_is_rounded_by_group_also_under_jit(seed, percent,
     ],
 )
 def test_all_that_an_output_reads_is_one_group(shape, fan_in, stay):
-    scores = {"kernel": jax.random.uniform(jax.random.key(0), shape)}
+    scores = {"kernel": np.random.default_rng(0).random(shape, np.float32)}
     mask = jax.tree.map(lambda s: jnp.ones(s.shape, bool), scores)
     columns = np.asarray(scores["kernel"]).reshape(fan_in, -1)
     wanted = columns >= np.sort(columns, 0)[-stay]
@@ -213,7 +213,7 @@ def test_kernels_of_attention_are_told_apart():
 
 
 def test_layers_of_a_scan_are_kernels_side_by_side():
-    scores = {"w": jax.random.uniform(jax.random.key(1), (3, 8, 5))}
+    scores = {"w": np.random.default_rng(1).random((3, 8, 5), np.float32)}
     mask, axes = ones(3, 8, 5), {"w": ((1,), (2,))}
     kept = structure.keep_within(scores, mask, 0.25, axes=axes)["w"]
     assert (kept.sum(1) == 2).all()

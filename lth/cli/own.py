@@ -20,11 +20,6 @@ from lth.lab.config import ConfigError
 ADDING = ("levels", "replicates", "branches", "controls", "checkpoints", "data_dir")
 
 
-def is_file(text: str) -> bool:
-    """Whether what is to be run is meant as FILE.py:FUNCTION, not as a preset."""
-    return ".py" in text or ":" in text
-
-
 def function(text: str) -> Callable[..., Any]:
     """Find the function in FILE.py:FUNCTION, once the file is run.
 

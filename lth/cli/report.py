@@ -114,6 +114,8 @@ def _how(run: Run) -> str:
         return f"levels 0 to {max(run.levels)}, functions of one's own"
     if e.learn.method != "none":
         return f"masks learned for {e.steps}"
+    if e.dynamic.rule != "none":
+        return f"a mask that changes in training, by {e.dynamic.rule}"
     return f"levels 0 to {max(run.levels)}, rewinding {e.rewind.mode} to {e.rewind.to}"
 
 
@@ -159,7 +161,7 @@ def _figures(runs: list[Run], table: pd.DataFrame, titles) -> list[str]:
 
 
 def _learns(run: Run) -> bool:
-    return run.config is not None and run.config.learn.method != "none"
+    return run.finds_mask
 
 
 def _axes(n: int):

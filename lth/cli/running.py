@@ -85,7 +85,7 @@ def run(args: list[str]) -> int:
         )
         list_presets()
         return 0 if {"-h", "--help"} & set(args) else 2
-    if own.is_file(args[0]):
+    if ".py" in args[0] or ":" in args[0]:  # no preset has them
         return _run_own(args[0], args[1:])
     name = short(args[0])
     if name not in PRESETS:
@@ -181,19 +181,24 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
         description=f"{preset.title}. Differs from its source: {preset.differs}.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    from lth.lab import devices, front
+    from lth.lab import devices, front, store
+    from lth.lab.build import assemble
 
     devices.join(flags.coordinator, flags.processes, flags.process)
-    e, where = flags.experiment, (flags.runs, flags.data_dir)
+    devices.use_cores(flags.experiment.replicates)
+    if flags.processes == 1:  # of several, the first fails for all, later
+        store.check_writable(flags.runs)
+    built = assemble.build(flags.experiment, flags.data_dir, flags.over)
     if flags.dry_run:
-        terminal.print_facts(front.dry(e, name, *where, flags.over, flags.name))
+        path, _ = front.place(built, flags.runs, flags.name or name)
+        terminal.print_facts(front.described(built.recipe, path))
         return 0
-    learned = e.learn.method != "none"
+    first = "dense" if built.recipe.first is None else "mask"
 
     def start(watch):
-        return front.start(e, name, *where, watch, flags.over, flags.name)
+        return front.train(built, name, flags.runs, name=flags.name, watch=watch)
 
-    return _trained(start, flags.quiet, "mask" if learned else "dense")
+    return _trained(start, flags.quiet, first)
 
 
 def _run_own(source: str, args: list[str]) -> int:
@@ -218,7 +223,7 @@ def _run_own(source: str, args: list[str]) -> int:
     from lth.lab import front
 
     if flags.dry_run:
-        terminal.print_facts(front.dry_own(recipe, path))
+        terminal.print_facts(front.described(recipe, path))
         return 0
 
     def start(watch):

@@ -98,7 +98,8 @@ def print_summary(run: Any) -> None:
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for _, *cells in report.cells(run.table, run.titles):
         table.add_row(*cells)
-    Console(width=max(output.width, 100)).print(table)  # numbers are never cut
+    widest = max(len(cells[1]) for cells in report.cells(run.table, run.titles))
+    Console(width=max(output.width, 75 + widest)).print(table)  # nothing is cut
     told = *conclusion.sentences(run.table, run.titles), conclusion.meaning(run.table)
     for sentence in filter(None, told):
         output.print(sentence, markup=False)

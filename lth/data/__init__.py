@@ -1,5 +1,6 @@
 """Data: arrays on the device, and batches as a function of (key, step)."""
 
+from lth.data import augment
 from lth.data.dataset import Dataset, Splits, hold_out
 from lth.data.errors import DataError
 from lth.data.options import label_noise, only_classes, subsample
@@ -12,6 +13,7 @@ __all__ = [
     "Dataset",
     "Source",
     "Splits",
+    "augment",
     "classes",
     "hold_out",
     "label_noise",

@@ -1,5 +1,6 @@
 """Masks that change in training, as Optax transformations."""
 
+from lth.dynamic import forward, rules
 from lth.dynamic.rules import (
     Drop,
     ac_dc,
@@ -31,11 +32,13 @@ __all__ = [
     "ac_dc",
     "constant_drop",
     "cosine_drop",
+    "forward",
     "gradual",
     "masked",
     "power_drop",
     "records",
     "rigl",
+    "rules",
     "sparse_evolution",
     "sparsify",
     "state_of",

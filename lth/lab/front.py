@@ -1,9 +1,9 @@
 """Runs by a preset's name, by a configuration, or by a recipe of one's own."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 from lth import lottery, masks
 from lth.lab import devices, runner, store
 from lth.lab.build import assemble
-from lth.lab.config import ConfigError, Experiment, identity, presets, settings
+from lth.lab.config import ConfigError, Experiment, presets, settings
 from lth.lab.progress import Progress
 from lth.lab.runner import Outcome
 from lth.lab.stored import Run, open_run
@@ -68,8 +68,9 @@ def run(
     if path is not None:
         raise ValueError("a run that comes from names finds its folder in `runs`")
     preset, e = configured(what, changes)
-    outcome = start(e, preset, runs, data_dir, watch, over, name)
-    return open_run(outcome.path)
+    devices.use_cores(e.replicates)
+    built = assemble.build(e, data_dir, over)
+    return open_run(train(built, preset, runs, name=name, watch=watch).path)
 
 
 def build(
@@ -112,30 +113,38 @@ def start(
     over: str = "replicates",
     name: str = "",
 ) -> Outcome:
-    """Run an experiment, or what of it is not stored yet, in `runs`/`name`-id.
+    """Run an experiment (`assemble`, `train`)."""
+    devices.use_cores(e.replicates)
+    built = assemble.build(e, data_dir, over)
+    return train(built, preset, runs, name=name, watch=watch)
+
+
+def train(
+    built: assemble.Built,
+    preset: str,
+    runs: str | Path = RUNS,
+    *,
+    name: str = "",
+    watch: Callable[[Progress], Any] = runner.ignore,
+) -> Outcome:
+    """Run what comes from names, or what of it is not stored yet, in `runs`/`name`-id.
 
     Args:
-      e: The experiment.
+      built: The recipe, and what its run is known by.
       preset: Whose it is.
       runs: The folder of runs.
-      data_dir: Where data files are.
-      watch: Is told where the run is.
-      over: What several devices share.
       name: What to call it; by default as its preset.
+      watch: Is told where the run is.
 
     Returns:
       What came of it.
 
     Raises:
-      ConfigError, DataError, StoreError and MemoryTooSmallError; what is stored
-      stays whole.
+      StoreError and MemoryTooSmallError; what is stored stays whole.
     """
-    path, base = place(e, Path(runs), name or preset)
-    devices.use_cores(e.replicates)
-    built = assemble.build(e, data_dir, over)
-    return runner.run(
-        built.recipe, path, _named(base, built, name or preset, preset), watch
-    )
+    path, count = place(built, runs, name or preset)
+    about = partial(built.about, name or preset, preset, count)
+    return runner.run(built.recipe, path, about, watch)
 
 
 def start_own(
@@ -167,21 +176,7 @@ def start_own(
     return runner.run(recipe, path, known, watch)
 
 
-def dry(
-    e: Experiment,
-    preset: str,
-    runs: Path,
-    data_dir: Path | None,
-    over: str,
-    name: str,
-) -> list[tuple[str, str]]:
-    """Say what `start` would do with the same arguments: names and values."""
-    path, _ = place(e, runs, name or preset)
-    devices.use_cores(e.replicates)
-    return dry_own(assemble.build(e, data_dir, over).recipe, path)
-
-
-def dry_own(recipe: Recipe, path: Path) -> list[tuple[str, str]]:
+def described(recipe: Recipe, path: Path) -> list[tuple[str, str]]:
     """Say what a run of a recipe would do: names and values."""
     like = recipes.shapes(recipe)
     count = len(recipe.replicates)
@@ -215,47 +210,17 @@ def _stored(path: Path) -> str:
     return ". ".join(told)
 
 
-def place(e: Experiment, runs: Path, name: str) -> tuple[Path, Experiment]:
-    """The folder of an experiment's run, and the experiment its id is of.
+def place(built: assemble.Built, runs: str | Path, name: str) -> tuple[Path, int]:
+    """The folder of a run, and with how many replicates it was begun.
 
     A run of fewer replicates that is otherwise the same is the one to add to.
     """
-    for count in range(e.replicates, 0, -1):
-        base = dataclasses.replace(e, replicates=count)
-        path = runs / f"{name}-{identity.identity(base)}"
+    most = len(built.recipe.replicates)
+    for count in range(most, 0, -1):
+        path = Path(runs) / f"{name}-{built.id(count)}"
         if (path / "config.json").exists():
-            return path, base
-    return runs / f"{name}-{identity.identity(e)}", e
-
-
-def _named(e: Experiment, built: assemble.Built, name: str, preset: str):
-    """What `config.json` holds of a run that comes from names."""
-
-    def about(before: dict[str, Any] | None) -> dict[str, Any]:
-        whole, run_id = e, identity.identity(e)
-        if before is not None:
-            if before["id"] != run_id:
-                raise store.StoreError(
-                    f"the folder holds the run {before['id']} of another configuration "
-                    f"than {run_id}; choose another folder with --runs"
-                )
-            if before["data"] != built.data:
-                raise store.StoreError(
-                    f"{name}-{run_id} was trained on other data than is found now; "
-                    "give it the old files with --data-dir, or choose another folder "
-                    "with --runs"
-                )
-            whole = identity.extended(e, identity.from_dict(before["config"]))
-        return {
-            "id": run_id,
-            "name": name,
-            "preset": preset,
-            "data": built.data,
-            "examples": [list(built.examples.shape), built.examples.classes],
-            "config": identity.as_dict(whole),
-        }
-
-    return about
+            return path, count
+    return Path(runs) / f"{name}-{built.id(most)}", most
 
 
 def _own(recipe: Recipe, name: str, facts: dict[str, Any]):
@@ -302,5 +267,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
                         f"{b.get(path, 'not there')}"
                     )
         else:
-            told.append(f"{field} was {a}, is {b}")
+            told.append(f"{field} was {_brief(a)}, is {_brief(b)}")
     return told
+
+
+def _brief(value: Any) -> str:
+    """A value in a few words; of a digest, its beginning."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"

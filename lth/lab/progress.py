@@ -22,6 +22,9 @@ class Progress(NamedTuple):
     loss: float  # of training, mean over replicates
     metric: str  # what the next is: accuracy, or r2 of a regression
     accuracy: float  # on validation, mean over replicates
+    # Updates of a mask that changes in training, since the last measurement: rows of
+    # `dynamic.records`, with the replicate.
+    updates: tuple[dict[str, Any], ...] = ()
 
 
 class Reporter(NamedTuple):
@@ -41,11 +44,14 @@ class Reporter(NamedTuple):
         means = {
             name: _mean_of_finite(values)
             for name, values in record.items()
-            if name not in ("step", "diverged")
+            if name not in ("step", "diverged", "updates")
         }
+        updates = tuple(record.get("updates", ()))
         if devices.first_process():
+            for row in updates:
+                store.log(self.path, "updated", **_finite(row))
             self._log(step, means)
-        metric = next(m for m in results.SCORES if f"validation_{m}" in means)
+        metric = _compared(means)
         part = (step - self.start) / (self.steps - self.start)
         self.watch(
             Progress(
@@ -56,7 +62,8 @@ class Reporter(NamedTuple):
                 (self.trained + part) / self.trainings,
                 means["train_loss"],
                 metric,
-                means[f"validation_{metric}"],
+                means.get(f"validation_{metric}", float("nan")),
+                updates,
             )
         )
 
@@ -69,6 +76,21 @@ class Reporter(NamedTuple):
             step=step,
             **{n: round(m, 6) if np.isfinite(m) else None for n, m in means.items()},
         )
+
+
+def _compared(means: dict[str, float]) -> str:
+    """The metric that is shown: what runs are compared by, if there is any."""
+    there = [n.partition("_")[2] for n in means if n.startswith("validation_")]
+    others = [m for m in there if m != "loss"]
+    return next((m for m in results.SCORES if m in there), (others or ["loss"])[0])
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON holds it, which knows no infinity."""
+    return {
+        n: None if isinstance(v, float) and not np.isfinite(v) else v
+        for n, v in row.items()
+    }
 
 
 def _mean_of_finite(values: np.ndarray) -> float:

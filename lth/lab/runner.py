@@ -88,6 +88,7 @@ def run(
             _grow(part, unit, tally)
         for part, unit in units:
             _hang(part, unit, tuple(part.branches), None, tally)
+        _first(_count_work, recipe, path)
         _first(store.log, path, "finished", levels=len(recipe.densities))
     seconds, compiling = time.monotonic() - began, compilation.seconds() - compiled
     return Outcome(path, failures(path), seconds, compiling)
@@ -180,10 +181,18 @@ def _prepare(recipe: Recipe, path: Path, about: About) -> None:
     added = [r for r in recipe.replicates if r not in known]
     content = about(before)
     content["replicates"] = [*groups, added] if added else groups
-    content["work"] = before["work"] if before else dict(recipe.work())
+    if before and "work" in before:
+        content["work"] = before["work"]
     store.create(path, content)
     store.add_session(path)
     store.reconcile(path)
+
+
+def _count_work(recipe: Recipe, path: Path) -> None:
+    """Store how often weights are read, which no training waits for."""
+    content = store.read_config(path)
+    if "work" not in content:
+        store.create(path, content | {"work": dict(recipe.work())})
 
 
 class _Tally:

@@ -122,6 +122,12 @@ class Run:
         return self.content.get("preset") or ""
 
     @property
+    def finds_mask(self) -> bool:
+        """Whether its mask is found in the first training, learned or moving."""
+        e = self.config
+        return e is not None and (e.learn.method, e.dynamic.rule) != ("none", "none")
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Its settings by name: those of a configuration with dots, or its flags."""
         if self.config is None:
@@ -147,7 +153,9 @@ class Run:
         preset = presets.named(self.preset)
         if self.config is None or preset is None:
             return self.settings
-        changed = identity.apart(self.config, preset.experiment)
+        changed = identity.apart(
+            *map(identity.as_dict, (self.config, preset.experiment))
+        )
         return {f: v for f, v in changed.items() if f not in ("levels", "replicates")}
 
     @cached_property
@@ -262,8 +270,9 @@ class Run:
                 "lth.open_run(path, recipe)"
             )
         if self._recipe is None:
-            controls = ",".join(validate.fitting(self.config))
-            every = dataclasses.replace(self.config, controls=controls)
+            e = self.config
+            controls = ",".join(validate.fitting(e.prune, e.rewind, self.finds_mask))
+            every = dataclasses.replace(e, controls=controls)
             built = assemble.build(every, data_dir)
             if built.data != self.content["data"]:
                 raise store.StoreError(
@@ -381,7 +390,7 @@ class Run:
         `speedup`, dense over kept multiply-accumulates, were zeros free to skip; NaN
         where it is not known how often weights are read.
         """
-        first, dense = self.init.params, self.content["work"]
+        first, dense = self.init.params, self.content.get("work", {})
         count = len(self.replicates)
         sizes = {
             masks.name(path): leaf.size // count

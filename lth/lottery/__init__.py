@@ -1,6 +1,7 @@
 """The lottery: prune, rewind, retrain, again and again; and what hangs off a ticket."""
 
-from lth.lottery.branches import Branch
+from lth.lottery import branches, rewind, starts
+from lth.lottery.branches import Branch, Frozen, Pruned
 from lth.lottery.loop import (
     Prune,
     Ticket,
@@ -21,15 +22,19 @@ from lth.lottery.recipe import (
     next_ticket,
     only,
     trained_dense,
+    trained_masked,
 )
 
 __all__ = [
     "Branch",
+    "Frozen",
     "Prune",
+    "Pruned",
     "Recipe",
     "Ticket",
     "Train",
     "branched",
+    "branches",
     "check",
     "fingerprint",
     "first_ticket",
@@ -42,5 +47,8 @@ __all__ = [
     "only",
     "prune_once",
     "prune_untrained",
+    "rewind",
+    "starts",
     "trained_dense",
+    "trained_masked",
 ]

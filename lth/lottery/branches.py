@@ -13,6 +13,7 @@ import jax
 
 from lth import masks
 from lth.lottery import rewind as rewinding
+from lth.lottery import starts
 from lth.lottery.loop import Ticket
 from lth.lottery.rewind import Rewind
 from lth.train import TrainState
@@ -27,10 +28,27 @@ class Branch(NamedTuple):
     order: int = 0  # which data order; 0 is the trunk's
     # The recipe it trains by: other data, steps or measures. None: the run's own.
     changed: Callable[[Any], Any] | None = None
-    # In place of the ticket's mask one of its own, of all replicates, pruned from the
-    # ticket of the level before: (early, ticket, density, keys [r]) -> mask
-    prune: Callable[..., masks.Mask] | None = None
+    # In place of the ticket's mask one of its own, of all replicates, from the ticket
+    # of the level before: (recipe, early, before, density, keys [r]) -> mask or Pruned
+    prune: Callable[..., Any] | None = None
     settings: Mapping[str, Any] = {}  # its amounts; a part of its id
+
+
+class Pruned(NamedTuple):
+    """Holds what pruning gives where it is more than a mask."""
+
+    mask: masks.Mask
+    state: TrainState  # what the trained state is taken for from here on
+    facts: Mapping[str, Any] = {}  # of `start`, in `ticket.metrics`: arrays [r, …]
+
+
+class Frozen(NamedTuple):
+    """Holds the stats of a network whose pruned weights are not 0 (mask-0 actions)."""
+
+    inner: Any
+    mask: masks.Mask
+    frozen: masks.Params  # what the weights are where the mask prunes
+    facts: Any = None
 
 
 def rewound(rewind: Rewind = rewinding.weights) -> Branch:
@@ -89,7 +107,81 @@ def repruned(
     `prune(early, ticket, density, keys)` is that of a recipe, of all replicates; the
     ticket it is given is that of the level before.
     """
-    return rewound(rewind)._replace(title=title, prune=prune)
+
+    def chosen(recipe, *args):
+        return prune(*args)
+
+    return rewound(rewind)._replace(title=title, prune=chosen)
+
+
+def acted(
+    action: Callable[..., masks.Params],
+    title: str,
+    rewind: Rewind = rewinding.weights,
+) -> Branch:
+    """Start kept weights elsewhere: a mask-1 action of Zhou et al. (2019).
+
+    `action(params, mask, key)` is one of `lottery.starts`; it is given the early
+    weights.
+    """
+
+    def start(early, ticket, key):
+        state = rewind(early, early)
+        params = action(state.params, ticket.mask, key)
+        return state._replace(params=masks.apply(params, ticket.mask)), ticket.mask
+
+    return Branch(start, title)
+
+
+def held(
+    action: Callable[..., masks.Params],
+    title: str,
+    changed: Callable[[Any], Any],
+    rewind: Rewind = rewinding.weights,
+) -> Branch:
+    """Hold pruned weights at values that are not 0: a mask-0 action of Zhou et al.
+
+    What a weight did in training is seen in the ticket of the level before, where
+    weights that were pruned earlier are 0, and so have shrunk.
+
+    Args:
+      action: `action(initial, final, mask, key)` gives the values of pruned weights.
+      title: What tables and legends call it.
+      changed: The recipe whose loss and measures know `Frozen` stats (`on_frozen`).
+      rewind: How the kept weights are rewound.
+
+    Returns:
+      The branch.
+    """
+
+    def start(early, ticket, key):
+        state = rewind(early, early)
+        frozen = action(early.params, ticket.state.params, ticket.mask, key)
+        stats = Frozen(state.stats, ticket.mask, frozen)
+        return state._replace(stats=stats), ticket.mask
+
+    return Branch(start, title, changed=changed, prune=_as_the_trunk)
+
+
+def _as_the_trunk(recipe, early, before, density, keys) -> Pruned:
+    """The ticket's own mask again, beside the state that it was chosen by."""
+    return Pruned(recipe.prune(early, before, density, keys), before.state)
+
+
+def on_frozen(loss: Callable, measure: Callable) -> tuple[Callable, Callable]:
+    """Make loss and measure of a network those of one whose stats are `Frozen`."""
+
+    def whole(params, stats):
+        return starts.filled(params, stats.mask, stats.frozen)
+
+    def lost(params, stats, *rest):
+        value, (inner, metrics) = loss(whole(params, stats), stats.inner, *rest)
+        return value, (stats._replace(inner=inner), metrics)
+
+    def measured(params, stats, *rest):
+        return measure(whole(params, stats), stats.inner, *rest)
+
+    return lost, measured
 
 
 def reordered(order: int = 1, rewind: Rewind = rewinding.weights) -> Branch:

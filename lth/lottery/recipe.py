@@ -9,7 +9,7 @@ trainings of a run are functions of it: `first_ticket`, `next_ticket` and
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +18,12 @@ import numpy as np
 
 from lth import masks, train
 from lth.lottery import loop
-from lth.lottery.branches import Branch
+from lth.lottery.branches import Branch, Pruned
 from lth.lottery.loop import Ticket
 from lth.train import Metrics, TrainState
 
 # What a replicate's randomness is for; each folds into the replicate's key.
-INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN, SHUFFLE_GLOBAL = range(7)
+INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN, SHUFFLE_GLOBAL, DYNAMIC = range(8)
 STREAMS = {"reinit": REINIT, "shuffle": SHUFFLE, "shuffle_global": SHUFFLE_GLOBAL}
 LAST_REPLICATE = 2**31 - 1
 
@@ -73,8 +73,8 @@ class Recipe(NamedTuple):
     rewind_to: int
     checkpoints: Mapping[str, int]  # name -> step of the dense training
     densities: tuple[masks.Density, ...]  # of levels 1, 2, …
-    # (early, ticket, density, keys [r]) -> mask
-    prune: Callable[[TrainState, Ticket, masks.Density, Keys], masks.Mask]
+    # (early, ticket, density, keys [r]) -> mask, or `Pruned` where weights move too
+    prune: Callable[[TrainState, Ticket, masks.Density, Keys], Any]
     # (early, late, keys [r]) -> where to start
     rewind: Callable[[TrainState, TrainState, Keys], TrainState]
     first: "First | None" = None  # level 0; None: `trained_dense`
@@ -165,8 +165,39 @@ def _fit(recipe, state, mask, order, watch):
 
 def trained_dense(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
     """Return level 0 as the network trained whole."""
-    init = recipe.init(keys(recipe.replicates, INIT))
-    return Ticket(0, recipe.mask, *fit(recipe, init, recipe.mask, watch)), {}
+    trained = fit(recipe, drawn(recipe), recipe.mask, watch)
+    return Ticket(0, recipe.mask, *trained), {}
+
+
+def drawn(recipe: Recipe) -> TrainState:
+    """Return the initial state of all replicates."""
+    return recipe.init(keys(recipe.replicates, INIT))
+
+
+def trained_masked(
+    final: Callable[[TrainState], tuple[masks.Params, masks.Mask]],
+    start: Callable[[Recipe], TrainState] = drawn,
+) -> First:
+    """Make the `first` of a recipe whose network ends training with a mask of its own.
+
+    Such are those whose mask changes in training, in the optimizer or in the model.
+
+    Args:
+      final: Of one replicate: the trained state -> its params and their mask, as in
+        `lambda state: (state.params, dynamic.state_of(state.opt_state).mask)`.
+      start: `(recipe) -> state` of all replicates, where the training begins.
+
+    Returns:
+      `first(recipe, watch)`; what it measures on the way is the state as it trains.
+    """
+
+    def first(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
+        state, metrics = fit(recipe, start(recipe), recipe.mask, watch)
+        params, mask = recipe.each(final)(state)
+        _check_like(mask, recipe.mask, "the mask that the training ended with")
+        return Ticket(0, mask, state._replace(params=params), metrics), {}
+
+    return first
 
 
 def first_ticket(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
@@ -191,22 +222,26 @@ def next_ticket(
     """
     level = ticket.level + 1
     fresh = keys(recipe.replicates, REINIT, level)
+    pruned = _pruned(recipe, recipe.prune, early, ticket)
     new = loop.prune_once(
         early,
-        ticket,
+        ticket._replace(state=pruned.state),
         recipe.densities[ticket.level],
         train=lambda state, mask: fit(recipe, state, mask, watch),
-        prune=lambda state, mask, density: _pruned(recipe, early, ticket, density),
+        prune=lambda state, mask, density: pruned.mask,
         rewind=lambda early, late: recipe.rewind(early, late, fresh),
     )
     return judged(new, ticket)
 
 
-def _pruned(recipe, early, ticket, density, prune=None) -> masks.Mask:
+def _pruned(recipe, prune, early, ticket) -> Pruned:
+    """What `prune` makes of a ticket, checked."""
     drawn = keys(recipe.replicates, PRUNE, ticket.level + 1)
-    mask = (prune or recipe.prune)(early, ticket, density, drawn)
-    _check_like(mask, recipe.mask, "the mask that `prune` returned")
-    return mask
+    made = prune(early, ticket, recipe.densities[ticket.level], drawn)
+    if not isinstance(made, Pruned):
+        made = Pruned(made, ticket.state)
+    _check_like(made.mask, recipe.mask, "the mask that `prune` returned")
+    return made
 
 
 def branched(
@@ -262,9 +297,9 @@ def _start(recipe, branch, name, early, ticket, before):
     if branch.prune is not None:
         if before is None:
             raise ValueError(f"the branch {name} prunes, and nothing at level 0 is")
-        density = recipe.densities[before.level]
-        mask = _pruned(recipe, early, before, density, branch.prune)
-        ticket = ticket._replace(mask=mask)
+        made = _pruned(recipe, partial(branch.prune, recipe), early, before)
+        metrics = {**ticket.metrics, **made.facts}
+        ticket = ticket._replace(mask=made.mask, state=made.state, metrics=metrics)
     drawn = keys(recipe.replicates, stream(name), ticket.level)
     state, mask = recipe.each(branch.start)(early, ticket, drawn)
     _check_like(mask, recipe.mask, f"the mask of the branch {name}")
@@ -377,23 +412,22 @@ def _check_densities(recipe: Recipe) -> None:
 
 def _check_like(mask: Any, params: Any, what: str) -> None:
     """Refuse a mask that is not of the structure and shapes of the params."""
+
+    def differs(w, m):
+        fits = m is None or w.shape == m.shape
+        return None if fits else f"{m.shape} against {w.shape}"
+
     try:
-        pairs = jax.tree.map(
-            lambda w, m: None if m is None else (w.shape, m.shape), params, mask
-        )
+        wrong = jax.tree.map(differs, params, mask)
     except ValueError as error:
         raise ValueError(
             f"{what} has not the structure of the params: {error}"
         ) from None
-    for path, pair in jax.tree_util.tree_leaves_with_path(
-        pairs, is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2
-    ):
-        if isinstance(pair, tuple) and pair[0] != pair[1]:
-            at = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"{what} does not fit the params at {at}: {pair[1]} against {pair[0]}, "
-                "replicates in front"
-            )
+    for path, shapes in jax.tree_util.tree_leaves_with_path(wrong):
+        at = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(
+            f"{what} does not fit the params at {at}: {shapes}, replicates in front"
+        )
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Masks: which weights are kept, how many, in what units, and when."""
 
+from lth.masks import allocation, schedules, structure
 from lth.masks.tree import (
     BOXED,
     Density,
@@ -29,6 +30,7 @@ __all__ = [
     "Mask",
     "Params",
     "Scores",
+    "allocation",
     "apply",
     "count",
     "densities",
@@ -40,8 +42,10 @@ __all__ = [
     "ones",
     "overlap",
     "paths",
+    "schedules",
     "shuffle",
     "size",
+    "structure",
     "uniform",
     "unmasked",
 ]

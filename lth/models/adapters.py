@@ -32,7 +32,7 @@ class Model(NamedTuple):
     before a bias, and None for a kernel of several products. Where a kernel is called
     several times, its inputs are [n, in], of all calls. One that reads along other axes
     has a tuple of `Inputs`, and one whose inputs cannot be seen `Unseen`.
-    `taps.make_intermediates(apply)` is one for any `apply`.
+    `functools.partial(taps.intermediates, apply)` is one for any `apply`.
     """
 
     init: Callable[[jax.Array], tuple[Any, Stats]]
@@ -103,7 +103,7 @@ def from_linen(
         )
         return outputs, stats
 
-    return Model(init, apply, taps.make_intermediates(apply))
+    return Model(init, apply, functools.partial(taps.intermediates, apply))
 
 
 def from_nnx(make: Callable[[Any], Any]) -> Model:
@@ -154,7 +154,7 @@ def from_nnx(make: Callable[[Any], Any]) -> Model:
         outputs = module(inputs)
         return outputs, values(nnx.split(module, *kinds)[3])
 
-    return Model(init, apply, taps.make_intermediates(apply))
+    return Model(init, apply, functools.partial(taps.intermediates, apply))
 
 
 def _parted(variables: Any) -> tuple[Any, dict]:

@@ -46,30 +46,40 @@ class Unseen:
     why: str
 
 
-def make_intermediates(apply: Callable) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """Make `Model.intermediates` of a model with that `apply`."""
+def intermediates(
+    apply: Callable, params: Any, stats: Any, inputs: Any
+) -> tuple[Any, Any]:
+    """Find what enters and what leaves each kernel of a model with that `apply`.
 
-    def intermediates(params, stats, inputs):
-        rest = stats, inputs
-        closed, plan = axes.trace(axes.evaluation(apply), params, rest, (False, True))
-        leaves, structure = jax.tree.flatten(params)
-        values = jax.tree.leaves((params, rest))
-        _, found = evaluate(closed.jaxpr, closed.consts, values, plan)
-        met: list[list] = [[] for _ in leaves]
-        for at, read in sites(plan):
-            met[read.leaf].append((read, *found[at]))
-        why = {read.leaf: reason for read, reason in plan.hidden} | plan.lost
-        ins = [
-            Unseen(why[i]) if i in why and w.ndim > 1 else _entry(w.shape, met[i])
-            for i, w in enumerate(leaves)
-        ]
-        outs = [
-            reads[0][2] if len(reads) == 1 and not reads[0][0].part else None
-            for reads in met
-        ]
-        return structure.unflatten(ins), structure.unflatten(outs)
+    `functools.partial(intermediates, apply)` is its `Model.intermediates`.
 
-    return intermediates
+    Args:
+      apply: As in `Model`.
+      params: The weights, or anything of their structure.
+      stats: Of the model.
+      inputs: A batch of them.
+
+    Returns:
+      Two trees like `params`; `Model` says what they hold.
+    """
+    rest = stats, inputs
+    closed, plan = axes.trace(axes.evaluation(apply), params, rest, (False, True))
+    leaves, structure = jax.tree.flatten(params)
+    values = jax.tree.leaves((params, rest))
+    _, found = evaluate(closed.jaxpr, closed.consts, values, plan)
+    met: list[list] = [[] for _ in leaves]
+    for at, read in sites(plan):
+        met[read.leaf].append((read, *found[at]))
+    why = {read.leaf: reason for read, reason in plan.hidden} | plan.lost
+    ins = [
+        Unseen(why[i]) if i in why and w.ndim > 1 else _entry(w.shape, met[i])
+        for i, w in enumerate(leaves)
+    ]
+    outs = [
+        reads[0][2] if len(reads) == 1 and not reads[0][0].part else None
+        for reads in met
+    ]
+    return structure.unflatten(ins), structure.unflatten(outs)
 
 
 def sites(plan: Plan, at: tuple = ()) -> list[tuple[tuple, Read]]:

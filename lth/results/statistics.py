@@ -1,5 +1,8 @@
 """Statistics of the table: early stopping, intervals, what matches the dense one."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -100,10 +103,10 @@ def paired(
         final(t, metric=metric).set_index(unit)[["density", "value"]]
         for t in (table, other)
     )
-    both = ours.join(theirs, how="inner", rsuffix="_other")
+    both = ours.join(theirs["value"].rename("other"), how="inner")
     if both.empty:
         raise ValueError("these runs share no replicate of any variant and level")
-    gaps = (both["value"] - both["value_other"]).groupby(["variant", "level"])
+    gaps = (both["value"] - both["other"]).groupby(["variant", "level"])
     rows = [
         {"variant": variant, "level": level, "n": len(values)}
         | dict(zip(("difference", "difference_ci"), interval(values), strict=True))
@@ -111,6 +114,58 @@ def paired(
     ]
     density = both["density"].groupby(["variant", "level"]).mean()
     return pd.DataFrame(rows).merge(density.reset_index(), on=["variant", "level"])
+
+
+def stopped(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as if each training had ended where `early_stop` says.
+
+    What takes scores at the end (`final`, `paired`, `gap`) then takes those there.
+    """
+    unit = ["run", "replicate", "variant", "level"]
+    stops = early_stop(table)[[*unit, "step"]]
+    both = table.merge(stops, on=unit, suffixes=("", "_stop"))
+    return both[both["step"] <= both["step_stop"]].drop(columns="step_stop")
+
+
+def mean(table: pd.DataFrame, where: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the test score at the end in points, and half its 95 % interval.
+
+    `where` says which training of each replicate, as in `gap`.
+    """
+    value, half = interval(final(_alone(table, where))["value"])
+    return 100 * value, 100 * half
+
+
+def gap(
+    table: pd.DataFrame, one: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[float, float]:
+    """Return how much better some trainings end than others, within replicates.
+
+    Args:
+      table: Of one run or of several.
+      one: Says values of columns, such as a run and a level, that leave one training
+        of each replicate. The variant is the ticket unless it is said.
+      other: The same, of what is subtracted.
+
+    Returns:
+      The mean difference of the test scores in points, a hundredth of an accuracy, and
+      half its 95 % interval.
+
+    Raises:
+      ValueError for what shares no replicate, or is no one training of each.
+    """
+    gaps = paired(_alone(table, one), _alone(table, other)).iloc[0]
+    return 100 * float(gaps["difference"]), 100 * float(gaps["difference_ci"])
+
+
+def _alone(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of one training of each replicate, under names that all share."""
+    where = {"variant": TICKET, **where}
+    rows = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
+    units = rows[["run", "variant", "level"]].drop_duplicates()
+    if len(units) != 1:
+        raise ValueError(f"{where} leaves {len(units)} trainings of each replicate")
+    return rows.assign(run="", variant=TICKET, level=0)
 
 
 def text(table: pd.DataFrame, digits: int = 2) -> str:

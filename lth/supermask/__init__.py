@@ -20,6 +20,7 @@ Gradients pass a mask that is all or nothing as if it were the score itself (of
 `bernoulli`, its sigmoid): the straight-through estimator.
 """
 
+from lth.supermask import search, superposition
 from lth.supermask.base import Supermask, penalised, sampled
 from lth.supermask.frozen import (
     Chosen,
@@ -58,4 +59,6 @@ __all__ = [
     "penalised",
     "rounded",
     "sampled",
+    "search",
+    "superposition",
 ]

@@ -1,5 +1,6 @@
 """Training: one step, many steps in one compiled loop, losses, curves."""
 
+from lth.train import optimizers
 from lth.train.loop import (
     copied,
     fit,
@@ -38,6 +39,7 @@ __all__ = [
     "make_train",
     "mask_slots",
     "masked_slots",
+    "optimizers",
     "regression",
     "weighted_mean",
 ]

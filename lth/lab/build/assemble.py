@@ -2,29 +2,34 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from lth import criteria, lottery, masks, train
-from lth.lab import devices
+from lth.lab import devices, store
 from lth.lab.build import (
     compose,
     learners,
+    moving,
     names,
     networks,
     ranking,
+    surgery,
     targets,
     tasks,
 )
 from lth.lab.config import (
     ConfigError,
     Experiment,
+    Learn,
     Model,
     Prune,
     Rewind,
+    identity,
     parse,
     validate,
 )
@@ -33,11 +38,23 @@ from lth.train import TrainState
 
 
 class Built(NamedTuple):
-    """A recipe that comes from names, and what its data is."""
+    """A recipe that comes from names, and what its run is known by."""
 
     recipe: Recipe
     data: str  # a digest of the arrays
-    examples: names.Examples
+    # (how many replicates the run was begun with) -> its id
+    id: Callable[[int], str]
+    # (name, preset, how many, what is stored or None) -> what `config.json` holds
+    about: Callable[[str, str, int, dict[str, Any] | None], dict[str, Any]]
+
+
+class Lengths(NamedTuple):
+    """How long a training is, as it is written."""
+
+    steps: str
+    eval_every: str
+    rewind_to: str
+    checkpoint_at: str
 
 
 class Times(NamedTuple):
@@ -70,7 +87,9 @@ def build(
         pause=e.eval_every,
     )
     epoch = math.ceil(task.size / e.batch_size)
-    times = times_of(e, epoch)
+    lengths = Lengths(e.steps, e.eval_every, e.rewind.to, e.checkpoint_at)
+    drops = e.optimizer.milestones, e.learn.optimizer.milestones
+    times = times_of(lengths, drops, e.batch_size, epoch)
     tx = networks.optimizer(e.optimizer, epoch, times.steps)
     init = partial(train.init_state, task.model.init, tx)
     like = _shapes(init, task, e.model, e.data.name)
@@ -78,8 +97,18 @@ def build(
     mask, densities = _pruned(e.prune, e.levels, like.params)
     scores = _scores(e.prune, e.model, task, plan)
     one = _rewind(e.rewind, tx)
-    start = names.Start(init, one, times.rewind_to, _inverted(e.prune, scores))
+    invert, frozen = _inverted(e.prune, scores), compose.make_frozen(task, tx, plan)
+    start = names.Start(init, one, times.rewind_to, invert, frozen)
     every = jax.jit(jax.vmap(init))
+    first = None
+    if e.learn.method != "none":
+        moves = learners.optimizer(e.learn, e.optimizer, epoch, times.steps)
+        learned = learners.learner(e.learn, task.model, mask, times.steps)
+        first = _learned(e.learn, learned, task, plan, moves, tx)
+    elif e.dynamic.rule != "none":
+        moved = moving.make(e.dynamic, task, tx, mask, epoch, times.steps)
+        changed = compose.programs(moved.task, moved.tx, plan)
+        first = moving.make_first(moved, changed, tx)
     step, measures = compose.programs(task, tx, plan)
     recipe = Recipe(
         replicates=tuple(e.first_replicate + i for i in range(e.replicates)),
@@ -91,14 +120,45 @@ def build(
         rewind_to=times.rewind_to,
         checkpoints=times.checkpoints,
         densities=tuple(densities),
-        prune=_prune(e.prune, scores),
+        prune=_prune(e.prune, scores, task, plan, mask),
         rewind=_of_all(one, every if e.rewind.mode == "reinit" else None),
-        first=_first(e, task, plan, mask, tx, times.steps, epoch),
+        first=first,
         branches={n: names.CONTROLS[n](start) for n in parse.split_list(e.controls)},
         each=compose.each_on(plan),
         work=partial(compose.work, task, like),
     )
-    return Built(recipe, task.digest, task.examples)
+
+    def run_id(replicates: int) -> str:
+        return identity.identity(replace(e, replicates=replicates))
+
+    def about(name, preset, replicates, before):
+        begun = replace(e, replicates=replicates)
+        return _about(name, preset, run_id(replicates), task, before) | {
+            "config": identity.as_dict(
+                identity.extended(begun, identity.from_dict(before["config"]))
+                if before
+                else begun
+            )
+        }
+
+    return Built(recipe, task.digest, run_id, about)
+
+
+def _about(name: str, preset: str, run_id: str, task: tasks.Task, before) -> dict:
+    """What `config.json` holds of a run beside its configuration."""
+    if before is not None and before["id"] != run_id:
+        raise store.StoreError(
+            f"the folder holds the run {before['id']} of another configuration "
+            f"than {run_id}; choose another folder with --runs"
+        )
+    if before is not None and before["data"] != task.digest:
+        raise store.StoreError(
+            f"{name}-{run_id} was trained on other data than is found now; give it the "
+            "old files with --data-dir, or choose another folder with --runs"
+        )
+    examples = [list(task.examples.shape), task.examples.classes]
+    known = {"id": run_id, "name": name, "preset": preset}
+    return known | {"data": task.digest, "examples": examples}
 
 
 def _check_spread(plan: devices.Plan, batch_size: int) -> None:
@@ -142,11 +202,18 @@ def _scores(p: Prune, m: Model, task: tasks.Task, plan: devices.Plan) -> Callabl
     return scores
 
 
-def _prune(p: Prune, scores: Callable) -> Callable:
+def _prune(p: Prune, scores: Callable, task, plan, mask: masks.Mask) -> Callable:
     """The `prune` of the recipe."""
-    if p.at == "early":
-        return _in_precision(p, _early(p, scores))
-    made = lottery.make_prune(scores, ranking.make_keep(p), **_words(p))
+    if p.surgery != "none":
+        made = surgery.by_surgery(p, task, plan, mask)
+    elif p.cuts:
+        made = surgery.by_cuts(p, scores)
+    elif p.at == "early":
+        made = _early(p, scores)
+    else:
+        made = lottery.make_prune(scores, ranking.make_keep(p), **_words(p))
+    if p.reestimate:
+        made = surgery.reestimated(made, p, task, plan)
     return _in_precision(p, made)
 
 
@@ -196,56 +263,54 @@ def _of_all(one: rewind.Rewind, drawn: Callable | None) -> Callable:
     return rewound
 
 
-def _first(e: Experiment, task, plan, mask, tx, steps, epoch):
-    """What level 0 is, where it is no dense network."""
-    if e.learn.method == "none":
-        return None
-    learned = learners.learner(e.learn, task.model, mask, steps)
-    moves = learners.optimizer(e.learn, e.optimizer, epoch, steps)
+def _learned(learn: Learn, learned, task: tasks.Task, plan: devices.Plan, moves, tx):
+    """What level 0 is, where it learns a mask."""
     init = partial(train.init_state, learned.model.init, moves)
     like = jax.eval_shape(init, jax.random.key(0))
-    compose.check_memory(plan, like, e.model.name)
-    task = learners.learned_task(e.learn, task, learned)
+    compose.check_memory(plan, like, f"masks by {learn.method}")
+    task = learners.learned_task(learn, task, learned)
     return learners.make_first(learned, init, compose.programs(task, moves, plan), tx)
 
 
-def times_of(e: Experiment, epoch: int) -> Times:
-    """Steps: in all, of the rewind point, of measurements and checkpoints; checked."""
-    steps = parse.parse_steps(e.steps, epoch, "--steps")
-    every = parse.parse_steps(e.eval_every, epoch, "--eval-every")
-    to = parse.parse_steps(e.rewind.to, epoch, "--rewind.to")
+def times_of(
+    t: Lengths, milestones: tuple[str, str], batch_size: int, epoch: int
+) -> Times:
+    """Steps: in all, of the rewind point, of measurements and checkpoints; checked.
+
+    `milestones` are those of the optimizer of weights and of scores.
+    """
+    steps = parse.parse_steps(t.steps, epoch, "--steps")
+    every = parse.parse_steps(t.eval_every, epoch, "--eval-every")
+    to = parse.parse_steps(t.rewind_to, epoch, "--rewind.to")
     if steps < 1:
-        raise ConfigError(f"--steps is at least 1it; got {e.steps}")
-    if steps * e.batch_size >= 2**32:
+        raise ConfigError(f"--steps is at least 1it; got {t.steps}")
+    if steps * batch_size >= 2**32:
         raise ConfigError(
-            f"--steps times --batch-size stays below 2**32; got {steps} x "
-            f"{e.batch_size}"
+            f"--steps times --batch-size stays below 2**32; got {steps} x {batch_size}"
         )
     if every < 1:
-        raise ConfigError(f"--eval-every is at least 1it; got {e.eval_every}")
+        raise ConfigError(f"--eval-every is at least 1it; got {t.eval_every}")
     if to >= steps:
         raise ConfigError(
-            f"--rewind.to {e.rewind.to} (step {to}) is not before the end of training, "
-            f"--steps {e.steps} (step {steps}): nothing would be left to retrain"
+            f"--rewind.to {t.rewind_to} (step {to}) is not before the end of training, "
+            f"--steps {t.steps} (step {steps}): nothing would be left to retrain"
         )
-    for flag, optimizer in (
-        ("--optimizer.milestones", e.optimizer),
-        ("--learn.optimizer.milestones", e.learn.optimizer),
-    ):
-        for item in parse.split_list(optimizer.milestones):
+    flags = "--optimizer.milestones", "--learn.optimizer.milestones"
+    for flag, text in zip(flags, milestones, strict=True):
+        for item in parse.split_list(text):
             if parse.parse_steps(item, epoch, flag) >= steps:
                 raise ConfigError(
                     f"{flag} {item} is not before the end of training, --steps "
-                    f"{e.steps} (step {steps})"
+                    f"{t.steps} (step {steps})"
                 )
     listed = {
         parse.parse_steps(item, epoch, "--checkpoint-at")
-        for item in parse.split_list(e.checkpoint_at)
+        for item in parse.split_list(t.checkpoint_at)
     }
     if max(listed, default=0) > steps:
         raise ConfigError(
             f"--checkpoint-at {max(listed)} is beyond the end of training, "
-            f"--steps {e.steps} (step {steps})"
+            f"--steps {t.steps} (step {steps})"
         )
     checkpoints = {compose.step_name(step): step for step in sorted(listed)}
     stops = (*range(every, steps, every), steps)

@@ -13,13 +13,14 @@ import optax
 from lth import criteria, data, lottery, masks, train
 from lth.analysis import cost
 from lth.lab import devices
-from lth.lab.build import names
+from lth.lab.build import learners, names
 from lth.lab.build.tasks import Task
 from lth.lab.devices import memory
 from lth.lab.store import checkpoint
 from lth.lottery import Branch, Recipe, rewind
 from lth.lottery import recipe as recipes
 from lth.models import Model
+from lth.supermask import Supermask
 from lth.train import TrainState
 
 
@@ -38,11 +39,15 @@ def make_recipe(
     rewind_to: int = 0,
     checkpoints: Sequence[int] = (),
     augment: Callable | None = None,
+    sample: Callable | None = None,
     prunable: Callable[[str, jax.Array], bool] = masks.is_kernel,
     criterion: Callable[..., masks.Scores] | None = None,
     keep: Callable[..., masks.Mask] = masks.keep_top,
     rewind: Callable[[TrainState, TrainState], TrainState] = rewind.weights,
     branches: Mapping[str, Branch] | Sequence[str] = (),
+    learn: Supermask | None = None,
+    learn_tx: optax.GradientTransformation | None = None,
+    learn_by: tuple[train.Loss, Callable] | None = None,
     over: str = "replicates",
 ) -> Recipe:
     """Make a recipe of functions of your own: no configuration, no names.
@@ -68,12 +73,19 @@ def make_recipe(
       rewind_to: The step of the dense training that tickets are rewound to.
       checkpoints: Other steps of it to store.
       augment: `(key, inputs) -> inputs`, of batches that have `inputs`.
+      sample: `(key, step, data) -> batch` of the training data, of `batch_size`
+        examples; by default each epoch has every example once (`data.make_sample`).
       prunable: Which leaves a mask covers, by path and leaf.
       criterion: `(early, late, mask, key) -> scores` of the weights of `late`, both
         of them states; by default their magnitudes.
       keep: `(scores, mask, density) -> mask`.
       rewind: One of `lottery.rewind`, or `(early, late) -> state`.
       branches: By name; or names of controls, such as reinit and shuffle.
+      learn: Learns the mask of level 0, over `model`; in place of the dense training.
+        Levels after it are pruned from there.
+      learn_tx: The optimizer of what `learn` trains.
+      learn_by: The loss and the measure of `learn.model`, as `loss` and `measure` are
+        of `model`, such as `train.classification(learn.model.apply)`.
       over: What several devices share: `replicates`, or each `batch`.
 
     Returns:
@@ -86,15 +98,22 @@ def make_recipe(
     if not numbers:
         raise ValueError("replicates are at least 1; got none")
     plan = devices.plan(len(numbers), over)
-    task = own_task(model, loss, measure, splits, batch_size, augment, plan)
+    task = own_task(model, loss, measure, splits, batch_size, augment, plan, sample)
     init = partial(train.init_state, model.init, tx)
     like = _shapes_of(init, task)
     every = eval_every or max(1, steps // 10)
     step, measures = programs(task, tx, plan)
     each = each_on(plan)
     states = {step_name(at): at for at in sorted(set(checkpoints))}
+    first, stamp = None, _stamp(task)
+    if learn is not None:
+        learning = partial(train.init_state, learn.model.init, learn_tx)
+        own = _learned_task(task, learn, learn_tx, learn_by)
+        stamp["learned"] = _told(_shapes_of(learning, own))
+        first = learners.make_first(learn, learning, programs(own, learn_tx, plan), tx)
     if not isinstance(branches, Mapping):
-        start = names.Start(init, rewind, rewind_to)
+        frozen = make_frozen(task, tx, plan)
+        start = names.Start(init, rewind, rewind_to, None, frozen)
         branches = {name: control(name, start) for name in branches}
     recipe = Recipe(
         replicates=numbers,
@@ -110,13 +129,25 @@ def make_recipe(
             each(criterion or magnitude), keep, exact=keep is masks.keep_top
         ),
         rewind=lambda early, late, keys: jax.vmap(rewind)(early, late),
+        first=first,
         branches=branches,
         each=each,
-        stamp=_stamp(task),
+        stamp=stamp,
         work=partial(work, task, like),
     )
     recipes.check(recipe)
     return recipe
+
+
+def _learned_task(task: Task, learn: Supermask, tx: Any, by: Any) -> Task:
+    """The task as what learns the mask sees it."""
+    if tx is None or by is None:
+        raise ValueError(
+            "`learn` needs `learn_tx`, an optimizer of what it trains, and `learn_by`, "
+            "such as train.classification(learn.model.apply)"
+        )
+    loss, measure = by
+    return task._replace(model=learn.model, loss=loss, measure=measure)
 
 
 def magnitude(early, late, mask, key) -> masks.Scores:
@@ -207,6 +238,24 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
     return trained_each, {name: partial(measured, name) for name in task.parts}
 
 
+def make_frozen(task: Task, tx: Any, plan: devices.Plan) -> Callable:
+    """Make what changes a recipe to one whose pruned weights need not be 0.
+
+    Its programs are made when they are first asked for, once for all levels.
+    """
+
+    @cache
+    def made():
+        loss, measure = lottery.branches.on_frozen(task.loss, task.measure)
+        return programs(task._replace(loss=loss, measure=measure), tx, plan)
+
+    def changed(recipe):
+        step, measures = made()
+        return recipe._replace(train=step, measures=measures)
+
+    return changed
+
+
 def check_memory(plan: devices.Plan, like: TrainState, what: str) -> None:
     """Refuse a network whose weights alone fill the memory of a device."""
 
@@ -244,7 +293,9 @@ def _length(part: Any) -> int:
     return len(jax.tree.leaves(part)[0])
 
 
-def own_task(model, loss, measure, splits, batch_size, augment, plan) -> Task:
+def own_task(
+    model, loss, measure, splits, batch_size, augment, plan, sample=None
+) -> Task:
     """The Task of data that a device holds, under functions of the user's own.
 
     Raises ValueError where splits, batches, loss and measure do not fit each other.
@@ -263,7 +314,7 @@ def own_task(model, loss, measure, splits, batch_size, augment, plan) -> Task:
                 f"got {sorted(lengths) or 'no array'}"
             )
     count = _length(parts["train"])
-    sample = data.make_sample(batch_size, count, augment)
+    sample = sample or data.make_sample(batch_size, count, augment)
 
     @cache
     def placed(name):

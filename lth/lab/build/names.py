@@ -6,21 +6,24 @@ three to each other. Data sets by name are `data.SOURCES`.
 """
 
 import math
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lth import criteria, masks, models, supermask
+from lth import criteria, dynamic, masks, models, supermask
 from lth.criteria import history
 from lth.data import augment
+from lth.dynamic import forward
 from lth.lab import config
 from lth.lab.config import needs
-from lth.lottery import Branch, Ticket, branches, rewind
+from lth.lottery import Branch, Ticket, branches, mix, rewind, starts
 from lth.lottery.rewind import Rewind
-from lth.masks import Mask, Params, Scores, schedules
+from lth.masks import Density, Mask, Params, Scores, schedules
 from lth.models import Model
 from lth.supermask import Supermask
 from lth.train import TrainState
@@ -224,6 +227,87 @@ LEARNERS: dict[str, Callable[..., Supermask]] = {
     "movement_soft": _movement_soft,
 }
 
+
+class Moves(NamedTuple):
+    """What a rule that changes a mask in training is given, as numbers."""
+
+    begin: int
+    end: int
+    every: int
+    steps: int  # of the training
+    density: Density
+
+
+def _gradual(d: config.Dynamic, at: Moves) -> dynamic.Rule:
+    def schedule(density):
+        return schedules.cubic(1 - density, at.begin, at.end, at.every)
+
+    if d.scope == "global":
+        return dynamic.gradual(schedule(d.density), at.steps)
+    paths, each = masks.paths(at.density), jax.tree.leaves(at.density)
+    if all(share == d.density for share in each):
+        by_layer = partial(masks.keep_top, scope="layer")
+        return dynamic.gradual(schedule(d.density), at.steps, keep=by_layer)
+    rules = {
+        f"^{re.escape(path)}$": schedule(share)
+        for path, share in zip(paths, each, strict=True)
+    }
+    whole = schedules.by_path(at.density, schedule(d.density), rules)
+    return dynamic.gradual(whole, at.steps)
+
+
+RULES: dict[str, Callable[[config.Dynamic, Moves], dynamic.Rule]] = {
+    "static": lambda d, at: dynamic.static(at.density),
+    "gradual": _gradual,
+    "rigl": lambda d, at: dynamic.rigl(
+        at.density,
+        begin_step=at.begin,
+        end_step=at.end,
+        frequency=at.every,
+        drop=dynamic.cosine_drop(d.drop, begin_step=at.begin, end_step=at.end),
+    ),
+    "sparse_evolution": lambda d, at: dynamic.sparse_evolution(
+        at.density,
+        begin_step=at.begin,
+        end_step=at.end,
+        frequency=at.every,
+        drop=dynamic.constant_drop(d.drop),
+    ),
+    "ac_dc": lambda d, at: dynamic.ac_dc(
+        d.density, phase=at.every, warmup=at.begin, steps=at.steps
+    ),
+}
+
+
+def _scope(d: config.Dynamic, at: Moves) -> dict[str, Any]:
+    scope = "global" if d.scope == "global" else "layer"
+    return {"scope": scope, "every": at.every}
+
+
+def _straight_through(d: config.Dynamic, model: Model, at: Moves, prunable: Any):
+    options = {**_scope(d, at), "prunable": prunable}
+    made, final = forward.straight_through(model, at.density, **options)
+    return made, final, None
+
+
+def _top_kast(d: config.Dynamic, model: Model, at: Moves, prunable: Any):
+    wider = jax.tree.map(lambda x: max(x, d.backward), at.density)
+    options = {**_scope(d, at), "prunable": prunable}
+    return forward.top_kast(model, at.density, wider, **options)
+
+
+def _soft_threshold(d: config.Dynamic, model: Model, at: Moves, prunable: Any):
+    made, final = forward.soft_threshold(model, d.start, prunable)
+    return made, final, None
+
+
+# Each gives a model, its `final(params, stats)`, and a penalty or None.
+FORWARDS: dict[str, Callable[..., tuple[Model, Callable, Callable | None]]] = {
+    "straight_through": _straight_through,
+    "top_kast": _top_kast,
+    "soft_threshold": _soft_threshold,
+}
+
 AUGMENTATIONS: dict[str, Callable[[int], list[Callable]]] = {  # of the size to crop to
     "none": lambda size: [],
     "flip": lambda size: [augment.flip()],
@@ -246,6 +330,31 @@ class Start(NamedTuple):
     rewind: Rewind  # as tickets do
     rewind_to: int
     invert: Callable | None = None  # prunes the early weights, lowest scores kept
+    # The recipe whose loss and measures know stats that are `lottery.Frozen`
+    frozen: Callable[[Any], Any] = lambda recipe: recipe
+
+
+def _signs_kept(s: Start) -> Branch:
+    def action(params, mask, key):
+        return starts.signs_kept(s.init(key).params, params)
+
+    return branches.acted(action, "drawn anew, signs kept", s.rewind)
+
+
+def _acted(function: Callable, title: str, drawn: bool = True):
+    def action(params, mask, key):
+        return function(params, mask, *[key] * drawn)
+
+    return lambda s: branches.acted(action, title, s.rewind)
+
+
+def _held(action: Callable, title: str):
+    return lambda s: branches.held(action, title, s.frozen, s.rewind)
+
+
+def _zero_reshuffled(initial, final, mask, key):
+    frozen = starts.freeze_init_zero_shrunk(initial, final, mask)
+    return starts.freeze_init_zero_reshuffled(initial, frozen, mask, key)
 
 
 def _densities(recipe: Any, early: TrainState, ticket: Ticket) -> dict[str, jax.Array]:
@@ -276,4 +385,30 @@ CONTROLS: dict[str, Callable[[Start], Branch]] = {
     "rewind": lambda s: branches.rewound(s.rewind),
     "train": lambda s: branches.trained_on(s.rewind),
     "shuffle_global": lambda s: branches.shuffled("global", s.rewind),
+    "signs_kept": _signs_kept,
+    "permuted": _acted(starts.permuted, "weights permuted"),
+    "reshuffled": _acted(starts.reshuffled, "kept weights permuted"),
+    "reshuffled_signs_kept": _acted(
+        starts.reshuffled_signs_kept, "kept sizes permuted, signs kept"
+    ),
+    "signed_constant": _acted(starts.signed_constant, "signs times a constant", False),
+    "random_signed_constant": _acted(
+        starts.random_signed_constant, "random signs times a constant"
+    ),
+    "rescaled": _acted(starts.rescaled, "weights rescaled", False),
+    "freeze_init": _held(
+        lambda i, f, m, k: starts.freeze_init(i, m), "pruned weights frozen"
+    ),
+    "freeze_init_zero_shrunk": _held(
+        lambda i, f, m, k: starts.freeze_init_zero_shrunk(i, f, m),
+        "pruned weights frozen, shrunk ones 0",
+    ),
+    "freeze_init_zero_grown": _held(
+        lambda i, f, m, k: starts.freeze_init_zero_grown(i, f, m),
+        "pruned weights frozen, grown ones 0",
+    ),
+    "freeze_init_zero_reshuffled": _held(
+        _zero_reshuffled, "pruned weights frozen, as many 0 at random"
+    ),
+    "mix": lambda s: mix.mixed(s.init, s.frozen, s.rewind),
 }

@@ -18,6 +18,24 @@ from lth.masks import Mask, Params, Scores, structure
 GRASP_TEMPERATURE = 200  # of the logits, in the code of Wang et al.
 
 
+def make_inputs(task: tasks.Task, p: Prune) -> Callable[..., Any]:
+    """`inputs(state, mask, key, data)` of one replicate: what meets each kernel."""
+
+    def inputs(state, mask, key, data):
+        order, _ = jax.random.split(key)
+
+        def draw(step):
+            return task.sample(order, step, data)
+
+        drawn = jax.lax.map(draw, jnp.arange(p.batches, dtype=jnp.int32))
+        together = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
+        assert task.model.intermediates is not None  # all of `networks` have it
+        params = masks.apply(state.params, mask)
+        return task.model.intermediates(params, state.stats, together.inputs)[0]
+
+    return inputs
+
+
 def make_scores(p: Prune, m: Model, task: tasks.Task) -> Callable[..., Scores]:
     """`scores(initial, state, mask, key, data)` of one replicate, by `p`.
 
@@ -115,7 +133,10 @@ def make_keep(p: Prune) -> Callable[[Scores, Mask, Any], Mask]:
     kind = parse.parse_structure(p.structure)
     if kind.name == "n_of_m":
         n, m = kind.sizes
-        return lambda scores, mask, density: structure.keep_n_of_m(scores, mask, n, m)
+        axis = None if p.along == "inputs" else -1
+        return lambda scores, mask, density: structure.keep_n_of_m(
+            scores, mask, n, m, axis
+        )
     if kind.name == "weight":
         return lambda scores, mask, density: masks.keep_top(
             scores, mask, density, scope
@@ -130,11 +151,13 @@ def unit_of(p: Prune) -> structure.Unit:
     """What is pruned as a unit, where units compete."""
     kind = parse.parse_structure(p.structure)
     if kind.name == "block":
-        return structure.block(kind.sizes)
+        pool = "mean" if p.pool == "default" else p.pool
+        return structure.block(kind.sizes, pool)
     if kind.name in ("filter", "channel"):
         # The sum, which for sizes of weights is Li et al.'s L1, respects signs. Scores
         # of activations are of a whole channel already: their mean is theirs.
         pool = "mean" if needs.has(p.criterion, "activations") else "sum"
+        pool = pool if p.pool == "default" else p.pool
         along = structure.outputs if kind.name == "filter" else structure.inputs
         return along(pool)
     return structure.weight()
@@ -142,6 +165,8 @@ def unit_of(p: Prune) -> structure.Unit:
 
 def competitors(p: Prune, mask: Mask) -> list[int]:
     """How many units each prunable leaf has."""
+    if p.structure == "weight":
+        return [leaf.size for leaf in jax.tree.leaves(mask)]
     tiles = structure.shapes(mask, unit_of(p))
     return [
         math.prod(-(-n // size) for n, size in zip(leaf.shape, tile, strict=True))

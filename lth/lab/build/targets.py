@@ -31,6 +31,8 @@ def densities(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
 
     Raises ConfigError for a level that would keep as many weights as the one before it.
     """
+    if p.cuts:  # what stays is a matter of scores: at most everything
+        return [1.0] * min(count, len(parse.parse_cuts(p.cuts)))
     sizes = ranking.competitors(p, mask)
     if p.scope == "output":
         sizes = list(map(math.prod, structure.shapes(mask, structure.outputs())))

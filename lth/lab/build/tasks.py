@@ -252,7 +252,7 @@ def _augmentation(
     size = size or shape[0]
     # A crop of random area chooses its own place.
     cut = size != shape[0] and name != "resized_crop_flip"
-    parts = [augment.centre(size)] * cut + AUGMENTATIONS[name](size)
+    parts = ([augment.centre(size)] if cut else []) + AUGMENTATIONS[name](size)
     return augment.compose(*parts) if parts else None
 
 

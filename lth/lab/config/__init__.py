@@ -3,9 +3,11 @@
 from lth.lab.config.fields import (
     CONTROLS,
     EXTENDING,
+    MASK_0,
     SEEDS,
     ConfigError,
     Data,
+    Dynamic,
     Experiment,
     Learn,
     Model,
@@ -18,9 +20,11 @@ from lth.lab.config.fields import (
 __all__ = [
     "CONTROLS",
     "EXTENDING",
+    "MASK_0",
     "SEEDS",
     "ConfigError",
     "Data",
+    "Dynamic",
     "Experiment",
     "Learn",
     "Model",

@@ -202,6 +202,25 @@ class Prune:
     channel (rows and input channels), or 2:4, keep 2 of every 4 inputs, at once. Of a
     filter or channel only the weights in kernels go: its bias and its normalisation
     live on where they are not 0."""
+    pool: Literal["default", "sum", "mean", "max", "l1", "l2"] = "default"
+    """How the scores of a block, filter or channel become one: by default the mean of
+    a block and the sum of a filter or channel (of scores of activations their mean).
+    l2 of weights is the norm of columns."""
+    along: Literal["inputs", "outputs"] = "inputs"
+    """With structure N:M: where groups lie, along what a kernel reads or what it
+    makes."""
+    surgery: Literal["none", "obs", "sparse_gpt"] = "none"
+    """Let the weights that stay make up for those that go, layer by layer (optimal
+    brain surgery): one deletion at a time (obs), or in blocks (sparse_gpt, one level).
+    Of dense kernels, with rewind.mode learning_rate or finetune, which train on from
+    there."""
+    reestimate: int = 0
+    """Batches by which averages of batch norm are taken anew under each pruned mask,
+    with rewind.mode learning_rate or finetune; 0: they stay."""
+    cuts: str = ""
+    """Instead of rate: what a score is above to stay, at each level, such as 0.01,0.02;
+    or, of magnitudes, in standard deviations of each layer, such as 0.5sd,1sd. Which
+    density comes of it is a result."""
     rate: float = 0.2
     """Fraction of the surviving weights pruned at each level."""
     densities: str = ""
@@ -259,6 +278,53 @@ class Learn:
 
 
 @dataclass(frozen=True)
+class Dynamic:
+    """A mask that changes while the network trains, in place of the dense training."""
+
+    rule: Literal[
+        "none",
+        "static",
+        "gradual",
+        "rigl",
+        "sparse_evolution",
+        "ac_dc",
+        "straight_through",
+        "top_kast",
+        "soft_threshold",
+    ] = "none"
+    """A random mask that stays (static); magnitude pruning along a cubic schedule
+    (gradual); small weights dropped and others grown, by gradient (rigl) or at random
+    (sparse_evolution); dense and sparse phases in turn (ac_dc). Forward with the
+    largest weights while all train (straight_through) or more of them (top_kast), or
+    above thresholds that are learned (soft_threshold). lth.dynamic says what each
+    is."""
+    density: float = 0.1
+    """Fraction of the weights kept in the end; of soft_threshold it is a result."""
+    scope: Literal["layer", "er", "erk", "global"] = "layer"
+    """One density for all layers, or Erdős-Rényi's, of dense (er) or also of
+    convolution kernels; or all weights compete (global: of gradual, straight_through
+    and top_kast; ac_dc always does so)."""
+    begin: str = "100it"
+    """First update of the mask; of ac_dc, where the first sparse phase begins."""
+    end: str = ""
+    """Where updates end, such as 1500it; none given: after three quarters of the
+    training. Of gradual, rigl and sparse_evolution."""
+    every: str = "100it"
+    """Steps between updates; of ac_dc, of a phase. Of straight_through and top_kast 1
+    is usual."""
+    drop: float = 0.3
+    """Fraction of a layer's weights dropped at the first update: of rigl, which lowers
+    it along a cosine, and of sparse_evolution, which does not."""
+    backward: float = 0.5
+    """Of top_kast: fraction of the weights that gradients reach."""
+    decay: float = 0.0001
+    """Of top_kast: its penalty is added to the loss times this."""
+    start: float = -10.0
+    """Of soft_threshold: where the thresholds' parameter begins; a threshold is its
+    sigmoid, and --optimizer.weight-decay moves it."""
+
+
+@dataclass(frozen=True)
 class Rewind:
     """What is retrained after pruning."""
 
@@ -288,6 +354,7 @@ class Experiment:
     prune: Prune = field(default_factory=Prune)
     rewind: Rewind = field(default_factory=Rewind)
     learn: Learn = field(default_factory=Learn)
+    dynamic: Dynamic = field(default_factory=Dynamic)
     batch_size: int = 60
     """Examples in a batch."""
     steps: str = "50000it"
@@ -304,14 +371,40 @@ class Experiment:
     """Trained beside each ticket: reinit (its mask, fresh initialisation), shuffle (its
     mask shuffled within layers, its starting weights), shuffle_global (the same, but
     shuffled over all prunable weights), with prune.at early also invert
-    (the weights that the criterion ranks lowest), with a learned mask also rewind (its
-    mask, the run's initial weights, as shuffle has them) and train (on from the weights
-    it was learned for or beside); such as reinit,shuffle."""
+    (the weights that the criterion ranks lowest), with a mask that is learned or
+    changes in training also rewind (its mask, the run's initial weights, as shuffle has
+    them) and train (on from the weights it was found for or beside); such as
+    reinit,shuffle.
+    What kept weights start from: signs_kept, permuted, reshuffled,
+    reshuffled_signs_kept, signed_constant, random_signed_constant, rescaled; what
+    pruned weights are held at: freeze_init, freeze_init_zero_shrunk,
+    freeze_init_zero_grown, freeze_init_zero_reshuffled (lth.lottery.starts says what
+    each is); mix: some of all, in shares by layer chosen on validation data."""
     checkpoint_at: str = ""
     """Steps of the dense training to store besides the rewind point: 0,100,500,1ep."""
 
 
 # Fields that add to a run without changing what it already holds.
 EXTENDING = ("levels", "controls", "checkpoint_at")
-CONTROLS = ("reinit", "shuffle", "invert", "rewind", "train", "shuffle_global")
+MASK_1 = (  # where kept weights start (Zhou et al. 2019)
+    "signs_kept",
+    "permuted",
+    "reshuffled",
+    "reshuffled_signs_kept",
+    "signed_constant",
+    "random_signed_constant",
+    "rescaled",
+)
+MASK_0 = (  # what pruned weights are held at
+    "freeze_init",
+    "freeze_init_zero_shrunk",
+    "freeze_init_zero_grown",
+    "freeze_init_zero_reshuffled",
+    "mix",
+)
+CONTROLS = (
+    *("reinit", "shuffle", "invert", "rewind", "train", "shuffle_global"),
+    *MASK_1,
+    *MASK_0,
+)
 SEEDS = range(2**31)

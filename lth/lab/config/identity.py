@@ -6,7 +6,13 @@ import json
 from typing import Any, get_type_hints
 
 from lth.lab.config.fields import EXTENDING, ConfigError, Experiment
-from lth.lab.config.parse import STEPS, parse_densities, parse_rates, split_list
+from lth.lab.config.parse import (
+    STEPS,
+    parse_cuts,
+    parse_densities,
+    parse_rates,
+    split_list,
+)
 
 
 def identity(experiment: Experiment) -> str:
@@ -17,14 +23,13 @@ def identity(experiment: Experiment) -> str:
     default are no part of it, so a field that is new in `lth` does not change the ids
     of runs made before it; hence a default is never changed.
     """
-    fields = _chosen(_canonical(experiment), _canonical(Experiment()))
+    fields = _chosen(_canonical(as_dict(experiment)), _canonical(as_dict(Experiment())))
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _canonical(experiment: Experiment) -> dict[str, Any]:
+def _canonical(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that make up an id, each in one spelling."""
-    fields = as_dict(experiment)
     for name in EXTENDING:
         del fields[name]
     for name in ("steps", "eval_every"):
@@ -35,7 +40,10 @@ def _canonical(experiment: Experiment) -> dict[str, Any]:
         optimizer["milestones"] = [
             _spelling(m) for m in split_list(optimizer["milestones"])
         ]
+    for name in ("begin", "end", "every"):
+        fields["dynamic"][name] = _spelling(fields["dynamic"][name])
     prune = fields["prune"]
+    prune["cuts"] = [list(cut) for cut in parse_cuts(prune["cuts"])]
     prune["densities"] = parse_densities(prune["densities"])
     prune["rates"] = sorted(parse_rates(prune["rates"]).items())
     return fields
@@ -73,9 +81,9 @@ def extended(new: Experiment, old: Experiment) -> Experiment:
     )
 
 
-def as_dict(experiment: Experiment) -> dict[str, Any]:
-    """The fields as JSON holds them; `from_dict` reads them back."""
-    return json.loads(json.dumps(dataclasses.asdict(_typed(experiment))))
+def as_dict(values: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON holds them; `from_dict` reads them back."""
+    return json.loads(json.dumps(dataclasses.asdict(_typed(values))))
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -89,10 +97,10 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def apart(experiment: Experiment, base: Experiment) -> dict[str, Any]:
-    """The fields in which an experiment differs from another, by name."""
-    ours, theirs = (flat(as_dict(e)) for e in (experiment, base))
-    return {name: value for name, value in ours.items() if value != theirs[name]}
+def apart(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """The fields in which one experiment differs from another, by names with dots."""
+    base = flat(theirs)
+    return {name: value for name, value in flat(ours).items() if value != base[name]}
 
 
 def _typed(values: Any) -> Any:

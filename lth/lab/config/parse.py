@@ -5,6 +5,7 @@ As `config`, nothing here imports JAX.
 
 import itertools
 import re
+from functools import cache
 from typing import NamedTuple
 
 from lth.lab.config.fields import ConfigError
@@ -12,6 +13,7 @@ from lth.lab.config.fields import ConfigError
 STEPS = re.compile(r"(?:(\d+)ep)?(?:(\d+)(?:it)?)?")
 
 
+@cache
 def parse_steps(text: str, epoch: int, flag: str) -> int:
     """The steps in text such as 500it, 10ep, 2ep50it or 500; an epoch has `epoch`."""
     match = STEPS.fullmatch(text)
@@ -30,6 +32,7 @@ class Structure(NamedTuple):
     sizes: tuple[int, ...] = ()  # of a block; n and m
 
 
+@cache
 def parse_structure(text: str) -> Structure:
     """The structure in weight, block:4x4, filter, channel or 2:4."""
     if text in ("weight", "filter", "channel"):
@@ -61,6 +64,28 @@ def parse_densities(text: str) -> list[float]:
             f"0.5,0.2,0.1; got {text!r}"
         )
     return values
+
+
+class Cut(NamedTuple):
+    """What a score is above to stay."""
+
+    value: float
+    deviations: bool  # whether in standard deviations of the layer
+
+
+@cache
+def parse_cuts(text: str) -> list[Cut]:
+    """The cuts of levels 1, 2, … in 0.01,0.02 or 0.5sd,1sd; none of an empty text."""
+    found = [re.fullmatch(r"(\d*\.?\d+(?:e-?\d+)?)(sd)?", i) for i in split_list(text)]
+    cuts = [Cut(float(m[1]), bool(m[2])) for m in found if m]
+    rising = all(a.value < b.value for a, b in itertools.pairwise(cuts))
+    alike = len({cut.deviations for cut in cuts}) <= 1
+    if len(cuts) < len(found) or not rising or not alike:
+        raise ConfigError(
+            "--prune.cuts is a rising list of numbers such as 0.01,0.02, or of "
+            f"standard deviations such as 0.5sd,1sd; got {text!r}"
+        )
+    return cuts
 
 
 def split_list(text: str) -> list[str]:

@@ -347,6 +347,8 @@ def logged(unit: Path, event: str) -> list[dict[str, Any]]:
 
 def reconcile(unit: Path) -> None:
     """Drop rows of the table whose tickets were not stored before the process ended."""
+    if not (unit / "table.csv").exists():
+        return
     with writing(unit / "table.csv"):
         try:
             results.keep(unit / "table.csv", stored(unit))

@@ -1,10 +1,24 @@
 """What can be seen to be wrong with an experiment before any data is read."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from lth.lab.config import CONTROLS, SEEDS, ConfigError, Experiment, Optimizer
+from lth.lab.config import (
+    CONTROLS,
+    MASK_0,
+    SEEDS,
+    ConfigError,
+    Data,
+    Dynamic,
+    Experiment,
+    Learn,
+    Model,
+    Optimizer,
+    Prune,
+    Rewind,
+)
 from lth.lab.config.parse import parse_steps, split_list
-from lth.lab.config.validate import effects, learning, pruning
+from lth.lab.config.validate import effects, learning, moving, pruning
 
 IN_ONE_PIECE = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}
@@ -12,29 +26,83 @@ FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}
 
 def check(e: Experiment) -> None:
     """Refuse what can be seen to be wrong before any data is read."""
-    for flag, value, good, allowed in _limits(e):
+    last = e.first_replicate + e.replicates - 1
+    for flag, value, good, allowed in (
+        ("--levels", e.levels, e.levels >= 0, "at least 0"),
+        ("--replicates", e.replicates, e.replicates >= 1, "at least 1"),
+        (
+            "--first-replicate",
+            e.first_replicate,
+            e.first_replicate in SEEDS,
+            "in [0, 2**31)",
+        ),
+        ("the last replicate", last, last in SEEDS, "in [0, 2**31)"),
+        ("--batch-size", e.batch_size, e.batch_size >= 1, "at least 1"),
+        *_limits(e.data, e.model, e.prune),
+        *_optimizer_limits("--optimizer", e.optimizer),
+        *_optimizer_limits("--learn.optimizer", e.learn.optimizer),
+    ):
         if not good:
             raise ConfigError(f"{flag} is {allowed}; got {value}")
-    _check_controls(e)
-    _check_model(e)
-    _check_data(e)
-    pruning.check(e)
-    learning.check(e)
+    found = e.learn.method != "none" or e.dynamic.rule != "none"
+    _check_controls(e.controls, e.prune, e.rewind, found)
+    _check_model(e.model, e.data.name)
+    _check_data(e.data, e.replicates)
+    pruning.check(e.prune, e.rewind, e.optimizer, e.model)
+    if e.prune.surgery == "sparse_gpt" and e.levels > 1:
+        raise ConfigError(
+            "--prune.surgery sparse_gpt prunes a dense network at once: --levels is at "
+            f"most 1; got {e.levels}"
+        )
+    outside = learning.Outside(
+        e.levels, e.controls, e.checkpoint_at, e.prune, e.rewind, e.optimizer
+    )
+    if e.learn != Learn():
+        learning.check(e.learn, e.data.name, outside)
+    around = moving.Outside(
+        e.levels, e.checkpoint_at, e.learn.method, e.data.name, e.rewind.to
+    )
+    if e.dynamic != Dynamic():
+        moving.check(e.dynamic, around)
     _check_optimizer("--optimizer", e.optimizer)
     _check_optimizer("--learn.optimizer", e.learn.optimizer)
-    effects.check(e)
-    _check_rewinding(e)
+    _check_effects(vars(e))
+    _check_rewinding(e.rewind, e.optimizer)
 
 
-def _check_rewinding(e: Experiment) -> None:
-    o, same = e.optimizer, {"learning_rate": "finetune", "weights_low_rate": "weights"}
-    if e.rewind.mode in same and not (
+def _check_effects(sections: Mapping[str, Any]) -> None:
+    """Refuse a field that differs from its default where it has no effect."""
+    default = vars(Experiment())
+    for path, (when, asked, looked_at) in effects.EFFECTS.items():
+        value, usual = field(sections, path), field(default, path)
+        if value != usual and not looked_at(*(sections[name] for name in asked)):
+            flag = f"--{path.replace('_', '-')}"
+            if isinstance(usual, tuple):
+                usual = ",".join(map(str, usual))
+            raise ConfigError(
+                f"{flag} {when}: here nothing would look at it. Leave it out, or give "
+                f"{flag} {usual or repr(usual)}"
+            )
+
+
+def field(sections: Mapping[str, Any], path: str) -> Any:
+    """The field of an experiment under names with dots."""
+    first, *rest = path.split(".")
+    value = sections[first]
+    for name in rest:
+        value = getattr(value, name)
+    return value
+
+
+def _check_rewinding(r: Rewind, o: Optimizer) -> None:
+    same = {"learning_rate": "finetune", "weights_low_rate": "weights"}
+    if r.mode in same and not (
         parse_steps(o.warmup, 1, "--optimizer.warmup") or o.milestones or o.cosine
     ):
         raise ConfigError(
-            f"--rewind.mode {e.rewind.mode} needs a learning rate that changes: with "
+            f"--rewind.mode {r.mode} needs a learning rate that changes: with "
             "a constant one it is --rewind.mode "
-            f"{same[e.rewind.mode]}; give that, or --optimizer.warmup, "
+            f"{same[r.mode]}; give that, or --optimizer.warmup, "
             "--optimizer.milestones or --optimizer.cosine"
         )
 
@@ -50,45 +118,52 @@ def _check_optimizer(flag: str, o: Optimizer) -> None:
         )
 
 
-def _check_controls(e: Experiment) -> None:
-    controls = split_list(e.controls)
+def _check_controls(text: str, p: Prune, r: Rewind, found: bool) -> None:
+    controls = split_list(text)
     for control in controls:
         if control not in CONTROLS or controls.count(control) > 1:
             raise ConfigError(
                 f"--controls is a list of {', '.join(CONTROLS)}, each once; "
-                f"got {e.controls!r}"
+                f"got {text!r}"
             )
-        if why := _unfit(e, control):
+        if why := _unfit(control, p, r, found):
             raise ConfigError(why)
 
 
-def fitting(e: Experiment) -> list[str]:
-    """The controls that go with an experiment."""
-    return [control for control in CONTROLS if not _unfit(e, control)]
+def fitting(p: Prune, r: Rewind, found: bool) -> list[str]:
+    """The controls that go with an experiment of these sections.
+
+    `found` says whether its mask is found in the first training.
+    """
+    return [control for control in CONTROLS if not _unfit(control, p, r, found)]
 
 
-def _unfit(e: Experiment, control: str) -> str:
+def _unfit(control: str, p: Prune, r: Rewind, found: bool) -> str:
     """Why a control does not go with an experiment; empty where it does."""
-    if control == "invert" and e.prune.at != "early":
+    if control == "invert" and p.at != "early":
         return (
             "--controls invert ranks weights that are not trained yet: it goes with "
             "--prune.at early"
         )
-    if control in ("rewind", "train") and e.learn.method == "none":
+    if control in ("rewind", "train") and not found:
         return (
             f"--controls {control} trains under a learned mask: it goes with "
-            "--learn.method"
+            "--learn.method or --dynamic.rule"
         )
-    if e.rewind.mode != "weights":
+    if control in MASK_0 and found:
+        return (
+            f"--controls {control} holds weights that a round of pruning has pruned; "
+            "here there is none"
+        )
+    if r.mode != "weights":
         return (
             "--controls are trained from the rewind point, so they compare with "
-            f"--rewind.mode weights alone; got {e.rewind.mode}"
+            f"--rewind.mode weights alone; got {r.mode}"
         )
     return ""
 
 
-def _check_model(e: Experiment) -> None:
-    m, name = e.model, e.data.name
+def _check_model(m: Model, name: str) -> None:
     fits = FOR.get(name, ())
     if (m.name not in fits) if fits else (m.name == "transformer"):
         models = ", ".join(fits) if fits else "any but transformer"
@@ -107,8 +182,7 @@ def _check_model(e: Experiment) -> None:
         raise ConfigError("--model.width is not of mlp; give --model.widths")
 
 
-def _check_data(e: Experiment) -> None:
-    d = e.data
+def _check_data(d: Data, replicates: int) -> None:
     if d.name in FOR:
         for flag, given in (
             ("--data.augment", d.augment != "none"),
@@ -129,26 +203,19 @@ def _check_data(e: Experiment) -> None:
         ):
             if given:
                 raise ConfigError(f"{flag} is not of images, which are read in passing")
-        if e.replicates > 1:
+        if replicates > 1:
             raise ConfigError(
                 "images are read in the order of one replicate: run each with "
-                f"--replicates 1 and its own --first-replicate; got {e.replicates}"
+                f"--replicates 1 and its own --first-replicate; got {replicates}"
             )
 
 
-def _limits(e: Experiment) -> list[tuple[str, Any, bool, str]]:
+def _limits(d: Data, m: Model, p: Prune) -> list[tuple[str, Any, bool, str]]:
     """Of each flag that is a number: its value, whether it is good, what is allowed."""
-    d, m, infinity = e.data, e.model, float("inf")
-    last = e.first_replicate + e.replicates - 1
-    first, seed = "--first-replicate", "--data.split-seed"
+    infinity, seed = float("inf"), "--data.split-seed"
     widths = all(width >= 1 for width in m.widths)
     classes = all(c >= 0 for c in d.classes)
     return [
-        ("--levels", e.levels, e.levels >= 0, "at least 0"),
-        ("--replicates", e.replicates, e.replicates >= 1, "at least 1"),
-        (first, e.first_replicate, e.first_replicate in SEEDS, "in [0, 2**31)"),
-        ("the last replicate", last, last in SEEDS, "in [0, 2**31)"),
-        ("--batch-size", e.batch_size, e.batch_size >= 1, "at least 1"),
         ("--model.widths", m.widths, widths, "at least 1"),
         ("--model.width", m.width, 0 < m.width < infinity, "above 0"),
         ("--model.depth", m.depth, m.depth >= 0, "at least 0"),
@@ -159,11 +226,10 @@ def _limits(e: Experiment) -> list[tuple[str, Any, bool, str]]:
         ("--data.label-noise", d.label_noise, 0 <= d.label_noise <= 1, "in [0, 1]"),
         ("--data.length", d.length, d.length >= 2, "at least 2"),
         ("--data.size", d.size, 8 <= d.size <= 1024, "8 to 1024"),
-        ("--prune.rounds", e.prune.rounds, e.prune.rounds >= 1, "at least 1"),
-        ("--prune.batches", e.prune.batches, e.prune.batches >= 1, "at least 1"),
-        ("--prune.rate", e.prune.rate, 0 < e.prune.rate < 1, "in (0, 1)"),
-        *_optimizer_limits("--optimizer", e.optimizer),
-        *_optimizer_limits("--learn.optimizer", e.learn.optimizer),
+        ("--prune.rounds", p.rounds, p.rounds >= 1, "at least 1"),
+        ("--prune.reestimate", p.reestimate, p.reestimate >= 0, "at least 0"),
+        ("--prune.batches", p.batches, p.batches >= 1, "at least 1"),
+        ("--prune.rate", p.rate, 0 < p.rate < 1, "in (0, 1)"),
     ]
 
 

@@ -1,8 +1,9 @@
 """What is wrong with the way an experiment learns masks."""
 
 import dataclasses
+from typing import NamedTuple
 
-from lth.lab.config import ConfigError, Experiment, Learn, Optimizer, Prune, Rewind
+from lth.lab.config import ConfigError, Learn, Optimizer, Prune, Rewind
 from lth.lab.config.parse import parse_steps
 
 HIGHEST = ("edge_popup", "multi_prize")
@@ -20,9 +21,20 @@ OF = {
 }
 
 
-def check(e: Experiment) -> None:
+class Outside(NamedTuple):
+    """What else a learned mask leaves without effect, or goes without."""
+
+    levels: int
+    controls: str
+    checkpoint_at: str
+    prune: Prune
+    rewind: Rewind
+    optimizer: Optimizer
+
+
+def check(learn: Learn, data: str, e: Outside) -> None:
     """Refuse settings of `learn` that cannot be, or that nothing would look at."""
-    learn, none = e.learn, Learn()
+    none = Learn()
     for flag, value, good, allowed in (
         ("keep", learn.keep, 0 < learn.keep <= 1, "in (0, 1]"),
         ("every", learn.every, learn.every >= 1, "at least 1"),
@@ -71,7 +83,7 @@ def check(e: Experiment) -> None:
             "--learn.optimizer",
         ),
         (
-            e.data.name == "images",
+            data == "images",
             "masks are learned on data that a device holds, not on images",
         ),
     ):

@@ -1,27 +1,78 @@
 """What is wrong with the way an experiment prunes."""
 
-from typing import get_args
-
-from lth.lab.config import ConfigError, Experiment, Moved
+from lth.lab.config import ConfigError, Model, Optimizer, Prune, Rewind, needs
 from lth.lab.config.parse import (
+    parse_cuts,
     parse_densities,
     parse_rates,
     parse_steps,
     parse_structure,
 )
 
-MOVED: tuple[str, ...] = get_args(Moved)
-# Criteria that ask the loss on batches, and so may do it in either mode.
-OF_LOSS = ("gradient_magnitude", "weight_gradient", "snip", "grasp", "hessian")
-SIGNED = tuple(name for name in MOVED if name.endswith("_sign"))
+OF_LOSS = ", ".join(needs.needing("loss"))
+WITHOUT_NORM = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 
 
-def check(e: Experiment) -> None:
+def _surgery(p: Prune, r: Rewind, m: Model, on: bool) -> list[tuple[bool, str]]:
+    """What is wrong with optimal brain surgery, if it is asked for."""
+    if p.surgery == "none":
+        return []
+    called = f"--prune.surgery {p.surgery}"
+    return [
+        (
+            not on,
+            f"{called} moves the weights that stay: --rewind.mode learning_rate or "
+            f"finetune goes on from there; got {r.mode}",
+        ),
+        (m.name != "mlp", f"{called} is of dense kernels: --model.name mlp"),
+        (
+            p.criterion != "magnitude" or p.structure != "weight" or p.at == "early",
+            f"{called} ranks weights itself: it goes without --prune.criterion, "
+            "--prune.structure and --prune.at",
+        ),
+        (
+            p.scope in ("er", "erk", "output") or bool(p.cuts),
+            f"{called} prunes layer by layer: --prune.scope is layer or global",
+        ),
+    ]
+
+
+def check(p: Prune, r: Rewind, o: Optimizer, m: Model) -> None:
     """Refuse settings of `prune` that contradict one another or the rest."""
-    p = e.prune
     kind, listed = parse_structure(p.structure), parse_densities(p.densities)
-    transformer = e.model.name in ("vit", "transformer")
+    transformer = m.name in ("vit", "transformer")
+    asked = needs.NEEDS[p.criterion].__contains__
+    parse_cuts(p.cuts)
+    units = kind.name in ("block", "filter", "channel")
+    on = r.mode in ("learning_rate", "finetune")
     for refused, why in (
+        *_surgery(p, r, m, on),
+        (
+            p.pool != "default" and not units,
+            "--prune.pool is of --prune.structure block, filter and channel",
+        ),
+        (
+            p.along != "inputs" and kind.name != "n_of_m",
+            "--prune.along is of --prune.structure N:M",
+        ),
+        (
+            p.cuts and (listed or parse_rates(p.rates) or p.structure != "weight"),
+            "--prune.cuts says which weights stay: it goes without --prune.densities, "
+            "--prune.rates '' and --prune.structure",
+        ),
+        (
+            p.cuts and (p.scope not in ("global", "layer") or p.at == "early"),
+            "--prune.cuts goes with --prune.scope global or layer, and --prune.at late",
+        ),
+        (
+            "sd" in p.cuts and p.criterion != "magnitude",
+            "--prune.cuts in standard deviations are of --prune.criterion magnitude",
+        ),
+        (
+            p.reestimate > 0 and (not on or m.name in WITHOUT_NORM),
+            "--prune.reestimate takes averages of batch norm anew, of networks that "
+            "have them, and --rewind.mode learning_rate or finetune keeps them",
+        ),
         (
             parse_rates(p.rates) and p.scope != "layer",
             "--prune.rates gives layers rates of their own, but with --prune.scope "
@@ -47,57 +98,55 @@ def check(e: Experiment) -> None:
             f"{p.structure} units: choose scope global or layer, or structure weight",
         ),
         (
-            kind.name in ("filter", "channel", "block") and p.criterion in SIGNED,
+            kind.name in ("filter", "channel", "block") and asked("weights"),
             f"--prune.criterion {p.criterion} excludes single weights, and "
             f"--prune.structure {p.structure} prunes them together",
         ),
         (
-            kind.name in ("filter", "block")
-            and p.criterion in ("mean_activation", "nonzero_share"),
+            kind.name in ("filter", "block") and asked("channels"),
             f"--prune.criterion {p.criterion} scores what a layer reads, alike for all "
             "its outputs: --prune.structure channel fits it",
         ),
         (
-            p.criterion == "adam_second_moment"
+            asked("adam")
             and p.at == "early"
-            and parse_steps(e.rewind.to, 1, "--rewind.to") == 0,
-            "--prune.criterion adam_second_moment reads what Adam has seen, and at "
+            and parse_steps(r.to, 1, "--rewind.to") == 0,
+            f"--prune.criterion {p.criterion} reads what Adam has seen, and at "
             "--rewind.to 0 it has seen nothing",
         ),
         (p.rounds > 1 and p.at == "late", "--prune.rounds is of --prune.at early"),
         (
-            p.at == "early" and e.rewind.mode != "weights",
+            p.at == "early" and r.mode != "weights",
             "--prune.at early prunes weights that are not trained yet: nothing but "
-            f"--rewind.mode weights fits; got {e.rewind.mode}",
+            f"--rewind.mode weights fits; got {r.mode}",
         ),
         (
-            p.at == "early" and p.criterion in MOVED,
+            p.at == "early" and asked("training"),
             f"--prune.criterion {p.criterion} compares weights before and after "
             "training, and with --prune.at early there is no training yet",
         ),
         (
-            p.criterion in MOVED
-            and e.rewind.mode not in ("weights", "weights_low_rate"),
+            asked("training") and r.mode not in ("weights", "weights_low_rate"),
             f"--prune.criterion {p.criterion} compares with the weights rewound to, so "
-            f"--rewind.mode is weights or weights_low_rate; got {e.rewind.mode}",
+            f"--rewind.mode is weights or weights_low_rate; got {r.mode}",
         ),
         (
-            p.criterion == "adam_second_moment" and e.optimizer.name != "adam",
+            asked("adam") and o.name != "adam",
             f"--prune.criterion {p.criterion} reads Adam's state; got "
-            f"--optimizer.name {e.optimizer.name}",
+            f"--optimizer.name {o.name}",
         ),
         (
-            p.criterion == "synflow" and transformer,
-            f"--prune.criterion synflow needs a network of ReLUs; {e.model.name} "
+            asked("relu") and transformer,
+            f"--prune.criterion {p.criterion} needs a network of ReLUs; {m.name} "
             "centres its activations",
         ),
         (
-            p.mode != "evaluation" and p.criterion not in OF_LOSS,
-            f"--prune.mode {p.mode} is of --prune.criterion {', '.join(OF_LOSS)}, "
+            p.mode != "evaluation" and not asked("loss"),
+            f"--prune.mode {p.mode} is of --prune.criterion {OF_LOSS}, "
             f"which ask the loss on batches; got {p.criterion}",
         ),
         (
-            p.precision != "float32" and p.criterion != "synflow",
+            p.precision != "float32" and not asked("float64"),
             "--prune.precision is of --prune.criterion synflow",
         ),
     ):

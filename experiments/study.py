@@ -1,0 +1,80 @@
+"""What studies share: flags, cells trained and measured, a table and figure written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tyro
+
+import lth
+from lth import results
+from lth.lab import devices, sweep
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Where things are, and how much to run."""
+
+    data_dir: Path | None = None
+    runs: Path = Path("runs")
+    out: Path = Path(__file__).parent / "results"
+    replicates: int = 4
+    levels: int | None = None  # by default as many as the study has
+    steps: int | None = None  # of each training; by default as the study has it
+
+
+def main(cells, claims, figure, name, *, probes=(), flags=Flags) -> None:
+    """Run a study: print its claims, write `name`.csv and `name`.png.
+
+    Args:
+      cells: By name a preset with settings, or `make(flags) -> recipe`.
+      claims: `(table) -> text`. The table has the rows of all cells and probes.
+      figure: `(table) -> figure`.
+      name: Of the study; its runs lie in a folder of that name.
+      probes: By name, of what is measured of the tickets of all cells.
+      flags: `Flags`, or what has more of them.
+    """
+    chosen = tyro.cli(flags)
+    table = measured(cells, chosen, chosen.runs / name, dict(probes))
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    summary(table).round(5).to_csv(chosen.out / f"{name}.csv", index=False)
+    figure(table).savefig(chosen.out / f"{name}.png", dpi=90)
+    print(claims(table))
+
+
+def measured(cells: Mapping[str, Any], flags: Flags, folder: Path, probes=()):
+    """Return the table of all cells; what is stored in `folder` is not done again."""
+    devices.use_cores(flags.replicates)  # before a cell makes its first array
+    changes: dict[str, Any] = {"replicates": flags.replicates}
+    changes |= {"levels": flags.levels} if flags.levels is not None else {}
+    changes |= {"steps": f"{flags.steps}it"} if flags.steps else {}
+    due = {
+        name: partial(cell, flags) if callable(cell) else (cell[0], cell[1] | changes)
+        for name, cell in cells.items()
+    }
+    runs = lth.sweep(due, folder, data_dir=flags.data_dir, watch=_told)
+    tables = [sweep.table(runs)]
+    for name, run in runs.items() if probes else ():
+        run.recipe(flags.data_dir)  # `measure` would look for the data elsewhere
+        tables += [run.measure(p, f).assign(run=name) for p, f in dict(probes).items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return `results.summary`, with means of what probes measured beside it."""
+    unit, found = ["run", "variant", "level"], results.summary(table)
+    probed = table[~table["split"].isin(["train", "validation", "test", "mask"])]
+    for (split, metric), rows in probed.groupby(["split", "metric"], sort=False):
+        means = rows.groupby(unit)["value"].agg(results.interval).apply(pd.Series)
+        means.columns = [f"{split}_{metric}", f"{split}_{metric}_ci"]
+        found = found.merge(means.reset_index(), "left", unit)
+    return found
+
+
+def _told(cell: str, at) -> None:
+    if at.step == at.steps:
+        where = f"{cell}, level {at.level} {at.variant}"
+        print(f"{where}: {at.metric} {at.accuracy:.4f} on validation", flush=True)
