@@ -130,7 +130,7 @@ def read_config(run: Path) -> dict[str, Any]:
             f"got {content.get('replicates')!r}"
         )
     expected = {"work": dict, "flags": dict, "data": str, "preset": str}
-    needed = ("work", "data", "preset") if "config" in content else ("work",)
+    needed = ("data", "preset") if "config" in content else ()
     for name, kind in expected.items():
         good = (
             isinstance(content[name], kind) if name in content else name not in needed
