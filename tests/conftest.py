@@ -15,6 +15,8 @@ import optax
 import pytest
 
 from lth import data, masks, models, train
+from lth.lab import devices, front
+from lth.lab.build import assemble
 
 matplotlib.use("agg")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -111,6 +113,21 @@ def plain_mlp(sizes=(3, 5, 3)) -> models.Model:
 def adam() -> Problem:
     schedule = optax.piecewise_constant_schedule(1e-2, {20: 0.1})
     return make_problem(plain_mlp(), optax.adam(schedule))
+
+
+def start(
+    e,
+    preset,
+    runs,
+    data_dir=None,
+    watch=lambda progress: None,
+    over="replicates",
+    name="",
+):
+    """Run an experiment as the command does."""
+    devices.use_cores(e.replicates)
+    built = assemble.build(e, data_dir, over)
+    return front.train(built, preset, runs, name=name, watch=watch)
 
 
 def assert_same(a, b) -> None:

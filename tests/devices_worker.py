@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from lth import models
 from lth.cli import main
 from lth.lab import config, devices, front
-from lth.lab.build import networks
+from lth.lab.build import assemble, networks
 from lth.lab.config.presets import PRESETS
 
 SMALL = replace(
@@ -61,11 +61,17 @@ class ConvNet(nn.Module):
         return nn.Dense(10, name="output")(nn.relu(x).mean((1, 2)))
 
 
+def start(e, preset, runs, *, over="replicates", watch=lambda progress: None):
+    """Run an experiment as the command does."""
+    devices.use_cores(e.replicates)
+    return front.train(assemble.build(e, None, over), preset, runs, watch=watch)
+
+
 def run(e, folder, over="replicates", only=8):
     """The run's path, on the first `only` devices."""
     first = jax.devices()[:only]
     with mock.patch.object(jax, "devices", return_value=first):
-        return str(front.start(e, "small", folder, over=over).path)
+        return str(start(e, "small", folder, over=over).path)
 
 
 def many(folder):
@@ -120,13 +126,13 @@ def joined(process, port, folder):
     facts["processes"] = jax.process_count()
     facts["used"] = [d.process_index for d in devices.plan(2).mesh.devices]
     seen = []
-    again = front.start(SMALL, "digits", folder / "joined", watch=seen.append)
+    again = start(SMALL, "digits", folder / "joined", watch=seen.append)
     facts |= {"path": str(again.path), "trained_again": len(seen)}
-    spread = front.start(SMALL, "digits", folder / "spread", over="batch")
+    spread = start(SMALL, "digits", folder / "spread", over="batch")
     facts["spread"] = str(spread.path)
     (folder / "file").touch()
     try:
-        front.start(SMALL, "digits", folder / "file")
+        start(SMALL, "digits", folder / "file")
     except RuntimeError as error:
         facts["failure"] = f"{type(error).__name__}: {error}"
     return facts

@@ -19,7 +19,7 @@ import pytest
 import lth
 from lth.cli import main
 from lth.lab import config, front, runner, store
-from tests.conftest import assert_same
+from tests.conftest import assert_same, start
 from tests.devices_worker import FLAGS, SMALL
 
 jax.devices()  # starts JAX with one CPU device, before a run asks for more
@@ -86,7 +86,7 @@ def test_training_uses_up_its_own_states_and_never_the_early_one(
 
     monkeypatch.setattr(store, "save", lambda unit, ticket: saved.append(ticket))
     spied = recipe._replace(train=trained, rewind=rewound)
-    path = front.start_own(spied, tmp_path / "run").path
+    path = front.train_own(spied, tmp_path / "run").path
     assert_same(early[0], runner.early(recipe, path))  # as it is stored
     assert len(given) == 1 + 2 * 2  # to the rewind point, and to two stops each level
     large = [(state.params, state.opt_state) for state in given]
@@ -99,7 +99,7 @@ def test_training_uses_up_its_own_states_and_never_the_early_one(
 
 def test_weights_stay_float32_where_the_arithmetic_is_bfloat16(tmp_path):
     e = replace(SMALL, model=replace(SMALL.model, compute="bfloat16"), levels=0)
-    state = lth.open_run(front.start(e, "small", tmp_path).path).ticket(0)
+    state = lth.open_run(start(e, "small", tmp_path).path).ticket(0)
     assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"float32"}
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
@@ -108,7 +108,7 @@ def test_blocks_that_are_made_again_change_nothing(tmp_path):
     vit = config.Model(name="vit", depth=1, width=0.1)
     e = replace(SMALL, model=vit, replicates=1, levels=0)
     plain, again = (
-        lth.open_run(front.start(replace(e, model=m), "small", tmp_path).path)
+        lth.open_run(start(replace(e, model=m), "small", tmp_path).path)
         for m in (vit, replace(vit, remat=True))
     )
     a, b = (run.ticket(0).params for run in (plain, again))
@@ -146,11 +146,11 @@ def test_streamed_images_run_stop_and_go_on_to_the_same_bits(folders, tmp_path):
         replicates=1,
         levels=2,
     )
-    whole = front.start(e, "small", tmp_path / "whole", folders).path
+    whole = start(e, "small", tmp_path / "whole", folders).path
     moved = folders.rename(tmp_path / "moved")
     one = replace(e, levels=1)
-    front.start(one, "small", tmp_path / "parts", moved)
-    parts = front.start(e, "small", tmp_path / "parts", moved).path
+    start(one, "small", tmp_path / "parts", moved)
+    parts = start(e, "small", tmp_path / "parts", moved).path
     assert whole.name == parts.name
     assert (whole / "table.csv").read_bytes() == (parts / "table.csv").read_bytes()
     for level in range(3):

@@ -19,7 +19,7 @@ from lth.lab.config.presets import PRESETS
 from lth.lab.store import checkpoint
 from lth.lottery import branches
 from lth.lottery import recipe as recipes
-from tests.conftest import assert_same
+from tests.conftest import assert_same, start
 
 SMALL = replace(
     PRESETS["digits"].experiment,
@@ -44,12 +44,12 @@ def rewinding(mode, to="5it", **fields):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    return front.start(SMALL, "small", tmp_path_factory.mktemp("runs")).path
+    return start(SMALL, "small", tmp_path_factory.mktemp("runs")).path
 
 
 def test_a_global_shuffle_is_a_control_like_the_others(tmp_path):
     e = replace(SMALL, levels=1, controls="shuffle,shuffle_global")
-    run = lth.open_run(front.start(e, "small", tmp_path).path)
+    run = lth.open_run(start(e, "small", tmp_path).path)
     assert run.variants == ["ticket", "shuffle", "shuffle_global"]
     assert set(run.table["variant"]) == {*run.variants}
     ticket, layered, mixed = (run.ticket(1, variant) for variant in run.variants)
@@ -136,7 +136,7 @@ def test_a_run_stores_what_it_promises(unbroken):
 def test_the_dense_ticket_is_one_unbroken_training(unbroken, tmp_path):
     """Stopping at the rewind point and at checkpoints leaves no trace in the bits."""
     other = replace(rewinding("weights", "7it"), levels=0, checkpoint_at="3it,33it")
-    path = front.start(other, "small", tmp_path).path
+    path = start(other, "small", tmp_path).path
     run = lth.open_run(path)
     assert_same(store.load(path, 0).state, store.load(unbroken, 0).state)
     assert int(run.early.step[0]) == 7
@@ -149,8 +149,8 @@ def test_the_dense_ticket_is_one_unbroken_training(unbroken, tmp_path):
 @pytest.mark.parametrize("measurements", [1, 2, 5, 9, 14])  # 8 are of the trunk
 def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
     with pytest.raises(StopError):
-        front.start(SMALL, "small", tmp_path, watch=stop_after(measurements))
-    path = front.start(SMALL, "small", tmp_path).path
+        start(SMALL, "small", tmp_path, watch=stop_after(measurements))
+    path = start(SMALL, "small", tmp_path).path
     assert contents(path) == contents(unbroken)
 
 
@@ -164,22 +164,22 @@ def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch,
     save = store.save
     monkeypatch.setattr(store, "save", crash)
     with pytest.raises(StopError):
-        front.start(SMALL, "small", tmp_path)
+        start(SMALL, "small", tmp_path)
     monkeypatch.undo()
     (path,) = tmp_path.glob("[!.]*")
     (unit,) = (p.parent for p in path.rglob("table.csv") if where in p.parent.name)
     assert ",1," in (unit / "table.csv").read_text()
     with (unit / "table.csv").open("a") as table:
         table.write("small-half a li")
-    front.start(SMALL, "small", tmp_path)
+    start(SMALL, "small", tmp_path)
     assert contents(path) == contents(unbroken)
 
 
 def test_more_levels_and_controls_extend_a_run(unbroken, tmp_path):
     bare = replace(SMALL, levels=1, controls="")
-    path = front.start(bare, "small", tmp_path).path
+    path = start(bare, "small", tmp_path).path
     first = checkpoint.digest(store.load_tree(path, "level_01"))
-    assert front.start(SMALL, "small", tmp_path).path == path
+    assert start(SMALL, "small", tmp_path).path == path
     assert contents(path) == contents(unbroken)
     assert contents(path)[0]["tickets/level_01"] == first
     assert lth.open_run(path).config == SMALL
@@ -187,7 +187,7 @@ def test_more_levels_and_controls_extend_a_run(unbroken, tmp_path):
 
 def test_replicates_have_the_same_streams_together_and_alone(unbroken, tmp_path):
     alone = replace(SMALL, replicates=1, first_replicate=1, levels=1, controls="reinit")
-    one = lth.open_run(front.start(alone, "small", tmp_path).path)
+    one = lth.open_run(start(alone, "small", tmp_path).path)
     both = lth.open_run(unbroken)
     assert_same(
         jax.tree.map(lambda x: x[0], one.early),
@@ -229,7 +229,7 @@ def test_nothing_compiles_again_at_later_levels(mode, tmp_path):
     def watch(progress):
         at[progress.variant, progress.level] = compiled[0]
 
-    front.start(e, "small", tmp_path, watch=watch)
+    start(e, "small", tmp_path, watch=watch)
     assert compiled[0] > 0
     # Masks change their place in memory once, after the first pruning; then nothing.
     for variant in dict.fromkeys(variant for variant, _ in at):
@@ -279,7 +279,7 @@ def test_a_training_is_traced_once_for_all_levels_and_branches(tmp_path):
 )
 def test_every_mode_retrains_masked_from_the_rewind_point(mode, moments, tmp_path):
     e = replace(rewinding(mode, moments=moments), levels=1, controls="")
-    run = lth.open_run(front.start(e, "small", tmp_path).path)
+    run = lth.open_run(start(e, "small", tmp_path).path)
     ticket = run.ticket(1)
     assert set(ticket.step.tolist()) == {40}
     assert set(np.ravel(ticket.metrics["step"])) == {20, 40}
@@ -306,9 +306,9 @@ def test_the_random_criterion_ignores_the_weights(tmp_path):
     e = replace(
         SMALL, prune=replace(SMALL.prune, criterion="random"), controls="", levels=1
     )
-    one = lth.open_run(front.start(e, "small", tmp_path).path).ticket(1)
+    one = lth.open_run(start(e, "small", tmp_path).path).ticket(1)
     e = replace(e, optimizer=config.Optimizer(learning_rate=0.01))
-    two = lth.open_run(front.start(e, "small", tmp_path).path).ticket(1)
+    two = lth.open_run(start(e, "small", tmp_path).path).ticket(1)
     assert_same(one.mask, two.mask)
     assert (
         one.mask["hidden_0"]["kernel"][0] != one.mask["hidden_0"]["kernel"][1]
@@ -332,7 +332,7 @@ def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(unbroken, tmp_path
         return state._replace(params=spoiled(state.params))
 
     broken, path = recipe._replace(init=init), tmp_path / "run"
-    outcome = front.start_own(broken, path)
+    outcome = front.train_own(broken, path)
     assert outcome.failed == {("ticket", 1): (0, 0)}
     run, whole = lth.open_run(path), lth.open_run(unbroken)
     assert set(run.table["replicate"]) == {0}
@@ -344,7 +344,7 @@ def test_a_replicate_with_nan_loss_stops_and_the_others_go_on(unbroken, tmp_path
     assert run.ticket(3).failed.tolist() == [[-1, -1], [0, 0]]
     assert run.ticket(3, "reinit").failed.tolist() == [[-1, -1], [0, 0]]
     assert run.ticket(3, replicate=1).failed.tolist() == [0, 0]
-    again = front.start_own(broken, path)
+    again = front.train_own(broken, path)
     assert again.failed == outcome.failed  # remembered, not trained anew
     for table in path.rglob("table.csv"):
         table.unlink()
@@ -371,7 +371,7 @@ def ending_in_infinity(recipe, training):
 def test_weights_that_end_not_finite_fail_their_replicate_alone(tmp_path):
     """The loss of the last step is taken before its update."""
     recipe = lth.build(SMALL, controls="", levels=2)
-    outcome = front.start_own(ending_in_infinity(recipe, 4), tmp_path / "run")
+    outcome = front.train_own(ending_in_infinity(recipe, 4), tmp_path / "run")
     assert outcome.failed == {("ticket", 1): (1, 40)}
     run = lth.open_run(outcome.path)
     assert set(run.table.loc[run.table["replicate"] == 1, "level"]) == {0}
@@ -385,7 +385,7 @@ def test_a_branch_that_fails_is_reported_too_and_alone(unbroken, tmp_path):
     broken = ending_in_infinity(recipe, 4)
     fails = branches.rewound()._replace(changed=lambda recipe: broken)
     recipe = recipe._replace(branches={**recipe.branches, "fails": fails})
-    outcome = front.start_own(recipe, path)
+    outcome = front.train_own(recipe, path)
     assert outcome.failed == {("fails", 1): (2, 40)}
     run = lth.open_run(path)
     rows = run.table[run.table["variant"] == "fails"]
@@ -393,14 +393,14 @@ def test_a_branch_that_fails_is_reported_too_and_alone(unbroken, tmp_path):
     assert set(rows.loc[rows["replicate"] == 0, "level"]) == {1, 2, 3}
     assert run.ticket(2, "fails").failed.tolist() == [[-1, -1], [2, 40]]
     assert run.ticket(3).failed.tolist() == [[-1, -1]] * 2
-    assert front.start_own(recipe, path).failed == outcome.failed
+    assert front.train_own(recipe, path).failed == outcome.failed
     whole = contents(unbroken)[0]
     assert whole.items() <= contents(path)[0].items()
 
 
 def test_a_run_whose_replicates_all_fail_ends(tmp_path):
     e = replace(SMALL, optimizer=config.Optimizer(name="sgd", learning_rate=1e30))
-    outcome = front.start(e, "small", tmp_path)
+    outcome = start(e, "small", tmp_path)
     assert set(outcome.failed) == {("ticket", 0), ("ticket", 1)}
     with pytest.raises(store.StoreError, match="no results: every replicate failed"):
         _ = lth.open_run(outcome.path).table
@@ -440,7 +440,7 @@ def test_what_does_not_fit_the_training_is_refused_before_it(
     if "1ep" in e.rewind.to:
         e = replace(e, steps="20it", optimizer=config.Optimizer())
     with pytest.raises(ConfigError, match=message):
-        front.start(e, "small", tmp_path)
+        start(e, "small", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -451,21 +451,21 @@ def test_a_run_is_not_continued_on_other_data(unbroken, tmp_path):
     text = json.dumps({**content, "data": "of another file"})
     (path / "config.json").write_text(text)
     with pytest.raises(store.StoreError, match="was trained on other data"):
-        front.start(replace(SMALL, levels=4), "small", tmp_path)
+        start(replace(SMALL, levels=4), "small", tmp_path)
     with pytest.raises(store.StoreError, match="was trained on other data"):
         lth.open_run(path).recipe()
     (path / "config.json").write_text(json.dumps({**content, "id": "abc"}))
     with pytest.raises(store.StoreError, match="holds the run abc of another config"):
-        front.start(SMALL, "small", tmp_path)
+        start(SMALL, "small", tmp_path)
 
 
 def test_asking_for_less_loses_nothing(unbroken):
     before = (unbroken / "config.json").read_bytes()
-    front.start(replace(SMALL, levels=1, controls=""), "small", unbroken.parent)
+    start(replace(SMALL, levels=1, controls=""), "small", unbroken.parent)
     assert (unbroken / "config.json").read_bytes() == before
 
 
 def test_a_validation_set_as_large_as_the_data_is_refused(tmp_path):
     e = replace(SMALL, data=replace(SMALL.data, validation=1437))
     with pytest.raises(lth.data.DataError, match="1437 examples cannot be held out"):
-        front.start(e, "small", tmp_path)
+        start(e, "small", tmp_path)

@@ -24,8 +24,9 @@ import pytest
 
 import lth
 from lth import lottery, train
-from lth.lab import front, store
+from lth.lab import store
 from lth.lab.config.presets import PRESETS, SUPERMASKS
+from tests.conftest import start
 
 FILE = Path(__file__).with_name("golden.json")
 DIGITS = PRESETS["digits"].experiment.data
@@ -95,7 +96,7 @@ def whole(unit: Path, level: int) -> lottery.Ticket:
 
 def facts(name: str, folder: Path) -> dict:
     """What a run holds: digests of its tickets and table, counts and accuracies."""
-    run = lth.open_run(front.start(RUNS[name], name, folder).path)
+    run = lth.open_run(start(RUNS[name], name, folder).path)
     folders = {"ticket": run.path, **store.branches(run.path)}
     tickets = {
         f"{variant} {level}": whole(unit, level)

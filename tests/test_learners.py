@@ -10,12 +10,11 @@ import pytest
 import lth
 from lth import masks, results, supermask, train
 from lth.cli import main, report
-from lth.lab import front
 from lth.lab.build import learners, names, networks, targets, tasks
 from lth.lab.config import Experiment, Learn, Model, Optimizer
 from lth.lab.config.presets import SUPERMASKS
 from lth.lottery import recipe as recipes
-from tests.conftest import assert_same
+from tests.conftest import assert_same, start
 from tests.test_experiment import StopError, contents, stop_after
 
 SMALL = replace(
@@ -35,7 +34,7 @@ def small(method, **fields):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    return front.start(SMALL, "small", tmp_path_factory.mktemp("runs")).path
+    return start(SMALL, "small", tmp_path_factory.mktemp("runs")).path
 
 
 def test_the_scores_are_stored_and_the_weights_stayed_as_they_were(unbroken):
@@ -79,15 +78,15 @@ def test_the_ticket_is_an_ordinary_one(unbroken):
 
 def test_a_finished_run_takes_more_controls(unbroken, tmp_path):
     bare = replace(SMALL, controls="")
-    path = front.start(bare, "small", tmp_path).path
+    path = start(bare, "small", tmp_path).path
     assert lth.open_run(path).variants == ["ticket"]
-    assert front.start(SMALL, "small", tmp_path).path == path
+    assert start(SMALL, "small", tmp_path).path == path
     assert contents(path) == contents(unbroken)
 
 
 def test_a_run_beside_trained_weights(tmp_path):
     e = small("movement", steps="30it", eval_every="10it", replicates=2)
-    run = lth.open_run(front.start(e, "moved", tmp_path).path)
+    run = lth.open_run(start(e, "moved", tmp_path).path)
     scores, ticket = run.learned, run.ticket(0)
     assert set(scores.params) == set(supermask.Gated._fields)
     found = masks.apply(scores.params["weights"], ticket.mask)
@@ -101,7 +100,7 @@ def test_a_run_beside_trained_weights(tmp_path):
 
 def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
     e = small("bernoulli", steps="20it", eval_every="20it", replicates=1)
-    run = lth.open_run(front.start(e, "drawn", tmp_path).path)
+    run = lth.open_run(start(e, "drawn", tmp_path).path)
     scores = jax.tree.map(lambda x: x[0], run.learned)
     mask = supermask.rounded(scores.params)
     weights = jax.tree.map(
@@ -122,8 +121,8 @@ def test_of_masks_that_are_drawn_the_rounded_one_is_measured_too(tmp_path):
 @pytest.mark.parametrize("measurements", [1, 3, 5])  # 2 are of the mask
 def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measurements):
     with pytest.raises(StopError):
-        front.start(SMALL, "small", tmp_path, watch=stop_after(measurements))
-    path = front.start(SMALL, "small", tmp_path).path
+        start(SMALL, "small", tmp_path, watch=stop_after(measurements))
+    path = start(SMALL, "small", tmp_path).path
     assert contents(path) == contents(unbroken)
 
 
@@ -226,7 +225,7 @@ def test_weights_beside_scores_have_their_own_optimizer():
 def test_a_run_that_learned_no_mask_has_no_scores(tmp_path):
     e = replace(SMALL, learn=Learn(), controls="", levels=0, steps="2it")
     e = replace(e, eval_every="2it", replicates=1)
-    run = lth.open_run(front.start(e, "dense", tmp_path).path)
+    run = lth.open_run(start(e, "dense", tmp_path).path)
     with pytest.raises(lth.lab.store.StoreError, match="learned no masks"):
         _ = run.learned
 

@@ -6,8 +6,9 @@ import pytest
 
 import lth
 from lth.cli import report
-from lth.lab import config, front
+from lth.lab import config
 from lth.lab.config.presets import PRESETS
+from tests.conftest import start
 
 SMALL = replace(
     PRESETS["digits"].experiment,
@@ -19,13 +20,14 @@ SMALL = replace(
     levels=1,
     replicates=1,
 )
+
 SENTENCE = "its bias and its normalisation live on where they are not 0"
 
 
 @pytest.fixture(scope="module")
 def filters(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return lth.open_run(front.start(SMALL, "filters", folder).path)
+    return lth.open_run(start(SMALL, "filters", folder).path)
 
 
 def test_a_pruned_filter_leaves_its_bias_alive_and_the_report_says_so(filters):
@@ -40,5 +42,5 @@ def test_a_pruned_filter_leaves_its_bias_alive_and_the_report_says_so(filters):
 
 def test_a_report_of_single_weights_says_nothing_of_filters(tmp_path):
     e = replace(SMALL, prune=config.Prune(), levels=0)
-    run = lth.open_run(front.start(e, "weights", tmp_path).path)
+    run = lth.open_run(start(e, "weights", tmp_path).path)
     assert SENTENCE not in report.write([run], tmp_path / "page.html").read_text()

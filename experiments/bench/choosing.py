@@ -88,8 +88,8 @@ def choosing(task, state, mask, learned, flags: Flags, step: float) -> None:
     for name in ranking.CRITERIA:
         prune = replace(base.prune, criterion=name, scope="global", rates="")
         e = replace(base, prune=prune)
-        scores = jax.jit(ranking.make_scores(e, task))
-        keep = ranking.make_keep(e)
+        scores = jax.jit(ranking.make_scores(e.prune, e.model, task))
+        keep = ranking.make_keep(e.prune)
 
         def call(scores=scores, keep=keep):
             found = scores(initial, state, mask, keys, learned)

@@ -25,9 +25,10 @@ import tyro
 from lth import data, masks, models, train
 from lth.analysis import cost
 from lth.lab import devices
-from lth.lab.build import assemble, networks
+from lth.lab.build import networks
 from lth.lab.build.networks import Examples
 from lth.lab.config.presets import PRESETS
+from lth.lottery import recipe as recipes
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ import tyro
 
 from lth import criteria, data, masks, models, train
 from lth.lab import devices
-from lth.lab.build import assemble
+from lth.lottery import recipe as recipes
 
 EXAMPLES = 55_000
 WIDTHS = (784, 300, 100, 10)

@@ -64,7 +64,7 @@ def ticket(name: str, density: float) -> lottery.Ticket:
     tx = networks.optimizer(e.optimizer, 1, 10**6)
     make = functools.partial(train.init_state, model.init, tx)
     state = jax.eval_shape(make, jax.random.key(0))
-    chosen = jax.eval_shape(functools.partial(targets.prunable, e), state.params)
+    chosen = jax.eval_shape(functools.partial(targets.prunable, e.prune), state.params)
     rng = np.random.default_rng(0)
 
     def numbers(like, keep=None):

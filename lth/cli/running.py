@@ -228,7 +228,7 @@ def _run_own(source: str, args: list[str]) -> int:
 
     def start(watch):
         facts = {"flags": given, "source": source}
-        return front.start_own(recipe, path, about=facts, watch=watch)
+        return front.train_own(recipe, path, about=facts, watch=watch)
 
     return _trained(start, flags.quiet, "dense")
 

@@ -63,7 +63,7 @@ def run(
             raise ValueError(
                 f"a recipe has no settings, change its fields; got {', '.join(changes)}"
             )
-        outcome = start_own(what, path, name=name, watch=watch)
+        outcome = train_own(what, path, name=name, watch=watch)
         return open_run(outcome.path, what)
     if path is not None:
         raise ValueError("a run that comes from names finds its folder in `runs`")
@@ -104,21 +104,6 @@ def configured(
     return what, settings.changed(preset.experiment, dict(changes))
 
 
-def start(
-    e: Experiment,
-    preset: str,
-    runs: str | Path = RUNS,
-    data_dir: str | Path | None = None,
-    watch: Callable[[Progress], Any] = runner.ignore,
-    over: str = "replicates",
-    name: str = "",
-) -> Outcome:
-    """Run an experiment (`assemble`, `train`)."""
-    devices.use_cores(e.replicates)
-    built = assemble.build(e, data_dir, over)
-    return train(built, preset, runs, name=name, watch=watch)
-
-
 def train(
     built: assemble.Built,
     preset: str,
@@ -147,7 +132,7 @@ def train(
     return runner.run(built.recipe, path, about, watch)
 
 
-def start_own(
+def train_own(
     recipe: Recipe,
     path: str | Path,
     *,
