@@ -56,16 +56,19 @@ def finish(runs: Path) -> None:
 
 
 def contents(runs: Path) -> dict[str, str]:
-    """What a run holds: a digest of each checkpoint's arrays, and the table."""
-    (run,) = (path for path in runs.iterdir() if (path / "config.json").exists())
-    found = {"table.csv": (run / "table.csv").read_text()}
-    for path in sorted((run / "tickets").iterdir()):
-        found[path.name] = checkpoint.digest(store.load_tree(run, path.name))
+    """What a run and its branches hold: a digest of each checkpoint, and tables."""
+    found = {}
+    for unit in sorted(path.parent for path in runs.rglob("tickets")):
+        name = str(unit.relative_to(runs))
+        found[f"{name}/table.csv"] = (unit / "table.csv").read_text()
+        for path in sorted((unit / "tickets").iterdir()):
+            tree = store.load_tree(unit, path.name)
+            found[f"{name}/{path.name}"] = checkpoint.digest(tree)
     return found
 
 
 def stored(runs: Path) -> int:
-    return len([p for p in runs.glob("*/tickets/*") if HALF not in p.name])
+    return len([p for p in runs.rglob("tickets/*") if HALF not in p.name])
 
 
 def moment(draw: random.Random, runs: Path, process: subprocess.Popen) -> None:
@@ -81,7 +84,7 @@ def moment(draw: random.Random, runs: Path, process: subprocess.Popen) -> None:
         if kind == "after" and stored(runs) >= goal:
             time.sleep(draw.uniform(0, 0.5))
             return
-        if kind == "during" and list(runs.glob(f"*/tickets/*{HALF}*")):
+        if kind == "during" and list(runs.rglob(f"tickets/*{HALF}*")):
             time.sleep(draw.uniform(0, 0.03))
             return
         time.sleep(0.001)
@@ -92,6 +95,7 @@ def kill_test(kills: int, seed: int, folder: Path) -> int:
     draw = random.Random(seed)
     finish(folder / "unbroken")
     whole = contents(folder / "unbroken")
+    checkpoints = stored(folder / "unbroken")
     killed, restarts, runs = 0, 0, folder / "killed"
     while killed < kills:
         process = start(runs)
@@ -100,9 +104,9 @@ def kill_test(kills: int, seed: int, folder: Path) -> int:
             process.kill()
             process.wait()
             killed += 1
-            halves = len(list(runs.glob(f"*/tickets/*{HALF}*")))
+            halves = len(list(runs.rglob(f"tickets/*{HALF}*")))
             print(
-                f"kill {killed}: {stored(runs)} of {len(whole) - 1} checkpoints "
+                f"kill {killed}: {stored(runs)} of {checkpoints} checkpoints "
                 "stored, "
                 f"{halves} half-written"
             )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lth
+from lth import results
 from lth.cli import main
 from lth.lab import store
 
@@ -58,7 +59,16 @@ def test_show_and_list(finished, capsys):
     out = capsys.readouterr().out
     assert "lenet-mnist-sgd" in out
     assert "figures 1, 3 and 4" in out
-    assert f"{finished.name}: 2 tickets" in out
+    (line,) = (line for line in out.splitlines() if finished.name in line)
+    assert re.match(
+        rf"  {finished.name}: {time.strftime('%Y-%m-%d')} \d\d:\d\d  ", line
+    )
+    for changed in ("model.widths 8", "steps 20it", "controls reinit", "rewind.to 5it"):
+        assert f"  {changed}  " in line
+    assert "replicates" not in line  # these are told as they are: n
+    best = results.summary(lth.open_run(finished).table)["accuracy"].max()
+    end = f"  levels 0 to 1  n = 2  best test accuracy {100 * best:.2f} %"
+    assert line.endswith(end)
 
 
 def test_the_report_is_one_file_that_needs_no_other(finished, tmp_path, capsys):
@@ -71,7 +81,10 @@ def test_the_report_is_one_file_that_needs_no_other(finished, tmp_path, capsys):
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text()
     assert text.count("<svg") == 4
-    assert text.count(f"<td>{other.name}</td>") == 2 * 2  # levels, in two tables
+    # By what differs: levels and the one control, then levels alone.
+    assert text.count("<td>first_replicate 0, controls reinit</td>") == 3 + 2
+    assert text.count("<td>first_replicate 3, controls none</td>") == 2 + 2
+    assert f"{other.name}</b> (first_replicate 3, controls none): " in text
     assert "early-stopping step" in text
     assert "fresh initialisation" in text
     links = re.findall(r'(?:src|href)="(?!#)[^"]*"', text)

@@ -51,12 +51,16 @@ def write(runs: list[Run], path: Path) -> Path:
     title = ", ".join(run.path.name for run in runs)
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        *map(_what, runs),
+        *(_what(run, called[run.path.name]) for run in runs),
         *_figures(runs, table, titles),
     ]
     parts += ["<h2>Results</h2>", _results(table, titles)]
     parts += [f"<p>{html.escape(conclusion.meaning(table))}</p>"]
-    parts += ["<h2>What tickets save</h2>", _savings(runs), "<h2>What was run</h2>"]
+    parts += [
+        "<h2>What tickets save</h2>",
+        _savings(runs, called),
+        "<h2>What was run</h2>",
+    ]
     parts += [_details(run) for run in runs]
     store.write(
         path,
@@ -78,13 +82,15 @@ def _sessions(path: Path) -> str:
         return f"not known: {path.name}: {error.strerror}"
 
 
-def _what(run: Run) -> str:
+def _what(run: Run, label: str) -> str:
     preset = presets.named(run.preset)
     title = preset.title if preset else run.name
     n = len(run.replicates)
     told = [*conclusion.sentences(run.table, run.titles), *_cautions(run)]
+    called = f" ({label})" if label != run.path.name else ""
     return (
-        f"<p><b>{html.escape(run.path.name)}</b>: {html.escape(title)}. "
+        f"<p><b>{html.escape(run.path.name)}</b>{html.escape(called)}: "
+        f"{html.escape(title)}. "
         f"{n} replicate{'s' * (n > 1)}, {html.escape(_how(run))}. "
         f"{html.escape(' '.join(told))}</p>"
     )
@@ -209,14 +215,14 @@ def cells(table: pd.DataFrame, titles=plot.NONE) -> list[list[str]]:
     ]
 
 
-def _savings(runs: list[Run]) -> str:
+def _savings(runs: list[Run], called: dict[str, str]) -> str:
     """Weights left and multiplications saved, by level: the axes to compare on."""
     head = ["run", "level", "weights left", "compression", "fewer multiplications"]
     rows = ["".join(f"<th>{name}</th>" for name in head)]
     for run in runs:
         for level, saved in run.savings().items():
             row = [
-                html.escape(run.path.name),
+                html.escape(called[run.path.name]),
                 str(level),
                 f"{saved['weights']:.0f}",
                 f"{saved['compression']:.3g} x",

@@ -78,11 +78,19 @@ def labels(runs: Sequence["Run"]) -> list[str]:
     several = len({run.name for run in runs}) > 1
     told = []
     for run, k in zip(runs, known, strict=True):
-        parts = [run.name] * several + [f"{f} {k.get(f, 'none')}" for f in apart[:3]]
+        parts = [run.name] * several
+        parts += [f"{f} {_said(k.get(f, ''))}" for f in apart[:3]]
         told.append(", ".join(parts) or run.path.name)
     if len(runs) == 1 or len(set(told)) < len(told):
         return [run.path.name for run in runs]
     return told
+
+
+def _said(value: Any) -> str:
+    """A setting in words: lists with commas, and what is empty as none."""
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    return "none" if value in ("", None) else str(value)
 
 
 class Run:
@@ -130,7 +138,8 @@ class Run:
     def described(self) -> list[str]:
         """When it was begun, what differs from its preset, how far it is, its best."""
         levels, changed = self.levels, self._changed()
-        told = [store.begun(self.path), *(f"{f} {v}" for f, v in changed.items())]
+        told = [store.begun(self.path)]
+        told += [f"{name} {_said(value)}" for name, value in changed.items()]
         told.append(f"levels 0 to {max(levels)}" if levels else "no ticket yet")
         told.append(f"n = {len(self.replicates)}")
         if levels and not self.table.empty:
