@@ -15,8 +15,8 @@ layer needs; GraSP's may even be inverted. LeNet-300-100 on MNIST.
 A: a quarter of VGG-16's channels (921 008 prunable weights), Kaiming's weights, global
 scope, 100 training images, 3 seeds: 4 minutes. B: 1 200 iterations of Adam at 1.2e-3, 4
 replicates, 85 trainings of each: 13 minutes; both on two cores that others used too.
-Stopped, B continues where it was. Writes two tables and a figure to
-experiments/results/.
+Stopped, it continues where it was. Writes a table and a figure to experiments/results/.
+The numbers below are of an earlier form, under other keys; it wrote two tables.
 
 The loss is that of evaluation, as in Tanaka et al.'s code: at initialisation batch norm
 then is the identity (but for a factor of 1 + 5e-6). SNIP is also shown with batch
