@@ -8,8 +8,7 @@ tested here:
 1. tickets match or beat the dense network's test accuracy down to a few percent of the
    weights (the paper: down to 3.6 %);
 2. the same masks with fresh initial weights, and masks shuffled within layers, fall
-behind
-   as density falls;
+   behind as density falls;
 3. tickets reach their lowest validation loss sooner than the dense network (at 21 % of
    the weights, say) and sooner than the controls.
 
@@ -31,7 +30,9 @@ replicates; accuracy on test at the step of the lowest validation loss, in point
 
 The dense network: 98.06 % at step 6280. All three claims hold: tickets match it down to
 3.6 %, and learn sooner than it down to 4.5 %. (The runs trained five replicates in one
-`vmap`; experiments now train two at a time on a CPU, which may round differently.)
+`vmap`; experiments now train two at a time on a CPU, which may round differently. Of
+these, levels 0 to 3 were trained again, n = 5: 97.91, 97.94, 98.06 and 98.08 % at the
+end, against 97.80 ± 0.33, 97.89 ± 0.27, 97.91 ± 0.24 and 98.12 ± 0.14.)
 """
 
 from dataclasses import dataclass
