@@ -278,7 +278,7 @@ def branched(
     states, under = ([pair[i] for pair in starts] for i in (0, 1))
     mask = _joined(under)
     state, metrics = _fit(changed, _joined(states), mask, _joined(orders), watch)
-    trained = [(mask, state, metrics)]
+    trained: list[Any] = [(mask, state, metrics)]
     if len(names) > 1:
         trained = _parted((mask, state, metrics), len(names), len(recipe.replicates))
     return [judged(Ticket(ticket.level, *part), ticket) for part in trained]
