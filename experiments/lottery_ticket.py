@@ -36,6 +36,7 @@ end, against 97.80 ± 0.33, 97.89 ± 0.27, 97.91 ± 0.24 and 98.12 ± 0.14.)
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import study
@@ -58,8 +59,9 @@ class Flags(study.Flags):
 def claims(table: pd.DataFrame) -> str:
     """Write differences within replicates at early stopping, and how soon that is."""
     stops = results.stopped(table)
-    means = results.early_stop(table).groupby(["variant", "level"])
-    means = means[["accuracy", "density", "step"]].mean()
+    grouped = results.early_stop(table).groupby(["variant", "level"])
+    # Any: the type stubs of pandas do not follow an index of two levels.
+    means: Any = grouped[["accuracy", "density", "step"]].mean()
     dense = means.loc[("ticket", 0)]
     rows = []
     for level in (n for n in LEVELS if ("ticket", n) in means.index):

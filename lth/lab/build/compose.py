@@ -218,7 +218,7 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
         rows = []
         for i in range(len(order)):
             one: Any = jax.tree.map(lambda x, i=i: x[i : i + 1], (state, mask))
-            rows.append(trained(*one, n, order[i : i + 1]))
+            rows.append(trained(one[0], one[1], n, order[i : i + 1]))
         return jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
 
     def trained_each(state, mask, n, order):
