@@ -77,6 +77,7 @@ all they can reach. Below 5 % magnitude has lost the first layer and predicts on
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,7 @@ from matplotlib.figure import Figure
 import lth
 from lth import criteria, lottery, masks, models, plot, results, train
 from lth.lab.config import Data, Experiment, Model
+from lth.lottery import recipe as recipes
 
 DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 1e-3, 5e-4, 2e-4, 1e-4)
 CONTROLS = ("shuffle", "reinit", "invert")
@@ -147,7 +149,9 @@ def trained(prune: dict) -> tuple[str, dict]:
     return "lenet-mnist-fast", settings | {"steps": "1200it", "eval_every": "300it"}
 
 
-CELLS = {f"A {n}": partial(untrained, prune=p) for n, p in CRITERIA.items()}
+CELLS: dict[str, Any] = {
+    f"A {n}": partial(untrained, prune=p) for n, p in CRITERIA.items()
+}
 CELLS["A averages"] = averages
 CELLS |= {f"B {n}": trained(CRITERIA[n]) for n in TRAINED}
 
@@ -170,7 +174,7 @@ def sums(recipe, early, ticket) -> dict[str, jax.Array]:
     """Measure the layer sums before batch norm has seen data, and after batches."""
     if recipe.rewind_to != 1:
         return {}
-    states = {0: lottery.recipe.drawn(recipe), 1: early, 20: ticket.state}
+    states = {0: recipes.drawn(recipe), 1: early, 20: ticket.state}
     program = jax.jit(jax.vmap(partial(apart, NETWORK)))
     return {f"after_{n}": program(s._replace(opt_state=())) for n, s in states.items()}
 

@@ -189,8 +189,8 @@ def figure(table: pd.DataFrame) -> Figure:
     axes = drawn.subplots()
     for method in METHODS:
         values = [results.mean(table, rows_of(method, d)) for d in DENSITIES]
-        x = [100 * d for d in DENSITIES]
-        axes.errorbar(x, *zip(*values, strict=True), label=method)
+        x, (y, half) = [100 * d for d in DENSITIES], zip(*values, strict=True)
+        axes.errorbar(x, y, half, label=method)
     axes.axhline(results.mean(table, DENSE)[0], color="0.5", lw=0.8, ls=":")
     plot.density_axis(axes)
     axes.set(ylabel="test accuracy (%)", ylim=(86, 98.6))

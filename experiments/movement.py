@@ -61,7 +61,7 @@ by matrix, as it has here, than by weight.
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,7 @@ from lth.masks import schedules
 
 # The rates of the weights and, for each density, what soft movement is charged with
 # to end near it.
+KEY = jax.random.key(0)  # of masks that draw nothing
 CHARGES = {
     1e-4: {0.7: 0.01, 0.5: 3, 0.3: 27, 0.15: 85, 0.1: 140, 0.05: 250, 0.03: 380},
     1e-3: {0.7: 0.01, 0.5: 3, 0.3: 12, 0.15: 32, 0.1: 48, 0.05: 82, 0.03: 115},
@@ -143,9 +144,9 @@ def made(case: Case, steps: int, model: models.Model, key=None) -> tuple:
     loss, _ = train.classification(learned.model.apply)
     if case.method == "soft":
         loss = supermask.penalised(loss, learned, CHARGES[case.rate][case.density])
-    rates = {"weights": tx, "gates": optax.adam(falling(SCORE_RATE))}
+    rates: Any = {"weights": tx, "gates": optax.adam(falling(SCORE_RATE))}
     tx = optax.partition(rates, supermask.Gated("weights", "gates"))
-    return learned.model, tx, loss, lambda s: learned.choose(s.params, s.stats, None)
+    return learned.model, tx, loss, lambda s: learned.choose(s.params, s.stats, KEY)
 
 
 @lru_cache(maxsize=2)
@@ -182,7 +183,7 @@ def fine_tuning(flags: Flags, case: Case) -> lottery.Recipe:
         model, tx, loss, train.classification(model.apply)[1], splits,
         batch_size=BATCH, steps=flags.steps, densities=(), eval_every=flags.steps,
         replicates=flags.replicates,
-        sample=make_sample(splits.train.targets, flags.few),
+        sample=make_sample(np.asarray(splits.train.targets), flags.few),
     )  # fmt: skip
     reached = jax.jit(jax.vmap(lambda state: {"density": masks.density(mask(state))}))
 
@@ -244,7 +245,9 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
 
 def claims(table: pd.DataFrame) -> str:
     """Write what each case ends with, and gains on magnitude."""
-    return results.text(ends(table).sort_values(["rate", "density"], ascending=[1, 0]))
+    return results.text(
+        ends(table).sort_values(["rate", "density"], ascending=[True, False])
+    )
 
 
 def figure(table: pd.DataFrame) -> Figure:

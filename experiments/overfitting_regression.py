@@ -54,6 +54,7 @@ at step 1600 and it reaches density 71.1% (sparsity 28.9%), not density 25.0% (s
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -106,6 +107,7 @@ def made(sizes: dict[str, int], width: int) -> tuple:
 
 def pruned(flags: Flags, ramp: tuple) -> lth.lottery.Recipe:
     """Make a recipe that prunes along a ramp as it trains: its level 0, and no more."""
+    problem: Any
     *problem, batch = FULL if flags.full else SMALL
     learned, held, model = made(*problem)
     initial, final, begin, end = ramp
@@ -169,7 +171,8 @@ def claims(table: pd.DataFrame) -> str:
     """Write losses in 1e-3, and how much worse fast schedules are than the slow one."""
     found, rows = ends(table), []
     for name in CELLS:
-        of, row = found.loc[name], {"schedule": name}
+        of: Any = found.loc[name]
+        row: dict[str, Any] = {"schedule": name}
         row["training"] = "{:.2g} ± {:.2g}".format(*results.interval(of["learned"]))
         row["validation"], row["validation_ci"] = results.interval(of["validation"])
         row["median"] = of["validation"].median()
@@ -186,7 +189,8 @@ def figure(table: pd.DataFrame) -> Figure:
     panels = drawn.subplots(1, 3)
     for column, axes in zip(("learned", "validation"), panels, strict=False):
         for sparsity, name in zip(SPARSITIES, RAMPS, strict=True):
-            mean, half = results.interval(found.loc[name, column])
+            values: Any = found.loc[name, column]
+            mean, half = results.interval(values)
             below = min(half, 0.9 * mean)  # an axis may be logarithmic
             axes.errorbar(f"{sparsity:g}", mean, [[below], [half]], fmt="ko")
         axes.set(xlabel="final sparsity", ylabel=f"loss of {column} examples (1e-3)")

@@ -59,6 +59,7 @@ with many comparisons leave small differences open.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,7 @@ def claims(table: pd.DataFrame) -> str:
         return cells
 
     def share(name, level, column):
-        pair = found.loc[(name, "ticket", level), [column, f"{column}_ci"]]
+        pair: Any = found.loc[(name, "ticket", level), [column, f"{column}_ci"]]
         return results.around(*(100 * pair))
 
     rows = {
