@@ -194,7 +194,7 @@ def inferred(flags: Flags, run, recipe, early, ticket) -> dict[str, jax.Array]:
     levels = [jax.vmap(top)(run.ticket(n).params) for n in run.levels]
     stacked = jax.tree.map(lambda *m: jnp.stack(m, 1), *levels)
     outputs = early.stats.weights["output"]["bias"].shape[-1]
-    test = examples(flags, "split" in run.name).test
+    test = jax.tree.map(jnp.asarray, examples(flags, "split" in run.name).test)
     apply = network(outputs, 1, True, "signed_constant").apply
 
     def on(task, weights, stacked, own):
@@ -256,7 +256,8 @@ def figure(table: pd.DataFrame) -> Figure:
         line = 100 * rows.groupby("level")["value"].mean()
         line = line.expanding().mean() if masked else line
         left.plot(line.index + 1, line, "o-", ms=3, color=color, label=cell)
-        for name, style in zip(FINDERS, ("o-", "s--"), strict=True):
+        styles = {"one_shot": "o-", "binary": "s--"} if masked else {}
+        for name, style in styles.items():
             values = [found.get((cell, f"{name} {size}")) for size in SIZES]
             axes = others[cell.startswith("split")]
             axes.semilogx(SIZES, values, style, color=color, label=f"{cell}, {name}")
