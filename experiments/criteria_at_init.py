@@ -15,8 +15,8 @@ layer needs; GraSP's may even be inverted. LeNet-300-100 on MNIST.
 A: a quarter of VGG-16's channels (921 008 prunable weights), Kaiming's weights, global
 scope, 100 training images, 3 seeds: 4 minutes. B: 1 200 iterations of Adam at 1.2e-3, 4
 replicates, 85 trainings of each: 13 minutes; both on two cores that others used too.
-Stopped, B continues where it was. Writes two tables and a figure to
-experiments/results/.
+Stopped, it continues where it was. Writes a table and a figure to experiments/results/.
+The numbers below are of an earlier form, under other keys; it wrote two tables.
 
 The loss is that of evaluation, as in Tanaka et al.'s code: at initialisation batch norm
 then is the identity (but for a factor of 1 + 5e-6). SNIP is also shown with batch
@@ -76,318 +76,156 @@ SynFlow inverted keep weights of the first layer alone at any density, so that c
 all they can reach. Below 5 % magnitude has lost the first layer and predicts one class.
 """
 
-import functools
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import tyro
-from matplotlib.axes import Axes
+import study
 from matplotlib.figure import Figure
 
 import lth
 from lth import criteria, lottery, masks, models, plot, results, train
-from lth.lab import runner
-from lth.lab.build import networks, tasks
-from lth.lab.build.ranking import GRASP_TEMPERATURE
-from lth.lab.config import Data, Experiment, Model, Prune
-from lth.lab.config.presets import PRESETS
-from lth.masks import schedules
-from lth.train import TrainState
+from lth.lab.config import Data, Experiment, Model
+from lth.lottery import recipe as recipes
 
-RESULTS = Path(__file__).parent / "results"
 DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 1e-3, 5e-4, 2e-4, 1e-4)
-ROUNDS = 100  # of SynFlow
-TRAINED = ("synflow", "snip", "grasp", "magnitude", "random")  # in part B
 CONTROLS = ("shuffle", "reinit", "invert")
+VGG = Experiment(
+    data=Data(name="cifar10", pixels="standard"),
+    model=Model(name="vgg16", width=0.25, initialiser="kaiming_normal"),
+    batch_size=100,  # 10 for each class, as in the code of Tanaka et al.
+)
+NETWORK = models.from_linen(models.VGG(depth=16, width=0.25), (32, 32, 3))
+EARLY = {"at": "early", "scope": "global", "rates": ""}
+CRITERIA = {  # of both parts, and how they differ from the defaults
+    "synflow": {"criterion": "synflow", "rounds": 100},
+    "snip": {"criterion": "snip"},
+    "snip, batch statistics": {"criterion": "snip", "mode": "training"},  # of A alone
+    **{name: {"criterion": name} for name in ("grasp", "magnitude", "random")},
+}
+DENSE = {"run": "B snip", "level": 0}
+LEFT = "VGG-16 before training: lines end where a layer is lost"
+RIGHT = "LeNet-300-100 trained; dashed: shuffled within layers"
+TRAINED = [name for name in CRITERIA if "," not in name]  # in part B
 
 
-@dataclass(frozen=True)
-class Flags:
-    """Where things are, and how much to run."""
+def untrained(flags: study.Flags, prune: dict) -> lottery.Recipe:
+    """Make the recipe of part A: networks pruned as they are drawn."""
+    prune = {**EARLY, **prune, "densities": DENSITIES}
+    recipe = vgg(flags, prune=prune, levels=flags.levels or len(DENSITIES))
 
-    data_dir: Path | None = None
-    runs: Path = Path("runs")
-    out: Path = RESULTS
-    width: float = 0.25
-    """Of VGG-16, in part A."""
-    seeds: int = 3
-    """Networks of part A."""
-    densities: tuple[float, ...] = DENSITIES
-    """Of part A."""
-    steps: int = 1200
-    """Iterations of part B; 0: leave it out."""
-    replicates: int = 4
-    """Of part B."""
+    def stay(state, mask, n, order):
+        sums = {"loss": np.zeros(len(order)), "diverged": [train.NEVER] * len(order)}
+        return state._replace(step=state.step + n), sums
+
+    return recipe._replace(train=stay, stops=(1,))
 
 
-def main() -> None:
-    flags = tyro.cli(Flags)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    task, network = vgg(flags)
-    found = pd.DataFrame(collapse(task, network, flags))
-    found.round(8).to_csv(flags.out / "criteria_at_init.csv", index=False)
-    print(emptied(found), flush=True)
-    if not flags.steps:
-        return
-    table = trained(flags)
-    results.summary(table).round(5).to_csv(
-        flags.out / "criteria_at_init_trained.csv", index=False
+def vgg(flags: study.Flags, **settings) -> lottery.Recipe:
+    """Make a recipe of VGG-16, nothing of which is measured but by probes."""
+    settings["replicates"] = min(flags.replicates, 3)
+    recipe = lth.build(VGG, data_dir=flags.data_dir, **settings)
+
+    def measure(state):
+        return dict.fromkeys(("loss", "accuracy"), np.zeros(len(state.step)))
+
+    return recipe._replace(measures={"validation": measure, "test": measure})
+
+
+def averages(flags: study.Flags) -> lottery.Recipe:
+    """Make the recipe whose averages see 1 batch early and 20 late, weights at rest."""
+    optimizer = {"name": "sgd", "learning_rate": 1e-30}
+    still = {"optimizer": optimizer, "rewind": {"to": "1it"}, "steps": "20it"}
+    return vgg(flags, levels=0, **still)
+
+
+def trained(prune: dict) -> tuple[str, dict]:
+    """Name part B: LeNet-300-100 pruned at initialisation, then trained."""
+    prune = {**EARLY, **prune, "densities": (0.2, 0.05, 0.02, 0.005)}
+    settings = {"prune": prune, "levels": 4, "controls": CONTROLS}
+    return "lenet-mnist-fast", settings | {"steps": "1200it", "eval_every": "300it"}
+
+
+CELLS: dict[str, Any] = {
+    f"A {n}": partial(untrained, prune=p) for n, p in CRITERIA.items()
+}
+CELLS["A averages"] = averages
+CELLS |= {f"B {n}": trained(CRITERIA[n]) for n in TRAINED}
+
+
+def layers(recipe, early, ticket) -> dict[str, np.ndarray]:
+    """Measure the least density of a layer, and count layers without a weight."""
+    left = np.array(list(jax.vmap(masks.densities)(ticket.mask).values()))
+    return {"least": left.min(0), "empty": (left == 0).sum(0)}
+
+
+def apart(network: models.Model, state: train.TrainState) -> jax.Array:
+    """Return how far the sums of SynFlow's scores in layers are apart: ratio less 1."""
+    inputs = state.params, state.stats, jnp.ones((1, 32, 32, 3))
+    scores = criteria.synflow(network.apply, *inputs)
+    sums = jnp.array([jnp.sum(s) for s in jax.tree.leaves(scores) if s.ndim > 1])
+    return sums.max() / sums.min() - 1
+
+
+def sums(recipe, early, ticket) -> dict[str, jax.Array]:
+    """Measure the layer sums before batch norm has seen data, and after batches."""
+    if recipe.rewind_to != 1:
+        return {}
+    states = {0: recipes.drawn(recipe), 1: early, 20: ticket.state}
+    program = jax.jit(jax.vmap(partial(apart, NETWORK)))
+    return {f"after_{n}": program(s._replace(opt_state=())) for n, s in states.items()}
+
+
+def claims(table: pd.DataFrame) -> str:
+    """Write who loses layers, and controls less the masks they control."""
+    empty = table[(table["metric"] == "empty") & table["run"].str.startswith("A ")]
+    lost = empty.pivot_table("value", empty["density"].round(4), "run", sort=False)
+    equal = (
+        table[table["split"] == "sums"].groupby("metric")["value"].agg(["min", "max"])
     )
-    print(verdict(table))
-    figure = Figure(figsize=(10.5, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_least(found, left)
-    draw_trained(table, right)
-    figure.savefig(flags.out / "criteria_at_init.png", dpi=90)
-
-
-def vgg(flags: Flags) -> tuple[tasks.Task, models.Model]:
-    """CIFAR-10 with VGG-16, and VGG-16 that takes inputs as they come."""
-    e = Experiment(
-        data=Data(name="cifar10", pixels="standard"),
-        model=Model(name="vgg16", width=flags.width, initialiser="kaiming_normal"),
-        batch_size=100,  # 10 for each class, as in the code of Tanaka et al.
+    rows = []
+    for level in range(1, 1 + table.loc[table["run"] == "B snip", "level"].max()):
+        for name in TRAINED:
+            where = {"run": f"B {name}", "level": level}
+            row = {"ticket": results.mean(table, where)}
+            row |= {
+                c: results.gap(table, {**where, "variant": c}, where) for c in CONTROLS
+            }
+            row = {column: results.around(*pair) for column, pair in row.items()}
+            rows.append({"level": level, "criterion": name, **row})
+    dense = results.around(*results.mean(table, DENSE))
+    return (
+        f"layers without a weight:\n{lost.round(1).to_string()}\nlayer sums apart:\n"
+        f"{equal.to_string()}\ndense {dense}\n{results.text(pd.DataFrame(rows))}"
     )
-    task = tasks.load(e, flags.data_dir)
-    return task, networks.network(e.model, task.examples)
 
 
-def collapse(task: tasks.Task, network: models.Model, flags: Flags):
-    """A row for each seed, criterion and density: what is left of the layers."""
-    scorers = make_scorers(task, network)
-    conserved = make_conservation(task, network)
-    (examples, _), *_ = task.blocks(jax.random.key(0), 0, 1)
-    for seed in range(flags.seeds):
-        init, order, noise = jax.random.split(jax.random.key(seed), 3)
-        params, stats = jax.jit(task.model.init)(init)
-        mask = masks.ones(params)
-        state = TrainState(jnp.int32(0), params, stats, None)
-        batch = task.sample(order, jnp.int32(0), examples)
-        apart = ", ".join(f"{x:.1e}" for x in conserved(state, batch))
-        print(
-            f"seed {seed}: layer sums differ by {apart} after 0, 1, 20 batches",
-            flush=True,
-        )
-        for name, scorer in scorers.items():
-            score = functools.partial(scorer, batch=batch, key=noise)
-            found = prune(score, state, mask, flags.densities, once=name != "synflow")
-            for density, ticket in found:
-                left = [float(d) for d in masks.densities(ticket).values()]
-                yield {
-                    "width": flags.width,
-                    "criterion": name,
-                    "density": density,
-                    "seed": seed,
-                    "least": min(left),
-                    "empty": sum(d == 0 for d in left),
-                }
-
-
-def make_scorers(task: tasks.Task, network: models.Model) -> dict[str, Callable]:
-    """`score(state, mask, batch, key)` of each criterion, compiled."""
-
-    def evaluated(state):
-        def loss(params, batch):
-            return jnp.mean(task.measure(params, state.stats, batch)["loss"])
-
-        return loss
-
-    def normalised(state):  # by the statistics of the batch itself
-        def loss(params, batch):
-            return task.loss(params, state.stats, batch, jax.random.key(0))[0]
-
-        return loss
-
-    def cooled(state):
-        def apply(*args):
-            outputs, stats = task.model.apply(*args)
-            return outputs / GRASP_TEMPERATURE, stats
-
-        measure = train.classification(apply)[1]
-        return lambda p, batch: jnp.mean(measure(p, state.stats, batch)["loss"])
-
-    def flow(state, mask, batch, key):
-        params = masks.apply(state.params, mask)
-        ones = jnp.ones((1, *task.examples.shape))
-        return criteria.synflow(network.apply, params, state.stats, ones)
-
-    def asking(criterion, make_loss):
-        def score(state, mask, batch, key):
-            one = jax.tree.map(lambda x: x[None], batch)
-            return criterion(make_loss(state), state.params, mask, one)
-
-        return score
-
-    scorers = {
-        "synflow": flow,
-        "snip": asking(criteria.snip, evaluated),
-        "snip, batch statistics": asking(criteria.snip, normalised),
-        "grasp": asking(criteria.grasp, cooled),
-        "magnitude": lambda state, mask, batch, key: criteria.magnitude(state.params),
-        "random": lambda state, mask, batch, key: criteria.random(state.params, key),
-    }
-    return {name: jax.jit(function) for name, function in scorers.items()}
-
-
-def prune(score: Callable, state: TrainState, mask: masks.Mask, densities, once: bool):
-    """Yields (density, mask): in one shot, or each in ROUNDS rounds."""
-    if once:  # the scores are of the dense network, whatever the density
-        known = score(state, mask)
-        score = lambda state, mask: known  # noqa: E731
-    keep = jax.jit(masks.keep_top)
-    for density in densities:
-        rounds = [density] if once else schedules.exponential(density, ROUNDS)
-        yield (
-            density,
-            lottery.prune_untrained(state, mask, rounds, score=score, keep=keep),
-        )
-
-
-def make_layer_sums(network: models.Model, shape: tuple[int, ...]) -> Callable:
-    """`sums(params, stats)`, the total of SynFlow's scores in each prunable layer."""
-
-    @jax.jit
-    def sums(params, stats):
-        ones = jnp.ones((1, *shape))
-        scores = criteria.synflow(network.apply, params, stats, ones)
-        leaves = jax.tree_util.tree_leaves_with_path(scores)
-        return [jnp.sum(s) for p, s in leaves if masks.is_kernel(masks.name(p), s)]
-
-    return lambda params, stats: np.array(sums(params, stats))
-
-
-def make_conservation(task: tasks.Task, network: models.Model) -> Callable:
-    """`conserved(state, batch)`: how far the sums of SynFlow's scores are apart.
-
-    That is the largest over the smallest, less 1, before batch norm has seen data, and
-    after its averages have seen the batch once and twenty times.
-    """
-    sums = make_layer_sums(network, task.examples.shape)
-
-    @jax.jit
-    def seen(params, stats, image):
-        return task.model.apply(params, stats, image, True, jax.random.key(0))[1]
-
-    def conserved(state, batch):
-        stats, apart = state.stats, []
-        for batches in (0, 1, 19):
-            for _ in range(batches):
-                stats = seen(state.params, stats, batch.inputs)
-            found = sums(state.params, stats)
-            apart.append(float(found.max() / found.min() - 1))
-        return apart
-
-    return conserved
-
-
-def emptied(found: pd.DataFrame) -> str:
-    """Layers without a weight, and the least density of a layer, means over seeds."""
-    lines = ["layers without a weight; least density of a layer, in % (mean of seeds)"]
-    names = list(found["criterion"].unique())
-    lines.append(f"{'density':>8} " + " ".join(f"{name[:14]:>15}" for name in names))
-    for density, group in found.groupby("density", sort=False):
-        by = group.groupby("criterion")[["empty", "least"]].mean()
-        cells = [f"{by['empty'][n]:.1f} {100 * by['least'][n]:8.2g}" for n in names]
-        lines.append(f"{density:8.2%} " + " ".join(f"{cell:>15}" for cell in cells))
-    return "\n".join(lines)
-
-
-def trained(flags: Flags) -> pd.DataFrame:
-    """Part B: the table of every criterion's run, under the name of the criterion."""
-    base = PRESETS["lenet-mnist-fast"].experiment
-    tables = []
-    for criterion in TRAINED:
-        chosen = replace(
-            base,
-            prune=Prune(
-                criterion=criterion,  # type: ignore[arg-type]
-                at="early",
-                rounds=ROUNDS if criterion == "synflow" else 1,
-                scope="global",
-                densities="0.2,0.05,0.02,0.005",
-            ),
-            steps=f"{flags.steps}it",
-            eval_every=f"{flags.steps // 4}it",
-            levels=4,
-            replicates=flags.replicates,
-            controls=",".join(CONTROLS),
-        )
-        outcome = runner.run(chosen, f"at-init-{criterion}", flags.runs, flags.data_dir)
-        print(f"{criterion}: {outcome.seconds:.0f} s", flush=True)
-        tables.append(lth.open_run(outcome.path).table.assign(run=criterion))
-    return pd.concat(tables, ignore_index=True)
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """Test accuracy at the end, and controls less the masks they control, in points."""
-    final = results.final(table).set_index(["run", "level", "variant", "replicate"])
-    accuracy: Any = 100 * final["value"].sort_index()
-    dense, half = results.interval(accuracy.loc["synflow", 0, results.TICKET])
-    lines = [
-        f"dense: {dense:.2f} ± {half:.2f} %; test accuracy at the end in %, and each "
-        "control less the ticket in the same replicate",
-        f"{'density':>8} {'criterion':10} {'ticket':>14} "
-        + " ".join(f"{name:>15}" for name in CONTROLS),
-    ]
-    density: Any = final["density"].groupby(["level"]).mean()
-    for level in sorted(set(density.index) - {0}):
-        for run in TRAINED:
-            ticket = accuracy.loc[run, level, results.TICKET]
-            gaps = [accuracy.loc[run, level, name] - ticket for name in CONTROLS]
-            cells = [f"{m:+.2f} ± {h:.2f}" for m, h in map(results.interval, gaps)]
-            mean, half = results.interval(ticket)
-            lines.append(
-                f"{density[level]:8.2%} {run:10} {f'{mean:.2f} ± {half:.2f}':>14} "
-                + " ".join(f"{cell:>15}" for cell in cells)
-            )
-    return "\n".join(lines)
-
-
-def draw_least(found: pd.DataFrame, axes: Axes) -> None:
-    """The least density of a layer against that of all; a line ends at a layer lost."""
-    for name, color in zip(found["criterion"].unique(), plot.COLORS, strict=True):
-        rows = found[found["criterion"] == name].groupby("density")["least"].min()
-        alive = rows[rows > 0]
-        axes.plot(100 * alive.index, 100 * alive, "o-", ms=3, color=color, label=name)
-    axes.set(ylabel="least density of a layer (%)", yscale="log")
-    axes.set_title("before training, VGG-16: lines end where a layer is lost", size=9)
-    axes.legend(frameon=False, fontsize="x-small")
-    plot.density_axis(axes)
-
-
-def draw_trained(table: pd.DataFrame, axes: Axes) -> None:
-    """Test accuracy after training: the masks, and their shuffles dashed."""
-    summary = results.summary(table)
-    # The colours of the left side, where SNIP comes twice.
-    chosen = [*plot.COLORS[:2], *plot.COLORS[3:]]
-    colors = dict(zip(TRAINED, chosen, strict=True))
-    for run, variant in itertools.product(TRAINED, (results.TICKET, "shuffle")):
-        rows = summary[(summary["run"] == run) & (summary["variant"] == variant)]
-        rows = rows[rows["level"] > 0]
-        axes.errorbar(
-            100 * rows["density"],
-            100 * rows["accuracy"],
-            100 * rows["accuracy_ci"],
-            fmt="o-" if variant == results.TICKET else "o--",
-            ms=3,
-            lw=1,
-            color=colors[run],
-            label=run if variant == results.TICKET else None,
-        )
-    dense = summary.loc[summary["level"] == 0, "accuracy"].mean()
-    axes.axhline(100 * dense, color="0.5", lw=0.8, ls=":")
-    axes.set(ylabel="test accuracy (%)")
-    axes.set_title("trained, LeNet-300-100; dashed: shuffled within layers", size=9)
-    axes.legend(frameon=False, fontsize="x-small")
-    plot.density_axis(axes)
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw the least density of a layer before training, and accuracy after it."""
+    drawn = Figure(figsize=(10.5, 3.9), layout="constrained")
+    left, right = drawn.subplots(1, 2)
+    found = study.summary(table[table["level"] > 0])
+    least = table[table["metric"] == "least"].groupby(["run", "level"])["value"].min()
+    for name, color in zip(CRITERIA, plot.COLORS, strict=True):
+        rows = found[found["run"] == f"A {name}"]
+        y = 100 * least[f"A {name}"].loc[rows["level"]].where(lambda y: y > 0)
+        left.plot(100 * rows["density"], y, "o-", ms=3, color=color, label=name)
+        for variant, line in (("ticket", "-"), ("shuffle", "--")):
+            rows = found[(found["run"] == f"B {name}") & (found["variant"] == variant)]
+            x, y, half = (100 * rows[["density", "accuracy", "accuracy_ci"]]).values.T
+            right.errorbar(x, y, half, ls=line, color=color)
+    right.axhline(results.mean(table, DENSE)[0], color="0.5", lw=0.8, ls=":")
+    for axes in (left, right):
+        plot.density_axis(axes)
+    left.legend(frameon=False, fontsize="x-small")
+    left.set(ylabel="least density of a layer (%)", yscale="log", title=LEFT)
+    right.set(ylabel="test accuracy (%)", title=RIGHT)
+    return drawn
 
 
 if __name__ == "__main__":
-    main()
+    probes = {"layers": layers, "sums": sums}
+    study.main(CELLS, claims, figure, "criteria_at_init", probes=probes)

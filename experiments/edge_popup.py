@@ -54,6 +54,7 @@ from matplotlib.figure import Figure
 
 import lth
 from lth import data, lottery, masks, models, plot, results, train
+from lth.lottery import recipe as recipes
 from lth.supermask import search
 
 KEPT = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -118,8 +119,8 @@ def searched(find: Callable, flags: Flags) -> lottery.Recipe:
         return mask, masks.apply(params, mask)
 
     def first(recipe, watch):
-        init = recipe.init(lottery.keys(recipe.replicates, lottery.recipe.INIT))
-        keys = lottery.keys(recipe.replicates, lottery.recipe.LEARN)
+        init = recipe.init(lottery.keys(recipe.replicates, recipes.INIT))
+        keys = lottery.keys(recipe.replicates, recipes.LEARN)
         mask, params = recipe.each(found)(init.params, recipe.mask, keys)
 
         def no_steps(state, mask, n):

@@ -46,6 +46,7 @@ digits. Pruning that starts from a learned mask ends as well as from the dense n
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import optax
@@ -95,7 +96,7 @@ def popped(flags, density: float = 0.5, densities=()) -> lth.lottery.Recipe:
 def moved(flags, density: float) -> lth.lottery.Recipe:
     ramp = flags.steps // 10, 7 * flags.steps // 10, 20
     learn = supermask.movement(MODEL, schedules.cubic(1 - density, *ramp))
-    rates = {"weights": optax.adam(1.2e-3), "gates": optax.adam(1e-2)}
+    rates: Any = {"weights": optax.adam(1.2e-3), "gates": optax.adam(1e-2)}
     tx = optax.partition(rates, supermask.Gated("weights", "gates"))
     return made(flags, (), learn, tx)
 
@@ -105,7 +106,7 @@ def rounds(density: float, begin: float = 1.0) -> list[float]:
     return [begin * (density / begin) ** (i / ROUNDS) for i in range(1, ROUNDS + 1)]
 
 
-CELLS = {
+EACH = {
     **{("edge-popup", d): partial(popped, density=d) for d in DENSITIES},
     **{("movement", d): partial(moved, density=d) for d in DENSITIES},
     **{(PRUNED, d): partial(made, densities=rounds(d)) for d in DENSITIES},
@@ -114,7 +115,9 @@ CELLS = {
         for d in DENSITIES[1:]
     },
 }
-CELLS = {f"{way}, {density:.0%}": make for (way, density), make in CELLS.items()}
+CELLS: dict[str, Any] = {
+    f"{way}, {density:.0%}": make for (way, density), make in EACH.items()
+}
 
 
 def untrained(recipe, early, ticket) -> dict[str, jax.Array]:

@@ -8,8 +8,7 @@ tested here:
 1. tickets match or beat the dense network's test accuracy down to a few percent of the
    weights (the paper: down to 3.6 %);
 2. the same masks with fresh initial weights, and masks shuffled within layers, fall
-behind
-   as density falls;
+   behind as density falls;
 3. tickets reach their lowest validation loss sooner than the dense network (at 21 % of
    the weights, say) and sooner than the controls.
 
@@ -31,10 +30,13 @@ replicates; accuracy on test at the step of the lowest validation loss, in point
 
 The dense network: 98.06 % at step 6280. All three claims hold: tickets match it down to
 3.6 %, and learn sooner than it down to 4.5 %. (The runs trained five replicates in one
-`vmap`; experiments now train two at a time on a CPU, which may round differently.)
+`vmap`; experiments now train two at a time on a CPU, which may round differently. Of
+these, levels 0 to 3 were trained again, n = 5: 97.91, 97.94, 98.06 and 98.08 % at the
+end, against 97.80 ± 0.33, 97.89 ± 0.27, 97.91 ± 0.24 and 98.12 ± 0.14.)
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import study
@@ -57,8 +59,9 @@ class Flags(study.Flags):
 def claims(table: pd.DataFrame) -> str:
     """Write differences within replicates at early stopping, and how soon that is."""
     stops = results.stopped(table)
-    means = results.early_stop(table).groupby(["variant", "level"])
-    means = means[["accuracy", "density", "step"]].mean()
+    grouped = results.early_stop(table).groupby(["variant", "level"])
+    # Any: the type stubs of pandas do not follow an index of two levels.
+    means: Any = grouped[["accuracy", "density", "step"]].mean()
     dense = means.loc[("ticket", 0)]
     rows = []
     for level in (n for n in LEVELS if ("ticket", n) in means.index):

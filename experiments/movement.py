@@ -8,8 +8,10 @@ fine-tuned, movement beats magnitude at 3 to 15 % of the weights kept, hard and 
 
 LeNet-300-100, pre-trained on 10 000 of MNIST's digits 0 to 4; then, with a new head
 that is not pruned, 1 000 iterations of 32 on 500 of the digits 5 to 9. 5 replicates,
-which share pre-trained weights, examples and batches across methods. 7 minutes of one
-core's time. Writes a table and a figure to experiments/results/.
+which share pre-trained weights, head, examples and batches across methods: each
+fine-tuning is a branch of one run, stored in runs/movement, and a call that was stopped
+goes on there. 12 minutes of one core's time. A table and a figure go to
+experiments/results/.
 
 Density falls by a cubic from a tenth to seven tenths of the way, alike in each layer.
 Soft movement has a threshold instead, one for both layers, which rises from 0 to 0.1 by
@@ -17,9 +19,10 @@ the same cubic, and is charged so as to end near the density asked for. `random`
 any weights along the schedule. Adam along a cosine to 0, of the weights at two rates,
 of the scores at 0.03.
 
-What it gave (two CPU cores, jax 0.10.2, n = 5, 95 % intervals): test accuracy in % by
-magnitude, what the others gain on it in the same replicate, in points, and the density
-that soft movement reached; 100 % is fine-tuned unpruned.
+What an earlier form of this study gave, with other draws (two CPU cores, jax 0.10.2, n
+= 5, 95 % intervals): test accuracy in % by magnitude, what the others gain on it in the
+same replicate, in points, and the density that soft movement reached; 100 % is
+fine-tuned unpruned.
 
       rate  kept       magnitude           hard           soft         random  soft at
      1e-04  100%    92.12 ± 0.94
@@ -56,10 +59,8 @@ at 1e-2, 3e-2 and 1e-1 where the densities met, and up to 0.6 better with its pe
 by matrix, as it has here, than by weight.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -67,287 +68,206 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
-import tyro
+import study
 from matplotlib.figure import Figure
 
-from lth import criteria, data, dynamic, masks, models, plot, results, supermask, train
-from lth.dynamic import rules
+import lth
+from lth import data, dynamic, lottery, masks, models, plot, results, supermask, train
 from lth.masks import schedules
 
-RESULTS = Path(__file__).parent / "results"
-SCORE_RATE = 0.03
 # The rates of the weights and, for each density, what soft movement is charged with
 # to end near it.
+KEY = jax.random.key(0)  # of masks that draw nothing
 CHARGES = {
     1e-4: {0.7: 0.01, 0.5: 3, 0.3: 27, 0.15: 85, 0.1: 140, 0.05: 250, 0.03: 380},
     1e-3: {0.7: 0.01, 0.5: 3, 0.3: 12, 0.15: 32, 0.1: 48, 0.05: 82, 0.03: 115},
 }
+METHODS = "magnitude", "hard", "soft", "random"
+SCORE_RATE, BATCH, CLASSES = 0.03, 32, 5
+NETWORK = models.from_linen(models.MLP(classes=CLASSES), (28, 28, 1))
+MODEL = models.standardized(NETWORK, 0.0, 255.0)
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(study.Flags):
     """Where things are, and how much to run."""
 
-    data_dir: Path | None = None
-    out: Path = RESULTS
-    steps: int = 1000
-    few: int = 500
-    """Examples of the digits 5 to 9 to fine-tune on."""
     replicates: int = 5
+    steps: int = 1000
+    few: int = 500  # examples of the digits 5 to 9 to fine-tune on
 
 
-class Method(NamedTuple):
-    """What is trained, and the pruned network that a state of it holds."""
+class Case(NamedTuple):
+    """A fine-tuning: by which method, at which rate, to which density."""
 
-    model: models.Model
-    loss: train.Loss
-    tx: optax.GradientTransformation
-    found: Callable[[train.TrainState], tuple[masks.Params, masks.Mask]]
+    method: str
+    rate: float
+    density: float = 1.0
 
 
-class Setting(NamedTuple):
-    """What all methods share; they are given it, a density and a charge."""
-
-    model: models.Model  # starts from pre-trained weights
-    rate: Any
-    steps: int
-    key: jax.Array
-
-    @property
-    def tx(self) -> optax.GradientTransformation:
-        decay = optax.cosine_decay_schedule(1.0, self.steps)
-        return optax.adam(lambda step: self.rate * decay(step))
-
-    def cubic(self, sparsity: float, frequency: int) -> schedules.Schedule:
-        begin, end = self.steps // 10, self.steps * 7 // 10
-        return schedules.cubic(sparsity, begin, end, frequency)
+CASES = [Case("unpruned", rate) for rate in CHARGES]
+CASES += [Case(m, r, d) for m in METHODS for r in CHARGES for d in CHARGES[r]]
+NAMES = {c: f"{c.method} {c.density:.0%} at {c.rate:g}" for c in CASES}
 
 
 def body(path: str, leaf: jax.Array) -> bool:
-    """The kernels that were pre-trained; the head is new."""
+    """Tell the kernels that were pre-trained from the head, which is new."""
     return masks.is_kernel(path, leaf) and not path.startswith("output")
 
 
-def dense(s: Setting, density: float, charge: Any) -> Method:
-    def found(state):
-        return state.params, masks.ones(state.params, body)
+def made(case: Case, steps: int, model: models.Model, key=None) -> tuple:
+    """Return model, optimizer and loss of a case, and what mask a state of it holds."""
+    falling = partial(optax.cosine_decay_schedule, decay_steps=steps)
+    ends = steps // 10, steps * 7 // 10
+    tx, (loss, _) = optax.adam(falling(case.rate)), train.classification(model.apply)
+    if case.method == "unpruned":
+        return model, tx, loss, lambda state: masks.ones(state.params, body)
+    if case.method in ("magnitude", "random"):
+        ramp = schedules.cubic(1 - case.density, *ends, 10)
+        keep = partial(masks.keep_top, scope="layer")
 
-    return Method(s.model, train.classification(s.model.apply)[0], s.tx, found)
+        def at_random(step, params, mask, grads, key):
+            density = schedules.in_force(ramp, step)
+            return keep(masks.uniform(mask, key), mask, density)
 
-
-def gradual(s: Setting, density: float, scores: Callable) -> Method:
-    keep = partial(masks.keep_top, scope="layer")
-    rule = rules.gradual(s.cubic(1 - density, 10), s.steps, scores, keep)
-
-    def found(state):
-        return state.params, dynamic.state_of(state.opt_state).mask
-
-    loss, _ = train.classification(s.model.apply)
-    return Method(s.model, loss, dynamic.sparsify(s.tx, rule, body), found)
-
-
-def magnitude(s: Setting, density: float, charge: Any) -> Method:
-    return gradual(s, density, criteria.magnitude)
-
-
-def at_random(s: Setting, density: float, charge: Any) -> Method:
-    return gradual(s, density, lambda params: criteria.random(params, s.key))
-
-
-def moved(s: Setting, learned: supermask.Supermask, loss: train.Loss) -> Method:
-    """Weights at the rate of the setting, scores at their own."""
-
-    def at_score_rate(updates, params):
-        ratio = SCORE_RATE / s.rate
-        gates = jax.tree.map(lambda u: ratio * u, updates.gates)
-        return updates._replace(gates=gates)
-
-    def found(state):
-        mask = learned.choose(state.params, state.stats, s.key)
-        return learned.weights(state.params, state.stats, mask), mask
-
-    tx = optax.chain(s.tx, optax.stateless(at_score_rate))
-    return Method(learned.model, loss, tx, found)
-
-
-def hard(s: Setting, density: float, charge: Any) -> Method:
-    learned = supermask.movement(s.model, s.cubic(1 - density, 1), prunable=body)
-    return moved(s, learned, train.classification(learned.model.apply)[0])
-
-
-def soft(s: Setting, density: float, charge: Any) -> Method:
-    threshold = s.cubic(0.1, 1)
-    learned = supermask.movement_soft(s.model, threshold, by_matrix=True, prunable=body)
+        rule = dynamic.gradual(ramp, steps, keep=keep)
+        if case.method == "random":
+            rule = rule._replace(update=at_random)
+        tx = dynamic.sparsify(tx, rule, body, key)
+        return model, tx, loss, lambda state: dynamic.state_of(state.opt_state).mask
+    if case.method == "hard":
+        ramp = schedules.cubic(1 - case.density, *ends, 1)
+        learned = supermask.movement(model, ramp, prunable=body)
+    else:
+        soft = partial(supermask.movement_soft, by_matrix=True, prunable=body)
+        learned = soft(model, schedules.cubic(0.1, *ends, 1))
     loss, _ = train.classification(learned.model.apply)
-    return moved(s, learned, supermask.penalised(loss, learned, charge))
+    if case.method == "soft":
+        loss = supermask.penalised(loss, learned, CHARGES[case.rate][case.density])
+    rates: Any = {"weights": tx, "gates": optax.adam(falling(SCORE_RATE))}
+    tx = optax.partition(rates, supermask.Gated("weights", "gates"))
+    return learned.model, tx, loss, lambda s: learned.choose(s.params, s.stats, KEY)
 
 
-METHODS: dict[str, Callable[[Setting, float, Any], Method]] = {
-    "magnitude": magnitude,
-    "hard": hard,
-    "soft": soft,
-    "random": at_random,
-}
-
-
-def main() -> None:
-    flags = tyro.cli(Flags)
-    splits = data.load("mnist", flags.data_dir, 5000, 0)
-    module = models.from_linen(models.MLP(widths=(300, 100), classes=5), (28, 28, 1))
-    model = models.standardized(module, 0.0, 255.0)
-    table = pd.DataFrame(measured(model, splits, flags))
-    found = summary(table)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    found.round(5).to_csv(flags.out / "movement.csv", index=False)
-    print(verdict(found))
-    drawn(found).savefig(flags.out / "movement.png", dpi=90)
-
-
-def measured(model: models.Model, splits: data.Splits, flags: Flags):
-    """A row for each rate, density, method and replicate."""
-    keys = jax.random.split(jax.random.key(0), flags.replicates)
-    known = pretrained(model, data.only_classes(splits.train, range(5)), keys)
-    others = data.only_classes(splits.train, range(5, 10))
-    drawn = [
-        data.subsample(others, flags.few, i, balanced=True)
-        for i in range(flags.replicates)
-    ]
-    few = jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *drawn)
-    test = jax.device_put(data.only_classes(splits.test, range(5, 10)))
-    densities = next(iter(CHARGES.values()))
-    for density, method, name in [
-        (1.0, dense, "dense"),
-        *((d, m, name) for name, m in METHODS.items() for d in densities),
-    ]:
-        program = make_program(model, method, density, flags)
-        for rate, charges in CHARGES.items():
-            charge = charges.get(density, 0.0)
-            accuracy, kept = program(known, few, keys, test, rate, charge)
-            print(
-                f"{name} {density:.0%} at {rate:g}: {np.mean(accuracy):.2f} %, "
-                f"{np.mean(kept):.1%} kept",
-                flush=True,
-            )
-            for i in range(flags.replicates):
-                row = {"rate": rate, "target": density, "method": name, "replicate": i}
-                yield row | {"density": float(kept[i]), "accuracy": float(accuracy[i])}
-
-
-def pretrained(model: models.Model, source: data.Dataset, keys: jax.Array) -> Any:
-    """The weights of each replicate after nine epochs of 10 000 of the digits 0-4."""
-    source = jax.device_put(data.subsample(source, 10000, 0))
-    tx, (loss, _) = optax.adam(1.2e-3), train.classification(model.apply)
-    step = train.make_train(loss, data.make_sample(60, 10000), tx)
-
-    @jax.jit
-    def run(keys, source):
-        def one(key):
-            state = train.init_state(model.init, tx, key)
-            mask = masks.unmasked(state.params)
-            return step(state, mask, source, key, 1500)[0].params
-
-        return jax.lax.map(one, keys)
-
-    return run(keys, source)
-
-
-def make_program(model: models.Model, method: Callable, density: float, flags: Flags):
-    """All replicates: test accuracy in % and the density reached, each [replicates].
-
-    `program(known, few, keys, test, rate, charge)`, compiled once for all rates.
-    """
-    sample = data.make_sample(32, flags.few)
-    evaluate = train.make_evaluate(train.classification(model.apply)[1])
-
-    @jax.jit
-    def program(known, few, keys, test, rate, charge):
-        def replicate(given):
-            weights, learned, key = given
-            new, order, noise = jax.random.split(jax.random.fold_in(key, 1), 3)
-
-            def init(key):
-                fresh, stats = model.init(key)
-                return {**weights, "output": fresh["output"]}, stats
-
-            setting = Setting(model._replace(init=init), rate, flags.steps, noise)
-            m = method(setting, density, charge)
-            state = train.init_state(m.model.init, m.tx, new)
-            step = train.make_train(m.loss, sample, m.tx)
-            nothing = masks.unmasked(state.params)
-            state, _ = step(state, nothing, learned, order, flags.steps)
-            params, mask = m.found(state)
-            accuracy = evaluate(params, {}, test)["accuracy"]
-            return 100 * accuracy, masks.density(mask)
-
-        return jax.lax.map(replicate, (known, few, keys))
-
-    return program
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Means and 95 % half-widths; `gain` is over magnitude in the same replicate."""
-    found = []
-    unit = ["rate", "target", "method"]
-    accuracy: Any = table.set_index([*unit, "replicate"]).sort_index()["accuracy"]
-    for (rate, target, method), rows in table.groupby(unit, sort=False):
-        row = {"rate": rate, "target": target, "method": method, "n": len(rows)}
-        row["density"], row["density_ci"] = results.interval(rows["density"])
-        row["accuracy"], row["accuracy_ci"] = results.interval(rows["accuracy"])
-        if method not in ("dense", "magnitude"):
-            gain = accuracy[rate, target, method] - accuracy[rate, target, "magnitude"]
-            row["gain"], row["gain_ci"] = results.interval(gain)
-        found.append(row)
-    return pd.DataFrame(found)
-
-
-def verdict(found: pd.DataFrame) -> str:
-    """The table for reading: accuracy by magnitude, and what the others gain on it."""
-    lines = [f"{'rate':>6} {'kept':>5} " + "".join(f"{m:>15}" for m in METHODS)]
-    lines[0] += "  soft at"
-    for rate, density in [(r, d) for r in CHARGES for d in (1.0, *CHARGES[r])]:
-        rows = found[(found["rate"] == rate) & (found["target"] == density)]
-        line = f"{rate:6.0e} {density:5.0%} "
-        for row in rows.to_dict("records"):
-            if row["method"] in ("dense", "magnitude"):
-                cell = f"{row['accuracy']:.2f} ± {row['accuracy_ci']:.2f}"
-            else:
-                cell = f"{row['gain']:+.2f} ± {row['gain_ci']:.2f}"
-            line += f"{cell:>15}"
-        reached = rows.loc[rows["method"] == "soft", "density"]
-        lines.append(line + "".join(f"{share:9.1%}" for share in reached))
-    return "\n".join(lines)
-
-
-def drawn(found: pd.DataFrame) -> Figure:
-    """Accuracy against the density reached, a panel for each rate of the weights."""
-    figure = Figure(figsize=(9.5, 3.9), layout="constrained")
-    panels = figure.subplots(1, len(CHARGES), sharey=True)
-    for rate, axes in zip(CHARGES, panels, strict=True):
-        for name, color in zip(METHODS, [*plot.COLORS[:3], "0.5"], strict=True):
-            rows = found[(found["method"] == name) & (found["rate"] == rate)]
-            rows = rows.sort_values("density")
-            axes.errorbar(
-                100 * rows["density"],
-                rows["accuracy"],
-                rows["accuracy_ci"],
-                fmt="o-",
-                ms=3,
-                lw=1,
-                color=color,
-                label=name,
-            )
-        whole = found[(found["method"] == "dense") & (found["rate"] == rate)]
-        axes.axhline(whole["accuracy"].iloc[0], color="0.5", lw=0.8, ls=":")
-        axes.set_title(f"weights at rate {rate:g}", size=10)
-        plot.density_axis(axes)
-    panels[0].set(ylabel="test accuracy on the digits 5 to 9 (%)", ylim=(80, 95))
-    panels[0].legend(frameon=False, fontsize="small", loc="lower left")
-    n = found["n"].max()
-    figure.suptitle(
-        f"LeNet-300-100, pre-trained on the digits 0 to 4, n = {n}", size=11
+@lru_cache(maxsize=2)
+def digits(data_dir, first: int) -> data.Splits:
+    """Read five digits of MNIST; of the first five 10 000 to learn from."""
+    every = data.load("mnist", data_dir, 5000, 0)
+    learned, *others = (data.only_classes(s, range(first, first + 5)) for s in every)
+    return data.Splits(
+        learned if first else data.subsample(learned, 10_000, 0), *others
     )
-    return figure
 
+
+def make_sample(targets: np.ndarray, few: int):
+    """Draw batches of a few examples, as many of each class, which the key chooses."""
+    size = int(np.bincount(targets).min())
+    listed = jnp.stack([np.flatnonzero(targets == c)[:size] for c in range(CLASSES)])
+    first = jnp.arange(few // CLASSES, dtype=jnp.uint32)
+
+    def sample(key, step, whole):
+        keys = jax.random.split(key, CLASSES)
+        own = jax.vmap(lambda k, of: of[data.shuffled(k, first, size)])(keys, listed)
+        places = data.make_sample(BATCH, few)(key, step, own.ravel())
+        return jax.tree.map(lambda x: x[places], whole)
+
+    return sample
+
+
+@lru_cache(maxsize=1)
+def fine_tuning(flags: Flags, case: Case) -> lottery.Recipe:
+    """Make the recipe that a case trains and is measured by."""
+    model, tx, loss, mask = made(case, flags.steps, MODEL)
+    splits = digits(flags.data_dir, CLASSES)
+    own = lth.make_recipe(
+        model, tx, loss, train.classification(model.apply)[1], splits,
+        batch_size=BATCH, steps=flags.steps, densities=(), eval_every=flags.steps,
+        replicates=flags.replicates,
+        sample=make_sample(np.asarray(splits.train.targets), flags.few),
+    )  # fmt: skip
+    reached = jax.jit(jax.vmap(lambda state: {"density": masks.density(mask(state))}))
+
+    def unmasked(state, mask, n, order):
+        return own.train(state, masks.unmasked(state.params), n, order)
+
+    return own._replace(train=unmasked, measures={**own.measures, "reached": reached})
+
+
+def branch(flags: Flags, case: Case) -> lottery.Branch:
+    """Fine-tune a pre-trained network under a new head."""
+
+    def start(early, ticket, key):
+        # A head as it was drawn, and its units in another order: what has been trained
+        # fits that order. It is the same in all branches of a replicate.
+        mix = partial(jax.random.permutation, jax.random.key(1))
+        head = jax.tree.map(mix, early.params["output"])
+        params = {**ticket.state.params, "output": head}
+        known = MODEL._replace(init=lambda key: (params, {}))
+        model, tx, *_ = made(case, flags.steps, known, key)
+        return train.init_state(model.init, tx, key), ticket.mask
+
+    settings = {**case._asdict(), "steps": flags.steps, "few": flags.few}
+    changed = lambda recipe: fine_tuning(flags, case)  # noqa: E731
+    return lottery.Branch(start, NAMES[case], changed=changed, settings=settings)
+
+
+def pretrained(flags: Flags) -> lottery.Recipe:
+    """Make the recipe of nine epochs on the digits 0 to 4, and what hangs off it."""
+    recipe = lth.make_recipe(
+        MODEL, optax.adam(1.2e-3), *train.classification(MODEL.apply),
+        digits(flags.data_dir, 0), batch_size=60, steps=1500, densities=(),
+        replicates=flags.replicates, eval_every=1500, prunable=body,
+        branches={NAMES[case]: branch(flags, case) for case in CASES},
+    )  # fmt: skip
+    # Said so, a dense network has its branches at level 0.
+    return recipe._replace(first=lottery.trained_dense)
+
+
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per case: density and accuracy in %, gains on magnitude."""
+    rows = []
+    for case in CASES:
+        of = table[table["variant"] == NAMES[case]]
+        row = {**case._asdict(), "n": of["replicate"].nunique()}
+        for column, split, metric in (
+            ("reached", "reached", "density"),
+            ("accuracy", "test", "accuracy"),
+        ):
+            values = 100 * results.final(of, split, metric)["value"]
+            row[column], row[f"{column}_ci"] = results.interval(values)
+        if case.method in METHODS[1:]:
+            pair = (NAMES[c] for c in (case, case._replace(method="magnitude")))
+            both = ({"variant": name} for name in pair)
+            row["gain"], row["gain_ci"] = results.gap(table, *both)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def claims(table: pd.DataFrame) -> str:
+    """Write what each case ends with, and gains on magnitude."""
+    return results.text(
+        ends(table).sort_values(["rate", "density"], ascending=[True, False])
+    )
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw accuracy against the density reached, a panel for each rate."""
+    drawn, found = Figure(figsize=(9.5, 3.9), layout="constrained"), ends(table)
+    for i, (rate, of) in enumerate(found.groupby("rate"), 1):
+        title = f"weights at rate {rate:g}, n = {of['n'].max()}"
+        axes = drawn.add_subplot(1, len(CHARGES), i, title=title, ylim=(80, 95))
+        for name, color in zip(METHODS, [*plot.COLORS[:3], "0.5"], strict=True):
+            rows = of[of["method"] == name].sort_values("reached")
+            line = rows[["reached", "accuracy", "accuracy_ci"]].to_numpy().T
+            axes.errorbar(*line, fmt="o-", ms=3, lw=1, color=color, label=name)
+        axes.axhline(of["accuracy"].iloc[0], color="0.5", lw=0.8, ls=":")
+        plot.density_axis(axes)
+        axes.legend(frameon=False, fontsize="small", loc="lower left")
+    drawn.axes[0].set_ylabel("test accuracy on the digits 5 to 9 (%)")
+    return drawn
+
+
+CELLS = {"pretrained": pretrained}
 
 if __name__ == "__main__":
-    main()
+    study.main(CELLS, claims, figure, "movement", flags=Flags)

@@ -51,7 +51,7 @@ def measured(cells: Mapping[str, Any], flags: Flags, folder: Path, probes=()):
     changes: dict[str, Any] = {"replicates": flags.replicates}
     changes |= {"levels": flags.levels} if flags.levels is not None else {}
     changes |= {"steps": f"{flags.steps}it"} if flags.steps else {}
-    due = {
+    due: dict[str, Any] = {
         name: partial(cell, flags) if callable(cell) else (cell[0], cell[1] | changes)
         for name, cell in cells.items()
     }
@@ -68,7 +68,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     unit, found = ["run", "variant", "level"], results.summary(table)
     probed = table[~table["split"].isin(["train", "validation", "test", "mask"])]
     for (split, metric), rows in probed.groupby(["split", "metric"], sort=False):
-        means = rows.groupby(unit)["value"].agg(results.interval).apply(pd.Series)
+        pairs: Any = rows.groupby(unit)["value"].agg(results.interval)
+        means = pairs.apply(pd.Series)
         means.columns = [f"{split}_{metric}", f"{split}_{metric}_ci"]
         found = found.merge(means.reset_index(), "left", unit)
     return found

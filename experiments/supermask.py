@@ -39,6 +39,7 @@ Untrained networks under masks that training found rather than learning reach 91
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import pandas as pd
@@ -46,6 +47,7 @@ import study
 from matplotlib.figure import Figure
 
 from lth import lottery, masks, plot, results
+from lth.lottery import recipe as recipes
 
 SGD = {"name": "sgd", "momentum": 0.9, "cosine": True}
 LENGTH = {"steps": 10_000, "eval_every": 1000}
@@ -87,7 +89,7 @@ def untrained(recipe, early, ticket) -> dict[str, jax.Array]:
     """Measure what no training has touched: the network, and a mask such as scores
     begin with, a random one.
     """
-    keys = lottery.keys(recipe.replicates, lottery.recipe.SHUFFLE)
+    keys = lottery.keys(recipe.replicates, recipes.SHUFFLE)
     mask = recipe.each(masks.shuffle)(ticket.mask, keys)
     start = early._replace(params=recipe.each(masks.apply)(early.params, mask))
     test = recipe.measures["test"]
@@ -104,7 +106,7 @@ def claims(table: pd.DataFrame) -> str:
     ends["rounded"] = results.final(found, metric="rounded_accuracy")
     rows = []
     for name in CELLS:
-        row = {"network": name}
+        row: dict[str, Any] = {"network": name}
         for column, values in ends.items():
             of = values.loc[values["run"] == name, "value"]
             row[column], row[f"{column}_ci"] = results.interval(100 * of)

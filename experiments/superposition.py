@@ -14,12 +14,15 @@ task, masks chosen every 3. The paper keeps the scores above 0, trains at 1e-4 a
 2500 tasks. A batch of test inputs has one task, and the task is inferred from all of
 the batch. The control is one network with trained weights (Adam, 1.2e-3) that meets the
 tasks one after the other. Inputs, tasks, frozen weights and scores differ by replicate.
-14 minutes of processor time, 23 on a busy machine. Writes a table and a figure to
-experiments/results/.
+A task is a level of a run: its ticket has the scores, from which its mask follows.
+14 minutes of processor time, 23 on a busy machine. What is learned is stored in
+runs/superposition, and a call that was stopped goes on there with the next task; a
+table and a figure go to experiments/results/.
 
-What it gave (two CPU cores, jax 0.10.2, n = 5, 95 % intervals): test accuracy in %
-where the task is given, which no later task changed by one example; how often the task
-is found from 1, 16 and 128 inputs, and the accuracy with the task found from 128.
+What an earlier form of this study gave, with other draws (two CPU cores, jax 0.10.2, n
+= 5, 95 % intervals): test accuracy in % where the task is given, which no later task
+changed by one example; how often the task is found from 1, 16 and 128 inputs, and the
+accuracy with the task found from 128.
 
                      given          algorithm    1 in   16 in  128 in  accuracy
     permuted, 20 tasks
@@ -47,347 +50,237 @@ It takes gentle training, too. Permuted, 100 outputs, n = 3, one-shot from one i
 faster than the right one: presumably by what all share, keeping unused outputs silent.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
+import study
 import tyro
 from matplotlib.figure import Figure
 
+import lth
 from lth import data, masks, models, plot, results, supermask, train
 from lth.supermask import superposition
 
-RESULTS = Path(__file__).parent / "results"
-WIDTHS = (300, 100)
-BATCH = 128
-SIZES = (1, 16, 128)  # of the batches whose task is inferred
-ALGORITHMS = {"one_shot": superposition.one_shot, "binary": superposition.binary}
-CASES = [("permuted", 10), ("permuted", 100), ("split", 2), ("split", 100)]
-CLASSES = {"permuted": 10, "split": 2}
-UNIT = ["problem", "outputs", "network", "tasks", "algorithm", "batch", "metric"]
+SIZES = (1, 16, 128)  # of batches whose task is inferred
+FINDERS = {"one_shot": superposition.one_shot, "binary": superposition.binary}
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(study.Flags):
     """Where things are, and how much to run."""
 
-    data_dir: Path | None = None
-    out: Path = RESULTS
-    steps: int = 600
-    """Batches that a task is learned from."""
-    tasks: int = 20
-    """Of permuted MNIST."""
     replicates: int = 5
-    batches: int = 50
-    """Batches of each task and size whose task is inferred, if there are so many."""
-    rate: float = 1e-3
-    """Learning rate of scores."""
+    steps: int = 600  # batches that a task is learned from
+    tasks: int = 20  # of permuted MNIST
+    batches: int = 50  # of each task and size, whose task is inferred
+    rate: float = 1e-3  # learning rate of scores
 
 
-class Task(NamedTuple):
-    """What makes a task of MNIST: arrays, so that one program learns all of them."""
+class Own(NamedTuple):
+    """What a replicate knows beside its weights."""
 
-    examples: jax.Array  # [m], places in the training set
-    tests: jax.Array  # [n], places in the test set, in an order of its own
-    pixels: jax.Array  # [784], the order in which pixels are read
-    first: jax.Array  # [], the digit whose label is 0
+    pixels: jax.Array  # [t, 784]: the order in which each task reads them
+    task: jax.Array  # []: which is learned
 
-
-def permuted(splits: data.Splits, count: int, seed: int) -> Task:
-    """Tasks [count, ...] of all ten digits, each with its own order of pixels."""
-    random = np.random.RandomState(seed)
-    whole, test = len(splits.train.targets), len(splits.test.targets)
-    examples = np.tile(np.arange(whole), (count, 1))
-    tests = np.stack([random.permutation(test) for _ in range(count)])
-    pixels = np.stack([random.permutation(784) for _ in range(count)])
-    return Task(*map(jnp.asarray, (examples, tests, pixels, np.zeros(count, int))))
+    @property
+    def inner(self):  # as the stats of a supermask have it
+        return self
 
 
-def split(splits: data.Splits, count: int, seed: int) -> Task:
-    """Tasks [5, ...] of two digits each, all of the size of the smallest."""
-    random = np.random.RandomState(seed)
-
-    def pairs(label):
-        places = [random.permutation(np.flatnonzero(label // 2 == i)) for i in range(5)]
-        return np.stack([p[: min(map(len, places))] for p in places])
-
-    examples, tests = (
-        pairs(np.asarray(s.targets)) for s in (splits.train, splits.test)
-    )
-    pixels = np.tile(np.arange(784), (5, 1))
-    return Task(*map(jnp.asarray, (examples, tests, pixels, 2 * np.arange(5))))
+def mine(x: jax.Array, task: jax.Array) -> jax.Array:
+    """Return what a task has of [n, tasks, ...], or of [n, 1, ...] that all share."""
+    return x[:, jnp.minimum(task, x.shape[1] - 1)]
 
 
-PROBLEMS: dict[str, Callable[..., Task]] = {"permuted": permuted, "split": split}
+def examples(flags: Flags, pairs: bool) -> data.Splits:
+    """Read MNIST, [n, 1, 784]; of pairs of digits an example has one of each, five."""
+
+    def of(part):
+        label = part.targets
+        each = [label // 2 == i for i in range(5)] if pairs else [label >= 0]
+        places = [np.flatnonzero(these) for these in each]
+        table = np.stack([p[: min(map(len, places))] for p in places], 1)
+        targets = label[table] % 2 if pairs else label[table]
+        return data.Dataset(part.inputs.reshape(-1, 784)[table], targets)
+
+    return data.Splits(*map(of, data.load("mnist", flags.data_dir, 5000, 0)))
 
 
-def seen(whole: data.Dataset, task: Task, places: jax.Array) -> data.Dataset:
-    """Examples of MNIST as a task has them."""
-    image = whole.inputs[places].reshape(len(places), -1)
-    return data.Dataset(image[:, task.pixels], whole.targets[places] - task.first)
+def network(outputs: int, tasks: int, pairs: bool, initialiser: str) -> models.Model:
+    """Make a network that reads images as the task of its stats does."""
+    module = models.MLP(classes=outputs, initialiser=initialiser)
+    inner = models.standardized(models.from_linen(module, (784,)), 33.3, 78.6)
+
+    def init(key):
+        keys = jax.random.split(jax.random.fold_in(key, 1), tasks)
+        orders = jax.vmap(lambda k: jax.random.permutation(k, 784))(keys)
+        pixels = jnp.tile(jnp.arange(784), (tasks, 1)) if pairs else orders
+        return inner.init(key)[0], Own(pixels, jnp.int32(0))
+
+    def apply(params, own, inputs, train, key):
+        image = mine(inputs, own.task)[:, own.pixels[own.task]]
+        return inner.apply(params, {}, image, train, key)[0], own
+
+    return models.Model(init, apply)
 
 
-def make_accuracy(model: models.Model):
-    """`accuracy(params, stats, test, task)`: on the whole test set of a task."""
-    _, measure = train.classification(model.apply)
-    evaluate = train.make_evaluate(measure)
+def in_turn(flags: Flags, problem: str, outputs: int, frozen: bool = True):
+    """Make a recipe that learns a task at each level: a mask, or weights trained on."""
+    tasks = flags.tasks if problem == "permuted" else 5
+    kind = "signed_constant" if frozen else "glorot_normal"
+    model = network(outputs, tasks, problem == "split", kind)
+    tx = optax.adam(1.2e-3)
+    if frozen:
+        model = supermask.edge_popup(model, 0.5, every=3).model
+        tx = optax.rmsprop(optax.cosine_decay_schedule(flags.rate, flags.steps))
+    loss_of, measure_of = train.classification(model.apply)
 
-    def accuracy(params, stats, test, task):
-        return evaluate(params, stats, seen(test, task, task.tests))["accuracy"]
+    def labelled(batch, stats):
+        return batch._replace(targets=mine(batch.targets, stats.inner.task))
 
-    return accuracy
+    def loss(params, stats, batch, key):
+        return loss_of(params, stats, labelled(batch, stats), key)
 
+    def measure(params, stats, batch):
+        def on(stats):
+            return measure_of(params, stats, labelled(batch, stats))
 
-def make_step(model: models.Model, tx: Any, examples: int):
-    """Training whose data are (all of MNIST, a task)."""
-    loss, _ = train.classification(model.apply)
-    draw = data.make_sample(BATCH, examples)
+        found, every = on(stats), jnp.arange(tasks)
+        if frozen:
+            return found
+        hits = jax.lax.map(
+            lambda task: on(stats._replace(task=task))["accuracy"], every
+        )
+        share = (every <= stats.task) / (stats.task + 1)
+        return {**found, "seen": jnp.tensordot(share, hits, 1)}
 
-    def sample(key, step, data):
-        whole, task = data
-        return seen(whole, task, draw(key, step, task.examples))
+    recipe = lth.make_recipe(
+        model, tx, loss, measure, examples(flags, problem == "split"), batch_size=128,
+        steps=flags.steps, eval_every=flags.steps, replicates=flags.replicates,
+        densities=[1.0] * (tasks - 1), prunable=lambda path, leaf: True,
+    )  # fmt: skip
 
-    return train.make_train(loss, sample, tx)
+    def next_task(early, late, key):
+        own = late.stats.inner._replace(task=late.stats.inner.task + 1)
+        if not frozen:
+            return late._replace(step=early.step, stats=own)
+        new = train.init_state(model.init, tx, key)  # its scores, over the same weights
+        stats = new.stats._replace(weights=early.stats.weights, inner=own)
+        return new._replace(stats=stats)
 
-
-def network(outputs: int, initialiser: str) -> models.Model:
-    module = models.MLP(widths=WIDTHS, classes=outputs, initialiser=initialiser)
-    return models.standardized(models.from_linen(module, (784,)), 33.3, 78.6)
-
-
-def make_learn(learned: supermask.Supermask, flags: Flags, examples: int):
-    """`learn(key, keys, tasks, splits)`: masks [t, ...] and accuracies [t].
-
-    The weights are those that `key` draws, for all tasks; scores start by `keys`.
-    """
-    tx = optax.rmsprop(optax.cosine_decay_schedule(flags.rate, flags.steps))
-    step, accuracy = (
-        make_step(learned.model, tx, examples),
-        make_accuracy(learned.model),
-    )
-
-    @jax.jit
-    def learn(key, keys, tasks, splits):
-        early = train.init_state(learned.model.init, tx, key)
-
-        def one(each):
-            own, task = each
-            scores, order = jax.random.split(own)
-            start = early._replace(params=learned.model.init(scores)[0])
-            nothing = masks.unmasked(start.params)
-            state, _ = step(start, nothing, (splits.train, task), order, flags.steps)
-            mask = learned.choose(state.params, state.stats, own)
-            return mask, accuracy(state.params, state.stats, splits.test, task)
-
-        return jax.lax.map(one, (keys, tasks))
-
-    return learn
+    return recipe._replace(rewind=recipe.each(next_task))
 
 
-def make_sequential(outputs: int, flags: Flags, examples: int):
-    """`run(key, keys, tasks, splits)`: accuracies [t, t], of each after each task."""
-    model, tx = network(outputs, "glorot_normal"), optax.adam(1.2e-3)
-    step, accuracy = make_step(model, tx, examples), make_accuracy(model)
-
-    @jax.jit
-    def run(key, keys, tasks, splits):
-        state = train.init_state(model.init, tx, key)
-        nothing = masks.unmasked(state.params)
-
-        def one(state, each):
-            own, task = each
-            state, _ = step(state, nothing, (splits.train, task), own, flags.steps)
-
-            def of(other):
-                return accuracy(state.params, state.stats, splits.test, other)
-
-            return state, jax.lax.map(of, tasks)
-
-        return jax.lax.scan(one, state, (keys, tasks))[1]
-
-    return run
+MASKS = ("permuted", 10), ("permuted", 100), ("split", 2), ("split", 100)
+CELLS = {f"{p}, {n} outputs": partial(in_turn, problem=p, outputs=n) for p, n in MASKS}
+CELLS |= {
+    f"{p}, trained in turn": partial(in_turn, problem=p, outputs=n, frozen=False)
+    for p, n in MASKS[::2]
+}
 
 
-def make_under(model: models.Model):
-    """`under(weights, stacked, tasks, test)`: accuracies [t], the task given."""
-    accuracy = make_accuracy(model)
+def inferred(flags: Flags, run, recipe, early, ticket) -> dict[str, jax.Array]:
+    """Measure all masks over the frozen weights, with the task given and inferred."""
 
-    @jax.jit
-    def under(weights, stacked, tasks, test):
-        def one(each):
-            mask, task = each
-            return accuracy(masks.apply(weights, mask), {}, test, task)
+    def top(scores):
+        return masks.keep_top(scores, jax.tree.map(jnp.isfinite, scores), 0.5, "layer")
 
-        return jax.lax.map(one, (stacked, tasks))
+    levels = [jax.vmap(top)(run.ticket(n).params) for n in run.levels]
+    stacked = jax.tree.map(lambda *m: jnp.stack(m, 1), *levels)
+    outputs = early.stats.weights["output"]["bias"].shape[-1]
+    test = jax.tree.map(jnp.asarray, examples(flags, "split" in run.name).test)
+    apply = network(outputs, 1, True, "signed_constant").apply
 
-    return under
+    def on(task, weights, stacked, own):
+        def logits(params, inputs):
+            return apply(params, own._replace(task=task), inputs, False, None)[0]
 
+        def hits(number, batch):
+            params = masks.apply(weights, jax.tree.map(lambda m: m[number], stacked))
+            right = logits(params, batch.inputs).argmax(-1)
+            return jnp.mean(right == mine(batch.targets, task))
 
-def make_infer(algorithm: Callable, model: models.Model, size: int, batches: int):
-    """`infer(weights, stacked, tasks, test)`: right tasks and labels, [t, batches]."""
+        def guess(find, batch):
+            number = find(logits, weights, stacked, batch.inputs)
+            return number == task, hits(number, batch)
 
-    def outputs(params, inputs):
-        return model.apply(params, {}, inputs, False, None)[0]
+        found = {"after all": hits(task, test)}
+        for size in SIZES:
+            count = min(len(test.targets) // size, flags.batches)
+            parts = [x[: count * size].reshape(count, size, *x.shape[1:]) for x in test]
+            for name, find in FINDERS.items():
+                of = partial(guess, find)
+                each = jax.lax.map(of, data.Dataset(*parts), batch_size=25)
+                found[f"{name} {size}"], found[f"{name} {size}, accuracy"] = each
+        return jax.tree.map(lambda x: 100 * jnp.mean(x), found)
 
-    @jax.jit
-    def infer(weights, stacked, tasks, test):
-        def of(each):
-            number, task = each
+    def one(*own):
+        found = jax.lax.map(lambda task: on(task, *own), jnp.arange(len(levels)))
+        return jax.tree.map(jnp.mean, found)
 
-            def one(places):
-                batch = seen(test, task, places)
-                guess = algorithm(outputs, weights, stacked, batch.inputs)
-                params = masks.apply(weights, jax.tree.map(lambda m: m[guess], stacked))
-                hits = outputs(params, batch.inputs).argmax(-1) == batch.targets
-                return guess == number, jnp.mean(hits)
-
-            count = min(len(task.tests) // size, batches)
-            places = task.tests[: count * size].reshape(count, size)
-            return jax.lax.map(one, places, batch_size=25)
-
-        return jax.lax.map(of, (jnp.arange(len(tasks.first)), tasks))
-
-    return infer
-
-
-def packed(stacked: masks.Mask) -> list[np.ndarray]:
-    """Masks as they are stored: a bit a weight, kernel by kernel, [t, bytes]."""
-    leaves = jax.tree.leaves(stacked)
-    return [np.packbits(np.asarray(m).reshape(len(m), -1), axis=1) for m in leaves]
+    return recipe.each(one)(early.stats.weights, stacked, early.stats.inner)
 
 
-def unpacked(stored: list[np.ndarray], like: masks.Mask) -> masks.Mask:
-    leaves, structure = jax.tree.flatten(like)
-    bits = [
-        np.unpackbits(s, axis=1, count=m[0].size).astype(bool).reshape(m.shape)
-        for s, m in zip(stored, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, bits)
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what each cell has after all its tasks, in %: means and intervals."""
+    unit = ["run", "replicate"]
+    last = results.final(table, metric="seen").sort_values("level").groupby(unit)
+    right = results.final(table, metric="accuracy").groupby(unit)["value"].mean()
+    trained = {"right after": 100 * right, "after all": 100 * last["value"].last()}
+    of_masks = table[table["split"] == "masks"].pivot_table("value", unit, "metric")
+    wide = pd.DataFrame(trained).combine_first(of_masks)
+    long = wide.melt(var_name="metric", ignore_index=False).dropna()
+    found = long.groupby(["run", "metric"])["value"].agg(results.interval)
+    return found.apply(pd.Series).set_axis(["value", "value_ci"], axis=1).reset_index()
 
 
-def study(problem: str, outputs: int, splits: data.Splits, flags: Flags):
-    """Rows of what masks over one frozen network do, of every replicate."""
-    model = network(outputs, "signed_constant")
-    learned = supermask.edge_popup(model, 0.5, every=3)
-    sets = [PROBLEMS[problem](splits, flags.tasks, r) for r in range(flags.replicates)]
-    learn = make_learn(learned, flags, sets[0].examples.shape[1])
-    under = make_under(model)
-    infer = {
-        (name, size): make_infer(algorithm, model, size, flags.batches)
-        for name, algorithm in ALGORITHMS.items()
-        for size in SIZES
-    }
-    for replicate, tasks in enumerate(sets):
-        key, *keys = jax.random.split(jax.random.key(replicate), 1 + len(tasks.first))
-        found, right_after = learn(key, jnp.stack(keys), tasks, splits)
-        stored = packed(found)
-        # What is left of the learning: a key to draw the weights with, and bits.
-        weights, stacked = model.init(key)[0], unpacked(stored, found)
-        after_all = np.asarray(under(weights, stacked, tasks, splits.test))
-        right_after = np.asarray(right_after)
-        row = {"problem": problem, "outputs": outputs, "network": "supermasks"}
-        row |= {"replicate": replicate, "tasks": len(tasks.first)}
-        for metric, value in {
-            "right after": right_after.mean(),
-            "after all": after_all.mean(),
-            "largest change": np.abs(after_all - right_after).max(),
-            "bytes per task": sum(s[0].nbytes for s in stored),
-        }.items():
-            yield {**row, "metric": metric, "value": float(value)}
-        for (name, batch), function in infer.items():
-            values = function(weights, stacked, tasks, splits.test)
-            for metric, value in zip(("task", "accuracy"), values, strict=True):
-                at = {"algorithm": name, "batch": batch, "metric": metric}
-                yield {**row, **at, "value": float(value.mean())}
-        for count in range(1, len(after_all) + 1):
-            value = float(after_all[:count].mean())
-            yield {**row, "tasks": count, "metric": "seen", "value": value}
+def claims(table: pd.DataFrame) -> str:
+    """Write accuracies with the task given, and how often it is found, in %."""
+    return results.text(ends(table))
 
 
-def control(problem: str, splits: data.Splits, flags: Flags):
-    """Rows of one network with trained weights that meets the tasks in turn."""
-    outputs = CLASSES[problem]
-    sets = [PROBLEMS[problem](splits, flags.tasks, r) for r in range(flags.replicates)]
-    run = make_sequential(outputs, flags, sets[0].examples.shape[1])
-    params, _ = network(outputs, "glorot_normal").init(jax.random.key(0))
-    for replicate, tasks in enumerate(sets):
-        key, *keys = jax.random.split(jax.random.key(replicate), 1 + len(tasks.first))
-        found = np.asarray(run(key, jnp.stack(keys), tasks, splits))
-        row = {"problem": problem, "outputs": outputs, "network": "trained in turn"}
-        row |= {"replicate": replicate, "tasks": len(found)}
-        for metric, value in {
-            "right after": found.diagonal().mean(),
-            "after all": found[-1].mean(),
-            "bytes": sum(w.nbytes for w in jax.tree.leaves(params)),
-        }.items():
-            yield {**row, "metric": metric, "value": float(value)}
-        for count in range(1, len(found) + 1):
-            value = float(found[count - 1, :count].mean())
-            yield {**row, "tasks": count, "metric": "seen", "value": value}
-
-
-def summarised(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Mean, 95 % half-width and number of replicates of every value."""
-    found = []
-    for unit, group in pd.DataFrame(rows).groupby(UNIT, sort=False, dropna=False):
-        mean, half = results.interval(group["value"])
-        new = {"n": len(group), "mean": mean, "ci": half}
-        found.append(dict(zip(UNIT, unit, strict=True)) | new)
-    table = pd.DataFrame(found).round(5)
-    return table.astype({"batch": "Int64"})
-
-
-def drawn(table: pd.DataFrame) -> Figure:
-    """What is remembered of permuted MNIST, and how often the task is inferred."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    left, *others = figure.subplots(1, 3)
-    of = (table["metric"] == "seen") & (table["problem"] == "permuted")
-    lines = table[of].groupby(["network", "outputs"], sort=False)
-    for color, (unit, rows) in zip(plot.COLORS, lines, strict=False):
-        label = f"{unit[0]}, {unit[1]} outputs"
-        values = 100 * rows["mean"]
-        left.plot(rows["tasks"], values, "o-", ms=3, color=color, label=label)
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw what is remembered of the tasks so far, and how often one is inferred."""
+    drawn = Figure(figsize=(11, 3.6), layout="constrained")
+    left, *others = drawn.subplots(1, 3)
+    found = ends(table).set_index(["run", "metric"])["value"]
+    for color, cell in zip([*plot.COLORS[:4], "0.2", "0.6"], CELLS, strict=True):
+        of, masked = table[table["run"] == cell], "trained" not in cell
+        rows = results.final(of, metric="accuracy" if masked else "seen")
+        line = 100 * rows.groupby("level")["value"].mean()
+        line = line.expanding().mean() if masked else line
+        left.plot(line.index + 1, line, "o-", ms=3, color=color, label=cell)
+        styles = {"one_shot": "o-", "binary": "s--"} if masked else {}
+        for name, style in styles.items():
+            values = [found.get((cell, f"{name} {size}")) for size in SIZES]
+            axes = others[cell.startswith("split")]
+            axes.semilogx(SIZES, values, style, color=color, label=f"{cell}, {name}")
     left.set(xlabel="tasks learned", ylabel="mean test accuracy over them (%)")
-    left.set(title="permuted MNIST, the task given", ylim=(0, 104))
-    for ax, problem in zip(others, PROBLEMS, strict=True):
-        of = (table["metric"] == "task") & (table["problem"] == problem)
-        lines = table[of].groupby(["outputs", "algorithm"], sort=False)
-        for i, ((outputs, name), rows) in enumerate(lines):
-            x = rows["batch"].astype(int) * 1.08 ** (i - 1.5)  # side by side
-            style = {"fmt": ("o-", "s--")[i % 2], "color": plot.COLORS[i // 2]}
-            style |= {"capsize": 2, "ms": 4, "label": f"{outputs} outputs, {name}"}
-            ax.errorbar(x, 100 * rows["mean"], yerr=100 * rows["ci"], **style)
-        chance = 100 / table.loc[of, "tasks"].iloc[0]
-        ax.axhline(chance, color="0.5", lw=0.8, ls=":", zorder=0)
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(SIZES, [str(size) for size in SIZES])
-        ax.set(xlabel="test inputs in a batch", ylim=(0, 104))
-        ax.set(ylabel="batches whose task is found (%)", title=f"{problem} MNIST")
-    for ax in (left, *others):
-        ax.legend(frameon=False, fontsize="x-small")
-    return figure
+    for axes in (left, *others):
+        axes.set_ylim(0, 104)
+        axes.legend(frameon=False, fontsize="x-small")
+    others[0].set(xlabel="test inputs in a batch", ylabel="tasks found (%)")
+    return drawn
 
 
 def main() -> None:
-    flags = tyro.cli(Flags)
-    splits = jax.device_put(data.load("mnist", flags.data_dir, 5000, 0))
-    rows: list[dict[str, Any]] = []
-    parts = [study(*case, splits, flags) for case in CASES]
-    for part in [*parts, *(control(problem, splits, flags) for problem in PROBLEMS)]:
-        for row in part:
-            rows.append(row)
-            if row["metric"] != "seen":
-                print(*(v for v in row.values() if v is not None), flush=True)
+    flags, name = tyro.cli(Flags), "superposition"
+    tables = [study.measured(CELLS, flags, flags.runs / name)]
+    for cell in list(CELLS)[: len(MASKS)]:
+        run = lth.open_run(flags.runs / name / cell, CELLS[cell](flags))
+        probe, last = partial(inferred, flags, run), [max(run.levels)]
+        tables.append(run.measure("masks", probe, last).assign(run=cell))
+    table = pd.concat(tables, ignore_index=True)
     flags.out.mkdir(parents=True, exist_ok=True)
-    table = summarised(rows)
-    table.to_csv(flags.out / "superposition.csv", index=False)
-    drawn(table).savefig(flags.out / "superposition.png", dpi=80)
+    ends(table).round(5).to_csv(flags.out / f"{name}.csv", index=False)
+    figure(table).savefig(flags.out / f"{name}.png", dpi=80)
+    print(claims(table))
 
 
 if __name__ == "__main__":

@@ -95,6 +95,9 @@ def test_odd_fields(run, field, odd, capsys):
     del content[field]
     (run / "config.json").write_text(json.dumps(content))
     args = ["--runs", str(run.parent), "--quiet"]
+    if field == "work":  # it is counted once the trunk is trained
+        assert main.command(["run", "digits", *FAST, *args]) == 0
+        return
     assert main.command(["run", "digits", *FAST, *args]) == 5
     assert f"config.json is damaged: {field}" in capsys.readouterr().err
 

@@ -47,7 +47,7 @@ data.name data.validation model.name model.initialiser model.compute optimizer.n
 optimizer.learning_rate optimizer.weight_decay optimizer.warmup optimizer.cosine
 learn.method batch_size steps eval_every levels replicates first_replicate
 prune.criterion prune.at prune.scope prune.structure prune.exclude prune.include
-rewind.mode rewind.to data.examples
+rewind.mode rewind.to data.examples dynamic.rule
 """.split()
 
 # Of the others: a value, where it has an effect, and where it has none.
@@ -55,6 +55,8 @@ TEXT = {"data.name": "tinyshakespeare", "model.name": "transformer"}
 SGD = {"optimizer.name": "sgd"}
 ERK = {"prune.scope": "erk"}
 MASK = {"learn.method": "edge_popup", "levels": 0, "prune.scope": "global"}
+MOVING = {"levels": 0}
+NORMED = {"rewind.mode": "finetune", "model.name": "resnet20"}
 SCORES = {f"learn.optimizer.{name}": value for name, value in (("name", "sgd"),)}
 SOMETIMES = [
     ("data.split_seed", 1, {}, TEXT),
@@ -99,6 +101,27 @@ SOMETIMES = [
     ("prune.densities", "0.5,0.2", {}, {"prune.structure": "2:4"}),
     ("prune.rates", "output=.1", {"prune.scope": "layer"}, ERK),
     ("prune.mode", "training", {"prune.criterion": "snip"}, {}),
+    ("prune.pool", "max", {"prune.structure": "filter"}, {}),
+    ("prune.along", "outputs", {"prune.structure": "2:4"}, {}),
+    ("prune.surgery", "obs", {"rewind.mode": "finetune"}, {}),
+    ("prune.batches", 2, {"prune.surgery": "obs", "rewind.mode": "finetune"}, {}),
+    ("prune.reestimate", 2, NORMED, {"rewind.mode": "finetune"}),
+    ("prune.cuts", "0.1", {}, {"prune.densities": "0.5"}),
+    ("prune.rate", 0.3, {}, {"prune.cuts": "0.1"}),
+    *(
+        (f"dynamic.{name}", value, {**MOVING, "dynamic.rule": rule}, others)
+        for name, value, rule, others in (
+            ("density", 0.2, "static", MOVING | {"dynamic.rule": "soft_threshold"}),
+            ("scope", "erk", "rigl", MOVING | {"dynamic.rule": "ac_dc"}),
+            ("begin", "5it", "rigl", MOVING | {"dynamic.rule": "static"}),
+            ("end", "9it", "gradual", MOVING | {"dynamic.rule": "ac_dc"}),
+            ("every", "5it", "ac_dc", MOVING | {"dynamic.rule": "static"}),
+            ("drop", 0.2, "rigl", MOVING | {"dynamic.rule": "ac_dc"}),
+            ("backward", 0.4, "top_kast", MOVING | {"dynamic.rule": "rigl"}),
+            ("decay", 0.1, "top_kast", MOVING | {"dynamic.rule": "rigl"}),
+            ("start", -2.0, "soft_threshold", MOVING | {"dynamic.rule": "rigl"}),
+        )
+    ),
     ("rewind.moments", "drop", {"rewind.to": "5it"}, {}),
     ("rewind.moments", "drop", {"rewind.mode": "finetune"}, {**SGD, "rewind.to": "5"}),
     (
@@ -167,10 +190,9 @@ def test_what_the_table_says_of_networks_and_criteria_is_so():
         module = names.NETWORKS[name](Model(name=name), shown, "float32")
         assert hasattr(module, "norm_scale") != (name in effects.WITHOUT_NORM)
         assert hasattr(module, "widths") == (name == "mlp")
-    for name in effects.ON_DATA:
-        assert name in names.CRITERIA
+    assert set(needs.NEEDS) == set(names.CRITERIA)
     looks = {n for n, f in names.CRITERIA.items() if _looks_at_data(f)}
-    assert looks == set(effects.ON_DATA) == set(needs.needing("examples"))
+    assert looks == set(needs.needing("examples"))
 
 
 def _looks_at_data(criterion):

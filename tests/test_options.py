@@ -352,7 +352,9 @@ def test_pruned_weights_are_held_where_an_action_says():
 def test_a_network_computes_with_what_is_held():
     recipe, early, before = dense()
     _, _, _, state, mask = begun("freeze_init")
-    by = recipe.branches["freeze_init"].changed(recipe)
+    changed = recipe.branches["freeze_init"].changed
+    assert changed is not None
+    by = changed(recipe)
     whole = starts.filled(state.params, mask, state.stats.frozen)
     assert_same(whole, early.params)  # kept ones rewound, the others at their start
     held = by.measures["validation"](train.copied(state))

@@ -43,7 +43,10 @@ def examples(e):
 def test_presets_can_be_built(name):
     e = PRESETS[name].experiment
     epoch = -(-SIZES[e.data.name] // e.batch_size)
-    steps, rewind_to, stops, _ = assemble.times_of(e, epoch)
+    written = e.steps, e.eval_every, e.rewind.to, e.checkpoint_at
+    drops = e.optimizer.milestones, e.learn.optimizer.milestones
+    times = assemble.times_of(assemble.Lengths(*written), drops, e.batch_size, epoch)
+    steps, rewind_to, stops, _ = times
     assert 0 <= rewind_to < steps == stops[-1]
     model = networks.network(e.model, examples(e))
     tx = networks.optimizer(e.optimizer, epoch, steps)

@@ -171,9 +171,9 @@ def short(name: str) -> str:
     return {long: short for short, long in ALIASES.items()}.get(name, name)
 
 
-def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
-    """Run an experiment from the flags after its name, and say what it found."""
-    flags = tyro.cli(
+def parsed(preset: Preset, args: list[str], prog: str) -> RunFlags:
+    """Read the flags after the name of a preset."""
+    return tyro.cli(
         RunFlags,
         args=typed.read(args, RunFlags),
         default=RunFlags(preset.experiment),
@@ -181,6 +181,11 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
         description=f"{preset.title}. Differs from its source: {preset.differs}.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
+    """Run an experiment from the flags after its name, and say what it found."""
+    flags = parsed(preset, args, prog)
     from lth.lab import devices, front, store
     from lth.lab.build import assemble
 

@@ -238,7 +238,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints, each in words; more levels do not."""
     told = []
     for field in dict.fromkeys([*old, *new]):
-        a, b = old.get(field), new.get(field)
+        a: Any = old.get(field)
+        b: Any = new.get(field)
         if field == "densities":
             both = min(len(a), len(b))
             a, b = a[:both], b[:both]

@@ -270,7 +270,7 @@ class Run:
                 "lth.open_run(path, recipe)"
             )
         if self._recipe is None:
-            e = self.config
+            e: Any = self.config
             controls = ",".join(validate.fitting(e.prune, e.rewind, self.finds_mask))
             every = dataclasses.replace(e, controls=controls)
             built = assemble.build(every, data_dir)

@@ -278,7 +278,7 @@ def branched(
     states, under = ([pair[i] for pair in starts] for i in (0, 1))
     mask = _joined(under)
     state, metrics = _fit(changed, _joined(states), mask, _joined(orders), watch)
-    trained = [(mask, state, metrics)]
+    trained: list[Any] = [(mask, state, metrics)]
     if len(names) > 1:
         trained = _parted((mask, state, metrics), len(names), len(recipe.replicates))
     return [judged(Ticket(ticket.level, *part), ticket) for part in trained]
@@ -413,9 +413,10 @@ def _check_densities(recipe: Recipe) -> None:
 def _check_like(mask: Any, params: Any, what: str) -> None:
     """Refuse a mask that is not of the structure and shapes of the params."""
 
-    def differs(w, m):
-        fits = m is None or w.shape == m.shape
-        return None if fits else f"{m.shape} against {w.shape}"
+    def differs(w: Any, m: Any) -> str | None:
+        if m is None or w.shape == m.shape:
+            return None
+        return f"{m.shape} against {w.shape}"
 
     try:
         wrong = jax.tree.map(differs, params, mask)

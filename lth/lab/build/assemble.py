@@ -222,14 +222,14 @@ def _inverted(p: Prune, scores: Callable) -> Callable:
     return _in_precision(p, _early(p, scores, changed=criteria.inverted))
 
 
-def _early(p: Prune, scores: Callable, **changed: Callable) -> Callable:
+def _early(p: Prune, scores: Callable, **changed: Any) -> Callable:
     keep = ranking.make_keep(p)
     return lottery.make_prune_early(
         scores, keep, rounds=p.rounds, **_words(p), **changed
     )
 
 
-def _words(p: Prune) -> dict:
+def _words(p: Prune) -> dict[str, Any]:
     flows = p.criterion == "synflow" and p.precision == "float32"
     return {
         "exact": p.structure == "weight",

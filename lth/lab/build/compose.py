@@ -46,7 +46,7 @@ def make_recipe(
     rewind: Callable[[TrainState, TrainState], TrainState] = rewind.weights,
     branches: Mapping[str, Branch] | Sequence[str] = (),
     learn: Supermask | None = None,
-    learn_tx: optax.GradientTransformation | None = None,
+    learn_tx: Any = None,
     learn_by: tuple[train.Loss, Callable] | None = None,
     over: str = "replicates",
 ) -> Recipe:
@@ -206,7 +206,8 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
     evaluate = devices.spread(plan, measure, (0, 0, None))
 
     def trained(state, mask, n, order):
-        at, totals = int(np.ravel(state.step)[0]), None
+        at = int(np.ravel(state.step)[0])
+        totals: Any = None
         for block, length in task.blocks(order[0], at, at + n):
             state, sums = step(state, mask, block, order, np.int32(length))
             totals = sums if totals is None else train.add_sums(totals, sums)
@@ -214,14 +215,10 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
 
     def one_by_one(state, mask, n, order):
         """Each network by itself, for what is streamed comes in one order at a time."""
-        rows = [
-            trained(
-                *jax.tree.map(lambda x, i=i: x[i : i + 1], (state, mask)),
-                n,
-                order[i : i + 1],
-            )
-            for i in range(len(order))
-        ]
+        rows = []
+        for i in range(len(order)):
+            one: Any = jax.tree.map(lambda x, i=i: x[i : i + 1], (state, mask))
+            rows.append(trained(one[0], one[1], n, order[i : i + 1]))
         return jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
 
     def trained_each(state, mask, n, order):
@@ -344,9 +341,9 @@ def own_task(
 def _shapes_of(init: Callable, task: Task) -> TrainState:
     """The shapes of a state, once loss and measure have been tried on them."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    batch, _ = next(task.blocks(None, 0, 1))
+    batch, _ = next(task.blocks(jax.random.key(0), 0, 1))
+    what = "the model's `init`"
     try:
-        what = "the model's `init`"
         like = jax.eval_shape(init, key)
         shapes = jax.eval_shape(task.sample, key, jnp.int32(0), batch)
         what = f"the loss on a batch {_told(shapes)}"
@@ -384,7 +381,7 @@ def _told(shapes: Any) -> str:
 
 def _stamp(task: Task) -> dict[str, str]:
     """Digests of the data, and of the first batches: of their order and changes."""
-    data, _ = next(task.blocks(None, 0, 1))
+    data, _ = next(task.blocks(jax.random.key(0), 0, 1))
     key, draw = jax.random.key(0), jax.jit(task.sample)
     drawn = [draw(key, jnp.int32(step), data) for step in range(2)]
     return {"data": task.digest, "batches": checkpoint.digest(drawn)}

@@ -329,7 +329,7 @@ class Start(NamedTuple):
     init: Callable[[jax.Array], TrainState]  # of one replicate
     rewind: Rewind  # as tickets do
     rewind_to: int
-    invert: Callable | None = None  # prunes the early weights, lowest scores kept
+    invert: Any = None  # prunes the early weights, lowest scores kept
     # The recipe whose loss and measures know stats that are `lottery.Frozen`
     frozen: Callable[[Any], Any] = lambda recipe: recipe
 

@@ -27,7 +27,7 @@ ROWS = 256  # streamed images measured at a time
 class Task(NamedTuple):
     """The data of an experiment, and how its network is trained and measured on it."""
 
-    examples: Examples | None  # of data by name
+    examples: Any  # `Examples` of data by name; else None
     size: int  # training examples
     digest: str  # tells this data from other data
     model: models.Model  # takes inputs as the data holds them
