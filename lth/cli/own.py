@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib.util
 import inspect
+import json
 import re
 import sys
 import traceback
@@ -60,6 +61,11 @@ def called(make: Callable[..., Any], args: list[str], prog: str):
     )
     usual = {n: p.default for n, p in inspect.signature(make).parameters.items()}
     return result, {n: v for n, v in given.items() if not _same(v, usual[n])}
+
+
+def told(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags as JSON holds them: what it has no word for, as a path, in text."""
+    return json.loads(json.dumps(flags, default=str))
 
 
 def folder(text: str, flags: dict[str, Any], name: str) -> str:

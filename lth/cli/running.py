@@ -150,8 +150,9 @@ def _stored(args: list[str], prog: str) -> tuple[StoredFlags, Any]:
     if opened.config is not None:
         opened.recipe(flags.data_dir)
     elif source:
-        made = own.function(source)(**opened.content.get("flags", {}))
-        opened = stored.open_run(path, _checked(made, source))
+        given = opened.content.get("arguments", [])
+        made, _ = _made(own.function(source), source, given, prog)
+        opened = stored.open_run(path, made)
     else:
         raise ConfigError(
             f"{path} is a run of functions of your own: give --source FILE.py:FUNCTION"
@@ -219,11 +220,7 @@ def _run_own(source: str, args: list[str]) -> int:
         )
     else:
         flags, rest = tyro.cli(OwnFlags, args=args, prog=prog, return_unknown_args=True)
-    try:
-        recipe, given = own.called(make, rest, prog)
-    except ValueError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    recipe = _checked(recipe, source)
+    recipe, given = _made(make, source, rest, prog)
     path = flags.runs / own.folder(source, given, flags.name)
     from lth.lab import front
 
@@ -232,10 +229,19 @@ def _run_own(source: str, args: list[str]) -> int:
         return 0
 
     def start(watch):
-        facts = {"flags": given, "source": source}
+        facts = {"flags": own.told(given), "arguments": rest, "source": source}
         return front.train_own(recipe, path, about=facts, watch=watch)
 
     return _trained(start, flags.quiet, "dense")
+
+
+def _made(make: Callable, source: str, args: list[str], prog: str) -> tuple[Any, dict]:
+    """The recipe that a file's function makes, and its flags that are not usual."""
+    try:
+        recipe, given = own.called(make, args, prog)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return _checked(recipe, source), given
 
 
 def _checked(made: Any, source: str) -> Any:

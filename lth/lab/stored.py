@@ -151,12 +151,11 @@ class Run:
 
     def _changed(self) -> dict[str, Any]:
         """The settings that are not the preset's; all flags of a run of one's own."""
-        preset = presets.named(self.preset)
-        if self.config is None or preset is None:
-            return self.settings
-        changed = identity.apart(
-            *map(identity.as_dict, (self.config, preset.experiment))
-        )
+        preset, changed = presets.named(self.preset), self.settings
+        if self.config is not None and preset is not None:
+            changed = identity.apart(
+                *map(identity.as_dict, (self.config, preset.experiment))
+            )
         return {f: v for f, v in changed.items() if f not in ("levels", "replicates")}
 
     @cached_property

@@ -22,6 +22,8 @@ def changed(e: Experiment, settings: dict[str, Any]) -> Experiment:
 
 
 def _set(part: Any, path: list[str], value: Any, name: str) -> Any:
+    if not dataclasses.is_dataclass(part):
+        raise ConfigError(f"there is no setting {name!r}: {part!r} has no fields")
     hints = get_type_hints(type(part))
     field, *rest = path
     if field not in hints:

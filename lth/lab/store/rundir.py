@@ -114,7 +114,9 @@ def read_config(run: Path) -> dict[str, Any]:
     if content["format"] != FORMAT:
         newer = content["format"] > FORMAT
         way = (
-            "install a newer lth" if newer else "give it an older lth, or run it again"
+            "install a newer lth"
+            if newer
+            else "give it an older lth, or run it again in another folder"
         )
         raise StoreError(
             f"{run} was written in format {content['format']}, this lth reads format "
