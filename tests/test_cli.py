@@ -1,7 +1,9 @@
 """The command line as the person who mistypes sees it."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,8 @@ import pytest
 import lth
 from lth import results
 from lth.cli import main
-from lth.lab import store
+from lth.lab import store, stored
+from tests import own
 
 FAST = (
     "--model.widths 8 --steps 20it --eval-every 10it --levels 1 --replicates 2 "
@@ -200,6 +203,55 @@ def test_a_replicate_that_fails_exits_with_3_and_names_itself(tmp_path, capsys):
     assert (
         "replicate 1 of ticket stopped: its loss or its weights were not finite" in err
     )
+
+
+def test_a_run_of_an_older_format_is_named_as_that_and_the_others_are_listed(
+    finished, tmp_path, capsys
+):
+    runs = tmp_path / "runs"
+    shutil.copytree(finished, runs / finished.name)
+    shutil.copytree(finished, runs / "newer")
+    content = json.loads((runs / finished.name / "config.json").read_text())
+    old = {"format": 2, "id": content["id"], "preset": "digits", "config": {}}
+    (runs / finished.name / "config.json").write_text(json.dumps(old))
+    said = (
+        "was written in format 2, this lth reads format 3: give it an older lth, or "
+        "run it again in another folder"
+    )
+    with pytest.raises(store.StoreError, match=said):
+        lth.open_run(runs / finished.name)
+    before = own.hashes(runs)
+    assert main.command(["list", "--runs", str(runs)]) == 0
+    out = capsys.readouterr().out
+    assert f"  {finished.name}: {said}\n" in out
+    assert "  newer: 20" in out
+    for args in (["show"], ["report"], ["branch"], ["measure"]):
+        name = ["reinit"] if args[0] in ("branch", "measure") else []
+        assert main.command([*args, str(runs / finished.name), *name]) == 5
+        assert f"{finished.name} {said}" in capsys.readouterr().err
+    assert lth_run("--controls", "reinit", folder=runs) == 5
+    assert f"{finished.name} {said}" in capsys.readouterr().err
+    assert own.hashes(runs) == before
+
+
+def test_runs_together_are_called_by_what_differs():
+    def run(name="digits", config=None, **flags):
+        content = {"name": name, "flags": flags, "replicates": [[0]]}
+        return stored.Run(Path("runs") / f"{name}-{flags}", content, config)
+
+    a, b = run(width=3, rate=0.1), run(width=5, rate=0.1)
+    assert stored.labels([a, b]) == ["width 3", "width 5"]
+    assert stored.labels([a, run(rate=0.1)]) == ["width 3", "width none"]
+    assert stored.labels([a]) == [a.path.name]
+    c = run("mine", rate=0.2)
+    told = [
+        "digits, width 3, rate 0.1",
+        "digits, width 5, rate 0.1",
+        "mine, width none",
+    ]
+    assert stored.labels([a, b, c]) == [*told[:2], f"{told[2]}, rate 0.2"]
+    same = [run(width=3), run(width=3)]  # in two folders
+    assert stored.labels(same) == [run.path.name for run in same]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

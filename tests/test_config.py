@@ -9,7 +9,15 @@ import pytest
 from lth import data, models
 from lth.lab import config
 from lth.lab.build import names
-from lth.lab.config import ConfigError, Experiment, identity, parse, presets, validate
+from lth.lab.config import (
+    ConfigError,
+    Experiment,
+    identity,
+    parse,
+    presets,
+    settings,
+    validate,
+)
 
 STEPS = [
     ("500it", 500),
@@ -267,6 +275,53 @@ def test_settings_out_of_range_are_refused(change, message):
         experiment = replace(experiment, **{name: new})
     with pytest.raises(ConfigError, match=message):
         validate.check(experiment)
+
+
+def test_settings_are_changed_as_python_gives_them():
+    e = settings.changed(
+        presets.PRESETS["digits"].experiment,
+        {
+            "levels": 3,
+            "prune": {"rate": 0.5, "scope": "global", "rates": ()},
+            "rewind.to": 20,
+            "steps": "2ep",
+            "controls": ("reinit", "shuffle"),
+            "checkpoint_at": [0, 100],
+            "model": config.Model(widths=(30, 10)),
+            "learn": {"optimizer": {"momentum": 0.9}},
+            "learn.optimizer.cosine": True,
+            "data.classes": [3, 1],
+        },
+    )
+    assert (e.levels, e.steps, e.rewind.to) == (3, "2ep", "20")
+    assert (e.prune.rate, e.prune.scope, e.prune.rates) == (0.5, "global", "")
+    assert (e.controls, e.checkpoint_at) == ("reinit,shuffle", "0,100")
+    assert (e.model.widths, e.data.classes) == ((30, 10), (3, 1))
+    moves = {"momentum": 0.9, "cosine": True}
+    assert e.learn.optimizer == replace(Experiment().learn.optimizer, **moves)
+    assert settings.changed(e, {}) == e
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"level": 3}, "no setting 'level': perhaps levels.*Experiment has data, mod"),
+        ({"prune.rte": 0.5}, "no setting 'prune.rte': perhaps .*rate.*Prune has crit"),
+        ({"prune": {"rte": 0.5}}, "no setting 'prune.rte': perhaps .*rate"),
+        ({"xyzzy": 1}, "there is no setting 'xyzzy'; Experiment has"),
+        ({"levels": "3"}, "config.levels cannot be '3'"),
+        ({"levels": 3.5}, "config.levels cannot be 3.5"),
+        ({"levels": True}, "config.levels cannot be True"),
+        ({"steps": 2.5}, "config.steps cannot be 2.5"),
+        ({"prune.scope": "lyer"}, "config.prune.scope cannot be 'lyer'"),
+        ({"model.remat": 1}, "config.model.remat cannot be 1"),
+        ({"prune": 0.5}, "prune.* 0.5"),
+        ({"levels.rate": 1}, "no setting 'levels.rate': 12 has no fields"),
+    ],
+)
+def test_a_setting_that_is_none_or_cannot_be_so_is_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        settings.changed(Experiment(), change)
 
 
 def test_stored_configurations_are_not_trusted():

@@ -141,7 +141,7 @@ def test_runs_of_another_format_are_refused(tmp_path):
     with pytest.raises(store.StoreError, match="format 4.*install a newer lth"):
         lth.open_run(tmp_path)
     write_config(tmp_path, format=1)
-    with pytest.raises(store.StoreError, match="format 1.*an older lth.*again"):
+    with pytest.raises(store.StoreError, match="format 1.*older lth.*again in another"):
         lth.open_run(tmp_path)
     with pytest.raises(store.StoreError, match="cannot be read: Not a directory"):
         lth.open_run(tmp_path / "config.json")
