@@ -67,7 +67,6 @@ at 80 % has 75.53 by magnitude, 74.75 by RigL, 74.57 by SET, 71.34 static, 76.67
 
 import itertools
 from functools import cache, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -155,9 +154,7 @@ def sparse(flags, method: str, density: float) -> lottery.Recipe:
 
 
 EACH = list(itertools.product(DENSITIES, METHODS))
-CELLS: dict[str, Any] = {
-    f"{m} {d}": partial(sparse, method=m, density=d) for d, m in EACH
-}
+CELLS: dict = {f"{m} {d}": partial(sparse, method=m, density=d) for d, m in EACH}
 CELLS["dense"] = dense
 
 
