@@ -187,11 +187,10 @@ def claims(table: pd.DataFrame) -> str:
         row |= {n: f"{found.loc[run['run'], n]:.0%}" for n in CHANGES}
         rows.append(row)
     for both, density in itertools.product(PAIRS, DENSITIES):
-        runs = [{"run": f"{method} {density}"} for method in both]
-        gap = results.around(*results.gap(table, *runs))
-        lines.append(f"{' less '.join(both)} at {1 - density:.0%}: {gap}")
-    full = results.around(*results.mean(table, {"run": "dense"}))
-    return "\n".join([results.text(pd.DataFrame(rows)), *lines, f"dense: {full}"])
+        gap = results.gap(table, *({"run": f"{method} {density}"} for method in both))
+        lines.append(f"{' less '.join(both)}, {density:.0%}: {results.around(*gap)}")
+    lines.append("dense: " + results.around(*results.mean(table, {"run": "dense"})))
+    return "\n".join([results.text(pd.DataFrame(rows)), *lines]).replace("nan%", "    ")
 
 
 def figure(table: pd.DataFrame) -> Figure:
@@ -206,7 +205,8 @@ def figure(table: pd.DataFrame) -> Figure:
         line = "--" if name in ("AC-DC", "gradual") else "-"
         for axes, y in ((left, ends), (right, gains)):
             axes.errorbar(x, *zip(*y, strict=True), capsize=2, ls=line, label=name)
-            plot.density_axis(axes)
+    plot.density_axis(left)
+    plot.density_axis(right)
     left.axhline(results.mean(table, {"run": "dense"})[0], color="0.5", lw=0.8, ls=":")
     left.set_ylabel("test accuracy at the end (%)")
     right.set_ylabel("gain over the static mask (points)")
