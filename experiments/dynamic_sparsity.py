@@ -23,7 +23,9 @@ What it gave (two CPU cores, jax 0.10.2, n = 4, 95 % intervals): test accuracy a
 end in %, dense 97.57 ± 0.08; less that of the static mask in the same replicate, in
 points; weights grown at all updates together, in % of those kept; and how many of the
 last mask were not in the first. (By an earlier form of the study, with the same methods
-under other keys: other weights and batches.)
+under other keys: other weights and batches. Of these, four were trained again at 90 %,
+n = 4: static 93.92 ± 0.22, and more than it RigL by 1.52 ± 0.23, gradual by 3.14 ± 0.18
+and STE by 3.37 ± 0.30.)
 
     sparsity method           accuracy   less static   exchanged   new
          90% static       94.04 ± 0.34                              0%
