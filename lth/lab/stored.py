@@ -18,6 +18,7 @@ from lth.lab import config, runner, store
 from lth.lab.build import assemble, names
 from lth.lab.config import Experiment, identity, presets, validate
 from lth.lottery import Branch, Recipe, Ticket
+from lth.lottery import recipe as recipes
 
 # Numbers about a stored ticket: (recipe, early, ticket) -> {name: [r]}
 Probe = Callable[[Recipe, train.TrainState, Ticket], dict[str, jax.Array]]
@@ -336,7 +337,12 @@ class Run:
 
         Returns:
           Rows with the columns of `table`, the split being `name`.
+
+        Raises:
+          ValueError for a name that no folder can have, a probe that is not there and
+          one that does not give one number a replicate.
         """
+        recipes.check_name(name, "probe")
         probe = probe or names.PROBES.get(name)
         if probe is None:
             there = ", ".join(names.PROBES)
@@ -451,6 +457,11 @@ def _measured(run, name, replicates, ticket, numbers):
     steps = np.ravel(ticket.state.step)
     for metric, values in numbers.items():
         values = np.asarray(values)
+        if values.shape != (len(replicates),):
+            raise ValueError(
+                f"the probe {name} gives numbers [{len(replicates)}], one a replicate; "
+                f"got {metric} {list(values.shape)}"
+            )
         for i, replicate in enumerate(replicates):
             where = (run, replicate, store.TRUNK, ticket.level, float(kept[i]))
             yield (*where, int(steps[i]), name, metric, str(values[i]))

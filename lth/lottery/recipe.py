@@ -375,19 +375,19 @@ def check(recipe: Recipe) -> None:
     _check_densities(recipe)
 
 
-def check_name(name: str) -> None:
-    """Refuse a name of a branch that cannot be that of a folder.
+def check_name(name: str, what: str = "branch") -> None:
+    """Refuse a name of a branch, or of a probe, that cannot be that of a folder.
 
     Raises:
       ValueError.
     """
     if not name or not name.isprintable() or set(name) & set("/\\") or name[0] in ". ":
         raise ValueError(
-            "the name of a branch is of printable characters, begins with none of "
+            f"the name of a {what} is of printable characters, begins with none of "
             f"'. ', and has no / and no \\; got {name!r}"
         )
     if name == "ticket":
-        raise ValueError("a branch cannot be called 'ticket': the trunk is")
+        raise ValueError(f"a {what} cannot be called 'ticket': the trunk is")
 
 
 def _check_densities(recipe: Recipe) -> None:

@@ -352,7 +352,7 @@ def _shapes_of(init: Callable, task: Task) -> TrainState:
         )
         what = f"the measure on a batch {_told(shapes)}"
         measured = jax.eval_shape(task.measure, like.params, like.stats, shapes)
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError(f"{what} fails: {error}") from error
     size = _length(shapes)
     odd = {n: v.shape for n, v in measured.items() if v.shape != (size,)}
@@ -380,8 +380,12 @@ def _told(shapes: Any) -> str:
 
 
 def _stamp(task: Task) -> dict[str, str]:
-    """Digests of the data, and of the first batches: of their order and changes."""
+    """Digests of the data, and of the first batches: of their order and changes.
+
+    The shapes of a batch are told beside them: two digests do not say what differs.
+    """
     data, _ = next(task.blocks(jax.random.key(0), 0, 1))
     key, draw = jax.random.key(0), jax.jit(task.sample)
     drawn = [draw(key, jnp.int32(step), data) for step in range(2)]
-    return {"data": task.digest, "batches": checkpoint.digest(drawn)}
+    batches = {"batch": _told(drawn[0]), "batches": checkpoint.digest(drawn)}
+    return {"data": task.digest, **batches}
