@@ -77,7 +77,6 @@ all they can reach. Below 5 % magnitude has lost the first layer and predicts on
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -149,9 +148,7 @@ def trained(prune: dict) -> tuple[str, dict]:
     return "lenet-mnist-fast", settings | {"steps": "1200it", "eval_every": "300it"}
 
 
-CELLS: dict[str, Any] = {
-    f"A {n}": partial(untrained, prune=p) for n, p in CRITERIA.items()
-}
+CELLS: dict = {f"A {n}": partial(untrained, prune=p) for n, p in CRITERIA.items()}
 CELLS["A averages"] = averages
 CELLS |= {f"B {n}": trained(CRITERIA[n]) for n in TRAINED}
 

@@ -23,7 +23,9 @@ What it gave (two CPU cores, jax 0.10.2, n = 4, 95 % intervals): test accuracy a
 end in %, dense 97.57 ± 0.08; less that of the static mask in the same replicate, in
 points; weights grown at all updates together, in % of those kept; and how many of the
 last mask were not in the first. (By an earlier form of the study, with the same methods
-under other keys: other weights and batches.)
+under other keys: other weights and batches. Of these, four were trained again at 90 %,
+n = 4: static 93.92 ± 0.22, and more than it RigL by 1.52 ± 0.23, gradual by 3.14 ± 0.18
+and STE by 3.37 ± 0.30.)
 
     sparsity method           accuracy   less static   exchanged   new
          90% static       94.04 ± 0.34                              0%
@@ -67,7 +69,6 @@ at 80 % has 75.53 by magnitude, 74.75 by RigL, 74.57 by SET, 71.34 static, 76.67
 
 import itertools
 from functools import cache, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -155,9 +156,7 @@ def sparse(flags, method: str, density: float) -> lottery.Recipe:
 
 
 EACH = list(itertools.product(DENSITIES, METHODS))
-CELLS: dict[str, Any] = {
-    f"{m} {d}": partial(sparse, method=m, density=d) for d, m in EACH
-}
+CELLS: dict = {f"{m} {d}": partial(sparse, method=m, density=d) for d, m in EACH}
 CELLS["dense"] = dense
 
 
@@ -187,11 +186,10 @@ def claims(table: pd.DataFrame) -> str:
         row |= {n: f"{found.loc[run['run'], n]:.0%}" for n in CHANGES}
         rows.append(row)
     for both, density in itertools.product(PAIRS, DENSITIES):
-        runs = [{"run": f"{method} {density}"} for method in both]
-        gap = results.around(*results.gap(table, *runs))
-        lines.append(f"{' less '.join(both)} at {1 - density:.0%}: {gap}")
-    full = results.around(*results.mean(table, {"run": "dense"}))
-    return "\n".join([results.text(pd.DataFrame(rows)), *lines, f"dense: {full}"])
+        gap = results.gap(table, *({"run": f"{method} {density}"} for method in both))
+        lines.append(f"{' less '.join(both)}, {density:.0%}: {results.around(*gap)}")
+    lines.append("dense: " + results.around(*results.mean(table, {"run": "dense"})))
+    return "\n".join([results.text(pd.DataFrame(rows)), *lines]).replace("nan%", "    ")
 
 
 def figure(table: pd.DataFrame) -> Figure:
@@ -206,7 +204,8 @@ def figure(table: pd.DataFrame) -> Figure:
         line = "--" if name in ("AC-DC", "gradual") else "-"
         for axes, y in ((left, ends), (right, gains)):
             axes.errorbar(x, *zip(*y, strict=True), capsize=2, ls=line, label=name)
-            plot.density_axis(axes)
+    plot.density_axis(left)
+    plot.density_axis(right)
     left.axhline(results.mean(table, {"run": "dense"})[0], color="0.5", lw=0.8, ls=":")
     left.set_ylabel("test accuracy at the end (%)")
     right.set_ylabel("gain over the static mask (points)")

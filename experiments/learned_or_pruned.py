@@ -46,7 +46,6 @@ digits. Pruning that starts from a learned mask ends as well as from the dense n
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import optax
@@ -96,7 +95,7 @@ def popped(flags, density: float = 0.5, densities=()) -> lth.lottery.Recipe:
 def moved(flags, density: float) -> lth.lottery.Recipe:
     ramp = flags.steps // 10, 7 * flags.steps // 10, 20
     learn = supermask.movement(MODEL, schedules.cubic(1 - density, *ramp))
-    rates: Any = {"weights": optax.adam(1.2e-3), "gates": optax.adam(1e-2)}
+    rates: dict = {"weights": optax.adam(1.2e-3), "gates": optax.adam(1e-2)}
     tx = optax.partition(rates, supermask.Gated("weights", "gates"))
     return made(flags, (), learn, tx)
 
@@ -115,9 +114,7 @@ EACH = {
         for d in DENSITIES[1:]
     },
 }
-CELLS: dict[str, Any] = {
-    f"{way}, {density:.0%}": make for (way, density), make in EACH.items()
-}
+CELLS: dict = {f"{way}, {share:.0%}": make for (way, share), make in EACH.items()}
 
 
 def untrained(recipe, early, ticket) -> dict[str, jax.Array]:

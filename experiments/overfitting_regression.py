@@ -107,9 +107,8 @@ def made(sizes: dict[str, int], width: int) -> tuple:
 
 def pruned(flags: Flags, ramp: tuple) -> lth.lottery.Recipe:
     """Make a recipe that prunes along a ramp as it trains: its level 0, and no more."""
-    problem: Any
-    *problem, batch = FULL if flags.full else SMALL
-    learned, held, model = made(*problem)
+    sizes, width, batch = FULL if flags.full else SMALL
+    learned, held, model = made(sizes, width)
     initial, final, begin, end = ramp
     ends = round(begin * flags.steps), round(end * flags.steps)
     schedule = schedules.polynomial(initial, final, *ends, frequency=10)
@@ -172,7 +171,7 @@ def claims(table: pd.DataFrame) -> str:
     found, rows = ends(table), []
     for name in CELLS:
         of: Any = found.loc[name]
-        row: dict[str, Any] = {"schedule": name}
+        row: dict = {"schedule": name}
         row["training"] = "{:.2g} ± {:.2g}".format(*results.interval(of["learned"]))
         row["validation"], row["validation_ci"] = results.interval(of["validation"])
         row["median"] = of["validation"].median()
