@@ -315,7 +315,9 @@ def test_settings_are_changed_as_python_gives_them():
         ({"steps": 2.5}, "config.steps cannot be 2.5"),
         ({"prune.scope": "lyer"}, "config.prune.scope cannot be 'lyer'"),
         ({"model.remat": 1}, "config.model.remat cannot be 1"),
-        ({"prune": 0.5}, "prune.* 0.5"),
+        ({"prune": 0.5}, "config.prune is a table of fields; got 0.5"),
+        ({"prune.rate": "half"}, "the setting 'prune.rate' is a number; got 'half'"),
+        ({"prune": {"rate": "0.5"}}, "the setting 'prune.rate' is a number; got '0.5'"),
         ({"levels.rate": 1}, "no setting 'levels.rate': 12 has no fields"),
     ],
 )

@@ -41,6 +41,8 @@ def _set(part: Any, path: list[str], value: Any, name: str) -> Any:
         for key, inner in value.items():
             new = _set(new, key.split("."), inner, f"{name}.{key}")
     else:
+        if hints[field] is float and not isinstance(value, int | float):
+            raise ConfigError(f"the setting {name!r} is a number; got {value!r}")
         new = _spelled(value, hints[field])
     return dataclasses.replace(part, **{field: new})
 
