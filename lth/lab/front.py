@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -260,4 +261,4 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _brief(value: Any) -> str:
     """A value in a few words; of a digest, its beginning."""
     text = str(value)
-    return text if len(text) <= 60 else f"{text[:12]}…"
+    return f"{text[:12]}…" if re.fullmatch("[0-9a-f]{40,}", text) else text
