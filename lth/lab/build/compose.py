@@ -287,7 +287,8 @@ def work(task: Task, like: TrainState) -> dict[str, int]:
         found = cost.work(
             task.model, like.params, like.stats, shape, ones, np.dtype(inputs.dtype)
         )
-    except ValueError:  # it reads weights in a way that is not followed
+    except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError):
+        # It reads weights, or its data, in a way that is not followed.
         return {}
     return dict(found.dense)
 
@@ -368,7 +369,10 @@ def _shapes_of(init: Callable, task: Task) -> TrainState:
             jax.tree.structure(stats) == jax.tree.structure(like.stats),
             "the loss returns stats of the structure that `init` gives",
         ),
-        (isinstance(metrics, dict), "the loss returns metrics as a dict"),
+        (
+            isinstance(metrics, dict) and "loss" in metrics,
+            "the loss returns metrics as a dict, with a `loss`",
+        ),
         (not odd, f"the measure gives [{size}], a number an example; got {odd}"),
         ("loss" in measured, "the measure has a `loss`, by which training is stopped"),
     ):
