@@ -46,6 +46,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
@@ -108,7 +109,7 @@ def searched(find: Callable, flags: Flags) -> lottery.Recipe:
         model, optax.sgd(0.0), loss, measure, splits,
         batch_size=BATCH, steps=steps, densities=(), replicates=flags.replicates,
     )  # fmt: skip
-    tried = data.Dataset(*(x[:TRIED] for x in splits.train))
+    tried = data.Dataset(*(jnp.asarray(x[:TRIED]) for x in splits.train))
     evaluate = train.make_evaluate(measure)
 
     def found(params, ones, key):
@@ -124,8 +125,9 @@ def searched(find: Callable, flags: Flags) -> lottery.Recipe:
         mask, params = recipe.each(found)(init.params, recipe.mask, keys)
 
         def no_steps(state, mask, n):
-            step, never = state.step + n, np.full(len(keys), train.NEVER)
-            return state._replace(step=step, params=params), {"diverged": never}
+            count = len(keys)
+            sums = {"diverged": [train.NEVER] * count, "loss": np.full(count, np.nan)}
+            return state._replace(step=state.step + n, params=params), sums
 
         options = {"measures": recipe.measures, "stops": (steps,), "watch": watch}
         state, metrics = train.fit(init, mask, train=no_steps, **options)

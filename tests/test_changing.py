@@ -97,3 +97,9 @@ def test_a_stored_run_has_its_mask_and_its_record(recipe, tmp_path):
 
     assert (run.measure("changes", grown)["value"] > 0).all()
     assert run.table["density"].between(0.24, 0.26).all()
+
+
+def test_a_recipe_may_be_given_the_optimizer_of_a_key(ticket):
+    made = lottery.first_ticket(plain(optimizer))[0]
+    jax.tree.map(np.testing.assert_array_equal, made.state, ticket.state)
+    jax.tree.map(np.testing.assert_array_equal, made.mask, ticket.mask)

@@ -60,7 +60,7 @@ class Reporter(NamedTuple):
                 step,
                 self.steps,
                 (self.trained + part) / self.trainings,
-                means["train_loss"],
+                means.get("train_loss", float("nan")),
                 metric,
                 means.get(f"validation_{metric}", float("nan")),
                 updates,

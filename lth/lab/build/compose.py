@@ -13,7 +13,7 @@ import optax
 from lth import criteria, data, lottery, masks, train
 from lth.analysis import cost
 from lth.lab import devices
-from lth.lab.build import learners, names
+from lth.lab.build import changing, learners, names
 from lth.lab.build.tasks import Task
 from lth.lab.devices import memory
 from lth.lab.store import checkpoint
@@ -26,7 +26,7 @@ from lth.train import TrainState
 
 def make_recipe(
     model: Model,
-    tx: optax.GradientTransformation,
+    tx: Any,
     loss: train.Loss,
     measure: Callable,
     splits: Any,
@@ -57,7 +57,9 @@ def make_recipe(
 
     Args:
       model: Such as `models.from_linen`, `models.from_nnx` or `models.Model` gives.
-      tx: The optimizer; `dynamic.sparsify` makes one whose mask changes in training.
+      tx: The optimizer. A function of a key that gives `dynamic.sparsify(…, key=key)`
+        makes level 0 a mask that changes in training, drawn for each replicate by a
+        key of its own.
       loss: `(params, stats, batch, key) -> (value, (stats, metrics))`, such as
         `train.classification(model.apply)` gives beside `measure`.
       measure: `(params, stats, batch) -> {metric: one number for each example}`. The
@@ -97,6 +99,8 @@ def make_recipe(
     devices.use_cores(len(numbers))
     if not numbers:
         raise ValueError("replicates are at least 1; got none")
+    optimizer = None if isinstance(tx, tuple) else tx
+    tx = tx if optimizer is None else optimizer(jax.random.key(0))
     plan = devices.plan(len(numbers), over)
     task = own_task(model, loss, measure, splits, batch_size, augment, plan, sample)
     init = partial(train.init_state, model.init, tx)
@@ -135,6 +139,8 @@ def make_recipe(
         stamp=stamp,
         work=partial(work, task, like),
     )
+    if optimizer is not None:
+        recipe = changing.changing_mask(recipe, model, optimizer)
     recipes.check(recipe)
     return recipe
 
@@ -281,7 +287,8 @@ def work(task: Task, like: TrainState) -> dict[str, int]:
         found = cost.work(
             task.model, like.params, like.stats, shape, ones, np.dtype(inputs.dtype)
         )
-    except ValueError:  # it reads weights in a way that is not followed
+    except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError):
+        # It reads weights, or its data, in a way that is not followed.
         return {}
     return dict(found.dense)
 
@@ -362,7 +369,10 @@ def _shapes_of(init: Callable, task: Task) -> TrainState:
             jax.tree.structure(stats) == jax.tree.structure(like.stats),
             "the loss returns stats of the structure that `init` gives",
         ),
-        (isinstance(metrics, dict), "the loss returns metrics as a dict"),
+        (
+            isinstance(metrics, dict) and "loss" in metrics,
+            "the loss returns metrics as a dict, with a `loss`",
+        ),
         (not odd, f"the measure gives [{size}], a number an example; got {odd}"),
         ("loss" in measured, "the measure has a `loss`, by which training is stopped"),
     ):
