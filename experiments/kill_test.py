@@ -67,8 +67,21 @@ def contents(runs: Path) -> dict[str, str]:
     return found
 
 
+def checkpoints(runs: Path) -> list[Path]:
+    """The checkpoints of runs and branches, half-written ones too.
+
+    `rglob` would look into those, which vanish meanwhile.
+    """
+    return [*runs.glob("*/tickets/*"), *runs.glob("*/branches/*/tickets/*")]
+
+
+def halves(runs: Path) -> list[Path]:
+    return [path for path in checkpoints(runs) if HALF in path.name]
+
+
 def stored(runs: Path) -> int:
-    return len([p for p in runs.rglob("tickets/*") if HALF not in p.name])
+    found = checkpoints(runs)  # once: what is half-written may be whole meanwhile
+    return len([path for path in found if HALF not in path.name])
 
 
 def moment(draw: random.Random, runs: Path, process: subprocess.Popen) -> None:
@@ -84,7 +97,7 @@ def moment(draw: random.Random, runs: Path, process: subprocess.Popen) -> None:
         if kind == "after" and stored(runs) >= goal:
             time.sleep(draw.uniform(0, 0.5))
             return
-        if kind == "during" and list(runs.rglob(f"tickets/*{HALF}*")):
+        if kind == "during" and halves(runs):
             time.sleep(draw.uniform(0, 0.03))
             return
         time.sleep(0.001)
@@ -95,7 +108,7 @@ def kill_test(kills: int, seed: int, folder: Path) -> int:
     draw = random.Random(seed)
     finish(folder / "unbroken")
     whole = contents(folder / "unbroken")
-    checkpoints = stored(folder / "unbroken")
+    every = stored(folder / "unbroken")
     killed, restarts, runs = 0, 0, folder / "killed"
     while killed < kills:
         process = start(runs)
@@ -104,11 +117,11 @@ def kill_test(kills: int, seed: int, folder: Path) -> int:
             process.kill()
             process.wait()
             killed += 1
-            halves = len(list(runs.rglob(f"tickets/*{HALF}*")))
+            broken = len(halves(runs))
             print(
-                f"kill {killed}: {stored(runs)} of {checkpoints} checkpoints "
+                f"kill {killed}: {stored(runs)} of {every} checkpoints "
                 "stored, "
-                f"{halves} half-written"
+                f"{broken} half-written"
             )
         elif process.returncode:
             sys.exit("a continued run failed")

@@ -22,7 +22,7 @@ def changed(e: Experiment, settings: dict[str, Any]) -> Experiment:
 
 
 def _set(part: Any, path: list[str], value: Any, name: str) -> Any:
-    if not dataclasses.is_dataclass(part):
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
         raise ConfigError(f"there is no setting {name!r}: {part!r} has no fields")
     hints = get_type_hints(type(part))
     field, *rest = path
