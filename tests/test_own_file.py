@@ -135,6 +135,8 @@ def test_a_run_of_a_file_is_added_to_branched_and_measured(study, capsys):
     assert run.settings == {"width": 5, "levels": 2, "replicates": 3}
     content = json.loads((path / "config.json").read_text())
     assert content["source"] == "study.py:make"
+    assert main.command(command) == 0  # asked for less, it is still made as before
+    assert json.loads((path / "config.json").read_text()) == content
     assert main.command([*command, "--near"]) == 0  # another flag, another folder
     assert (study / "runs" / "study-make-near=True-width=5").is_dir()
     capsys.readouterr()

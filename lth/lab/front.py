@@ -214,7 +214,7 @@ def _own(recipe: Recipe, name: str, facts: dict[str, Any]):
     now = json.loads(json.dumps(lottery.fingerprint(recipe)))
 
     def about(before: dict[str, Any] | None) -> dict[str, Any]:
-        known = now
+        known, told = now, facts
         if before is not None:
             if "fingerprint" not in before:
                 raise store.StoreError(
@@ -226,11 +226,13 @@ def _own(recipe: Recipe, name: str, facts: dict[str, Any]):
                     "the folder holds a run of another recipe: "
                     f"{'; '.join(different)}. Choose another folder, or another name"
                 )
-            longer = max(before["fingerprint"], now, key=lambda f: len(f["densities"]))
-            known = {**now, "densities": longer["densities"]}
+            if len(before["fingerprint"]["densities"]) > len(now["densities"]):
+                # Asked for less, it is still made as it was asked for before.
+                known = {**now, "densities": before["fingerprint"]["densities"]}
+                told = {field: before[field] for field in facts if field in before}
         text = json.dumps({**known, "densities": []}, sort_keys=True)
         run_id = hashlib.sha256(text.encode()).hexdigest()[:10]
-        return {"id": run_id, "name": name, **facts, "fingerprint": known}
+        return {"id": run_id, "name": name, **told, "fingerprint": known}
 
     return about
 

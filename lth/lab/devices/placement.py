@@ -188,8 +188,9 @@ def _mapped(plan: Plan, function: Callable, axes: tuple[int | None, ...]) -> Cal
 def _each(function: Callable, axes: tuple[int | None, ...]) -> Callable:
     """`function` for the replicates of one device.
 
-    On a CPU one after another, each with its weights in the cache and the bits it has
-    alone; elsewhere all at once.
+    On a CPU one after another, each with its weights in the cache; elsewhere all at
+    once. One alone is no loop: its weights have the same bits, a mean that is measured
+    of it may have another last one.
     """
     if jax.default_backend() != "cpu":
         return jax.vmap(function, axes)
