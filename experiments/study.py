@@ -58,7 +58,6 @@ def measured(cells: Mapping[str, Any], flags: Flags, folder: Path, probes=()):
     runs = lth.sweep(due, folder, data_dir=flags.data_dir, watch=_told)
     tables = [sweep.table(runs)]
     for name, run in runs.items() if probes else ():
-        run.recipe(flags.data_dir)  # `measure` would look for the data elsewhere
         tables += [run.measure(p, f).assign(run=name) for p, f in dict(probes).items()]
     return pd.concat(tables, ignore_index=True)
 

@@ -164,16 +164,16 @@ def test_branches_together_have_the_bits_of_one_after_another(stored):
         "other": branches.reordered(),
     }
     recipe = mine()._replace(branches=there)
-    together = recipes.branched(recipe, list(there), *stored)
+    together = lottery.branched(recipe, list(there), *stored)
     for name, both in zip(there, together, strict=True):
-        (alone,) = recipes.branched(recipe, [name], *stored)
+        (alone,) = lottery.branched(recipe, [name], *stored)
         assert_same(both[:-1], alone[:-1])
         for metric, values in alone.metrics.items():  # see test_extend.py
             np.testing.assert_allclose(both.metrics[metric], values, rtol=1e-6)
     changed = SIGNS._replace(changed=lambda recipe: recipe)
     recipe = mine()._replace(branches={"a": SIGNS, "b": changed})
     with pytest.raises(ValueError, match="one changes the recipe, so not together"):
-        recipes.branched(recipe, ["a", "b"], *stored)
+        lottery.branched(recipe, ["a", "b"], *stored)
 
 
 def test_another_order_changes_the_order_of_the_data_and_nothing_else(stored):
@@ -189,8 +189,8 @@ def test_another_order_changes_the_order_of_the_data_and_nothing_else(stored):
         "other": branches.reordered(1, own.halfway),
     }
     spied = mine()._replace(train=train, branches=starts)
-    (same,) = recipes.branched(spied, ["same"], early, ticket)
-    (other,) = recipes.branched(spied, ["other"], early, ticket)
+    (same,) = lottery.branched(spied, ["same"], early, ticket)
+    (other,) = lottery.branched(spied, ["other"], early, ticket)
     first, _, second, _ = given  # each is measured half way
     assert_same(first[:2], second[:2])
     numbers = mine().replicates
@@ -208,9 +208,9 @@ def test_order_0_from_the_same_start_gives_the_bits_of_the_trunk(trunk, stored):
     dense = store.load(trunk, 0, (mine().mask, early))
     # Tickets of this recipe go back half way from the dense network.
     start = own.halfway(early, dense.state)
-    state, _ = recipes.fit(mine(), start, ticket.mask, order=0)
+    state, _ = lottery.fit(mine(), start, ticket.mask, order=0)
     assert_same(state, ticket.state)
-    state, _ = recipes.fit(mine(), start, ticket.mask, order=1)
+    state, _ = lottery.fit(mine(), start, ticket.mask, order=1)
     assert not np.array_equal(
         state.params["last"]["kernel"], ticket.state.params["last"]["kernel"]
     )

@@ -10,7 +10,7 @@ import pytest
 import lth
 from lth import masks, results, supermask, train
 from lth.cli import main, report
-from lth.lab.build import learners, names, networks, targets, tasks
+from lth.lab.build import learners, names, networks, ranking, tasks
 from lth.lab.config import Experiment, Learn, Model, Optimizer
 from lth.lab.config.presets import SUPERMASKS
 from lth.lottery import recipe as recipes
@@ -134,7 +134,7 @@ def test_every_method_moves_what_it_trains_at_the_rates_of_its_preset(method):
     examples = names.Examples((8, 8, 1), 10)
     model = networks.network(e.model, examples)
     params, _ = model.init(jax.random.key(0))
-    mask = targets.prunable(e.prune, params)
+    mask = ranking.prunable(e.prune, params)
     learned = learners.learner(e.learn, model, mask, 10)
     tx = learners.optimizer(e.learn, e.optimizer, 5, 10)
     state = train.init_state(learned.model.init, tx, jax.random.key(0))

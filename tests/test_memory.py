@@ -11,7 +11,7 @@ import pytest
 from lth import train
 from lth.cli import main
 from lth.lab import devices
-from lth.lab.build import assemble, compose, targets
+from lth.lab.build import assemble, compose, ranking
 from lth.lab.config.presets import SUPERMASKS
 from lth.lab.devices import compilation, memory
 
@@ -25,7 +25,7 @@ def test_a_model_too_large_is_refused_before_anything_is_made(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(memory, "limit", lambda: 24 * 2**30)
-    monkeypatch.setattr(targets, "prunable", lambda *_: pytest.fail("made a mask"))
+    monkeypatch.setattr(ranking, "prunable", lambda *_: pytest.fail("made a mask"))
     flags = "--model.widths 2000000 2000000 --replicates 1 --runs"
     assert main.command(["run", "digits", *flags.split(), str(tmp_path)]) == 2
     text = said(capsys)

@@ -17,7 +17,7 @@ from lth.lab.build import assemble, compose, names, surgery
 from lth.lab.config import ConfigError, validate
 from lth.lab.config.presets import PRESETS
 from lth.lottery import recipe as recipes
-from lth.lottery import starts
+from lth.lottery import starts, trainings
 from tests.conftest import assert_same
 
 SMALL = replace(
@@ -319,7 +319,7 @@ def begun(name):
         early,
         before,
         pruned(),
-        *recipes._start(recipe, recipe.branches[name], name, early, pruned(), before),
+        *trainings._start(recipe, recipe.branches[name], name, early, pruned(), before),
     )
 
 

@@ -137,7 +137,7 @@ def test_batches_can_be_drawn_by_a_function_of_ones_own():
 def test_params_may_be_a_pair():
     params = supermask.Gated({"w": jnp.ones((2, 3))}, {"w": jnp.ones((2, 3))})
     mask = masks.ones(params, lambda path, leaf: path.startswith("weights"))
-    lottery_recipe._check_like(mask, params, "it")
+    lottery_recipe.check_like(mask, params, "it")
     wrong = mask._replace(weights={"w": jnp.ones((2, 4), bool)})
     with pytest.raises(ValueError, match=r"it does not fit .* weights/w: \(2, 4\) ag"):
-        lottery_recipe._check_like(wrong, params, "it")
+        lottery_recipe.check_like(wrong, params, "it")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lth import data, masks, train
-from lth.lab.build import assemble, networks, targets
+from lth.lab.build import assemble, networks, ranking
 from lth.lab.build.names import Examples
 from lth.lab.config import Optimizer, parse
 from lth.lab.config.presets import PRESETS, SUPERMASKS
@@ -51,8 +51,8 @@ def test_presets_can_be_built(name):
     model = networks.network(e.model, examples(e))
     tx = networks.optimizer(e.optimizer, epoch, steps)
     state = jax.eval_shape(lambda: train.init_state(model.init, tx, jax.random.key(0)))
-    mask = targets.prunable(e.prune, state.params)
-    assert len(targets.densities(e.prune, e.levels, mask)) == e.levels
+    mask = ranking.prunable(e.prune, state.params)
+    assert len(ranking.densities(e.prune, e.levels, mask)) == e.levels
     if name in PUBLISHED:
         assert masks.size(mask) == PUBLISHED[name]
 

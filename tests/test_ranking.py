@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lth import masks, models, train
-from lth.lab.build import names, networks, ranking, targets, tasks
+from lth.lab.build import names, networks, ranking, tasks
 from lth.lab.config import (
     ConfigError,
     Data,
@@ -262,10 +262,10 @@ def test_levels_of_scope_output_count_all_that_an_output_reads():
     mask = {"kernel": jnp.ones((5, 5, 1, 6), bool)}
     prune = Prune(criterion="wanda", scope="output", densities="0.9,0.5,0.4")
     # 22, 12 and 10 of 25
-    assert targets.densities(prune, 3, mask) == [0.9, 0.5, 0.4]
+    assert ranking.densities(prune, 3, mask) == [0.9, 0.5, 0.4]
     prune = replace(prune, densities="0.9,0.49,0.485")
     with pytest.raises(ConfigError, match="level 3 would keep 12 of 25"):
-        targets.densities(prune, 3, mask)
+        ranking.densities(prune, 3, mask)
 
 
 def test_wanda_compares_the_weights_of_an_output():

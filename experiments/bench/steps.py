@@ -22,7 +22,7 @@ import tyro
 
 from lth import data, train
 from lth.lab import devices
-from lth.lab.build import networks, targets
+from lth.lab.build import networks, ranking
 from lth.lab.config.presets import PRESETS
 from lth.lottery import recipe as recipes
 
@@ -51,7 +51,7 @@ def ours(name: str, replicates: int, steps: int) -> Callable[[], Any]:
     step = devices.spread(plan, loop, (0, 0, None, 0, None), donate=True)
     keys = recipes.keys(list(range(replicates)), recipes.TRAIN)
     state = jax.jit(jax.vmap(lambda key: train.init_state(network.init, tx, key)))(keys)
-    mask = jax.vmap(lambda params: targets.prunable(e.prune, params))(state.params)
+    mask = jax.vmap(lambda params: ranking.prunable(e.prune, params))(state.params)
     rng = np.random.default_rng(0)
     image = rng.random((EXAMPLES, 32, 32, 3), np.float32)
     dataset = data.Dataset(image, rng.integers(0, 10, EXAMPLES).astype(np.int32))

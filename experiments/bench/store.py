@@ -36,7 +36,7 @@ import tyro
 
 from lth import lottery, train
 from lth.lab import store
-from lth.lab.build import networks, targets
+from lth.lab.build import networks, ranking
 from lth.lab.config.presets import PRESETS
 from lth.lab.store import checkpoint
 
@@ -64,7 +64,7 @@ def ticket(name: str, density: float) -> lottery.Ticket:
     tx = networks.optimizer(e.optimizer, 1, 10**6)
     make = functools.partial(train.init_state, model.init, tx)
     state = jax.eval_shape(make, jax.random.key(0))
-    chosen = jax.eval_shape(functools.partial(targets.prunable, e.prune), state.params)
+    chosen = jax.eval_shape(functools.partial(ranking.prunable, e.prune), state.params)
     rng = np.random.default_rng(0)
 
     def numbers(like, keep=None):

@@ -145,18 +145,16 @@ def _stored(args: list[str], prog: str) -> tuple[StoredFlags, Any]:
     path = terminal.located(flags.run, flags.runs)
     from lth.lab import stored
 
-    opened = stored.open_run(path)
+    opened = stored.open_run(path, data_dir=flags.data_dir)
     source = flags.source or opened.content.get("source", "")
-    if opened.config is not None:
-        opened.recipe(flags.data_dir)
-    elif source:
-        given = opened.content.get("arguments", [])
-        made, _ = _made(own.function(source), source, given, prog)
-        opened = stored.open_run(path, made)
-    else:
+    if opened.config is None and not source:
         raise ConfigError(
             f"{path} is a run of functions of your own: give --source FILE.py:FUNCTION"
         )
+    if opened.config is None:
+        given = opened.content.get("arguments", [])
+        made, _ = _made(own.function(source), source, given, prog)
+        opened = stored.open_run(path, made)
     return flags, opened
 
 

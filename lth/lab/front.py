@@ -13,7 +13,7 @@ import jax
 from lth import lottery, masks
 from lth.lab import devices, runner, store
 from lth.lab.build import assemble
-from lth.lab.config import ConfigError, Experiment, presets, settings
+from lth.lab.config import settings
 from lth.lab.progress import Progress
 from lth.lab.runner import Outcome
 from lth.lab.stored import Run, open_run
@@ -24,7 +24,7 @@ RUNS = Path("runs")
 
 
 def run(
-    what: str | Experiment | Recipe,
+    what: Any,
     path: str | Path | None = None,
     *,
     name: str = "",
@@ -68,14 +68,15 @@ def run(
         return open_run(outcome.path, what)
     if path is not None:
         raise ValueError("a run that comes from names finds its folder in `runs`")
-    preset, e = configured(what, changes)
+    preset, e = settings.configured(what, changes)
     devices.use_cores(e.replicates)
     built = assemble.build(e, data_dir, over)
-    return open_run(train(built, preset, runs, name=name, watch=watch).path)
+    outcome = train(built, preset, runs, name=name, watch=watch)
+    return open_run(outcome.path, data_dir=data_dir)
 
 
 def build(
-    what: str | Experiment,
+    what: Any,
     *,
     data_dir: str | Path | None = None,
     over: str = "replicates",
@@ -86,23 +87,10 @@ def build(
     Change any of its fields with `_replace`, and give it to `run`. The arguments are
     those of `run`. Raises ConfigError and DataError.
     """
-    _, e = configured(what, changes)
+    _, e = settings.configured(what, changes)
     devices.use_cores(e.replicates)
     built = assemble.build(e, data_dir, over)
-    return built.recipe._replace(stamp={"data": built.data})
-
-
-def configured(
-    what: str | Experiment, changes: Mapping[str, Any]
-) -> tuple[str, Experiment]:
-    """The name of a preset, or `experiment`, and what it comes to with changes."""
-    if isinstance(what, Experiment):
-        return "experiment", settings.changed(what, dict(changes))
-    preset = presets.named(presets.ALIASES.get(what, what)) or presets.named(what)
-    if preset is None:
-        there = ", ".join(presets.PRESETS)
-        raise ConfigError(f"unknown preset {what!r}; there are {there}")
-    return what, settings.changed(preset.experiment, dict(changes))
+    return built.recipe._replace(stamp=built.stamp())
 
 
 def train(
@@ -157,7 +145,6 @@ def train_own(
     Raises:
       ValueError, StoreError and MemoryTooSmallError.
     """
-    lottery.check(recipe)
     known = _own(recipe, name or Path(path).name, dict(about or {}))
     return runner.run(recipe, path, known, watch)
 
@@ -211,9 +198,9 @@ def place(built: assemble.Built, runs: str | Path, name: str) -> tuple[Path, int
 
 def _own(recipe: Recipe, name: str, facts: dict[str, Any]):
     """What `config.json` holds of a run of functions of one's own."""
-    now = json.loads(json.dumps(lottery.fingerprint(recipe)))
 
     def about(before: dict[str, Any] | None) -> dict[str, Any]:
+        now = json.loads(json.dumps(lottery.fingerprint(recipe)))
         known, told = now, facts
         if before is not None:
             if "fingerprint" not in before:

@@ -19,7 +19,7 @@ from lth import lottery, masks, results, train
 from lth.lab import devices, store
 from lth.lab.devices import compilation
 from lth.lab.progress import Progress, Reporter
-from lth.lottery import Branch, Recipe, Ticket
+from lth.lottery import Branch, Recipe, Ticket, trainings
 from lth.lottery import recipe as recipes
 
 # What `config.json` holds from now on, given what it holds (None: there is none yet).
@@ -90,8 +90,7 @@ def run(
             _hang(part, unit, tuple(part.branches), None, tally)
         _first(_count_work, recipe, path)
         _first(store.log, path, "finished", levels=len(recipe.densities))
-    seconds, compiling = time.monotonic() - began, compilation.seconds() - compiled
-    return Outcome(path, failures(path), seconds, compiling)
+    return _ended(path, began, compiled)
 
 
 def branch(
@@ -129,12 +128,23 @@ def branch(
                 f"levels of {path} are {sorted(store.stored(unit))}; got "
                 f"{sorted(missing)}"
             )
-    total = sum(len(_wanted(part, unit, levels)) for part, unit in units)
+    total = sum(
+        len(
+            set(_wanted(part, unit, levels))
+            - store.stored(_folder(unit, name, part.branches[name]))
+        )
+        for part, unit in units
+    )
     tally = _Tally(path, watch, total)
     for part, unit in units:
         _hang(part, unit, (name,), levels, tally)
-    seconds, compiling = time.monotonic() - began, compilation.seconds() - compiled
-    return Outcome(path, failures(path), seconds, compiling)
+    return _ended(path, began, compiled)
+
+
+def _ended(path: Path, began: float, compiled: float) -> Outcome:
+    """What came of a call that began at those readings of the two clocks."""
+    spent, compiling = time.monotonic() - began, compilation.seconds() - compiled
+    return Outcome(path, failures(path), spent, compiling)
 
 
 def branch_id(name: str, branch: Branch) -> str:
@@ -259,8 +269,7 @@ def _hang(
             if level and any(recipe.branches[name].prune for name in left):
                 before = store.load(unit, level - 1, like)
             for group in _together(recipe, left):
-                changed = recipe.branches[group[0]].changed
-                by = recipe if changed is None else changed(recipe)
+                by = trainings.changed(recipe, group[0])
                 report = tally.report(by, folders[group[0]], group[0], level)
                 news = lottery.branched(recipe, group, first, ticket, before, report)
                 for name, new in zip(group, news, strict=True):
@@ -338,19 +347,17 @@ def _checkpoints(recipe: Recipe, unit: Path) -> train.TrainState:
 
     They are trained apart from the dense network, which passes through the same states.
     """
-    init = recipe.init(recipes.keys(recipe.replicates, recipes.INIT))
-    order = recipes.keys(recipe.replicates, recipes.TRAIN)
-    state = train.copied(init)  # training uses it up
     done = devices.agree([store.has(unit, name) for name in recipe.checkpoints])
     listed = zip(recipe.checkpoints.items(), done, strict=True)
     missing = [item for item, there in listed if not there]
-    at = 0
+    order, at = recipes.keys(recipe.replicates, recipes.TRAIN), 0
+    state = recipes.drawn(recipe) if missing else None
     for name, step in sorted(missing, key=lambda item: item[1]):
         if step > at:
             state, _ = recipe.train(state, recipe.mask, step - at, order)
             at = step
         _first(store.save_tree, unit, name, {"state": state})
-    return store.load_tree(unit, "early", {"state": init})["state"]
+    return early(recipe, unit)
 
 
 def early(recipe: Recipe, unit: Path) -> train.TrainState:

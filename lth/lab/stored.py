@@ -16,7 +16,7 @@ import pandas as pd
 from lth import lottery, masks, results, train
 from lth.lab import config, runner, store
 from lth.lab.build import assemble, names
-from lth.lab.config import Experiment, identity, presets, validate
+from lth.lab.config import identity, presets, validate
 from lth.lottery import Branch, Recipe, Ticket
 from lth.lottery import recipe as recipes
 
@@ -48,27 +48,26 @@ class StoredTicket(NamedTuple):
         return self.metrics["failed"]
 
 
-def open_run(path: str | Path, recipe: Recipe | None = None) -> "Run":
+def open_run(
+    path: str | Path,
+    recipe: Recipe | None = None,
+    data_dir: str | Path | None = None,
+) -> "Run":
     """Open the run in the directory `path`; arrays are read only when asked for.
 
-    `recipe` is that of a run which does not come from names, for what trains or
-    measures; looking needs none. Raises StoreError where `path` is no run or cannot be
-    read.
+    What trains or measures needs more: of a run that does not come from names its
+    `recipe`, of one that does the folder of its data, where that is no usual one.
+    Raises StoreError where `path` is no run or cannot be read.
     """
-    path = Path(path)
-    content = store.read_config(path)
-    if "config" not in content:
-        return Run(path, content, None, recipe)
-    try:
-        experiment = identity.from_dict(content["config"])
-    except config.ConfigError as error:
-        raise store.StoreError(f"{path / 'config.json'} is damaged: {error}") from None
-    if identity.identity(experiment) != content["id"]:
-        raise store.StoreError(
-            f"{path / 'config.json'} was changed: its fields give the id "
-            f"{identity.identity(experiment)}, not {content['id']}"
-        )
-    return Run(path, content, experiment, recipe)
+    run = Run(Path(path), recipe, data_dir)
+    if run.config is not None:
+        found = identity.identity(run.config)
+        if found != run.content["id"]:
+            raise store.StoreError(
+                f"{run.path / 'config.json'} was changed: its fields give the id "
+                f"{found}, not {run.content['id']}"
+            )
+    return run
 
 
 def labels(runs: Sequence["Run"]) -> list[str]:
@@ -100,17 +99,28 @@ class Run:
     def __init__(
         self,
         path: Path,
-        content: dict[str, Any],
-        experiment: Experiment | None,
         recipe: Recipe | None = None,
+        data_dir: str | Path | None = None,
     ):
         self.path = path
-        self.content = content
-        self.config = experiment  # of a run that comes from names
+        self.content = store.read_config(path)
         self._recipe = recipe
+        self._data_dir = data_dir
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def config(self) -> Any:
+        """Its configuration, an `Experiment`; None of a run of one's own functions."""
+        if "config" not in self.content:
+            return None
+        try:
+            return identity.from_dict(self.content["config"])
+        except config.ConfigError as error:
+            raise store.StoreError(
+                f"{self.path / 'config.json'} is damaged: {error}"
+            ) from None
 
     @property
     def name(self) -> str:
@@ -259,7 +269,7 @@ class Run:
             raise store.StoreError(f"{self.path} learned no masks")
         return self._state("learned")
 
-    def recipe(self, data_dir: str | Path | None = None) -> Recipe:
+    def recipe(self) -> Recipe:
         """The recipe of the run: the one it was opened with, or made from its names.
 
         Raises ValueError for a run of functions of one's own that was opened without.
@@ -270,14 +280,14 @@ class Run:
                 "lth.open_run(path, recipe)"
             )
         if self._recipe is None:
-            e: Any = self.config
+            e = self.config
             controls = ",".join(validate.fitting(e.prune, e.rewind, self.finds_mask))
             every = dataclasses.replace(e, controls=controls)
-            built = assemble.build(every, data_dir)
+            built = assemble.build(every, self._data_dir)
             if built.data != self.content["data"]:
                 raise store.StoreError(
                     f"{self.path} was trained on other data than is found now; give "
-                    "recipe(data_dir) the folder of the old files"
+                    "open_run(path, data_dir=…) the folder of the old files"
                 )
             self._recipe = lottery.only(built.recipe, self.replicates)
         return self._recipe
@@ -404,7 +414,7 @@ class Run:
         total, found = sum(sizes.values()), {}
         for level, kept in self.densities().items():
             gone = sum((1 - share) * sizes[path] for path, share in kept.items())
-            macs = sum(count * kept.get(path, 1) for path, count in dense.items())
+            macs = sum(reads * kept.get(path, 1) for path, reads in dense.items())
             found[level] = {
                 "weights": total - gone,
                 "compression": total / (total - gone),

@@ -11,16 +11,12 @@ from lth.lottery.loop import (
     prune_untrained,
 )
 from lth.lottery.pruning import make_prune, make_prune_early
-from lth.lottery.recipe import (
-    Recipe,
+from lth.lottery.recipe import Recipe, check, fingerprint, keys, only
+from lth.lottery.trainings import (
     branched,
-    check,
-    fingerprint,
     first_ticket,
     fit,
-    keys,
     next_ticket,
-    only,
     trained_dense,
     trained_masked,
 )

@@ -1,24 +1,22 @@
-"""What a run is made of, and the trainings that follow from it.
+"""What a run is made of.
 
 A `Recipe` holds functions and numbers: no name from a command line, no file. Its arrays
-lead with the axis of replicates, which `Recipe.each` adds to a function of one. The
-trainings of a run are functions of it: `first_ticket`, `next_ticket` and
-`branched`. A laboratory stores what they return; a loop of your own may do without.
+lead with the axis of replicates, which `Recipe.each` adds to a function of one. What is
+trained by it is in `trainings`.
 """
 
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lth import masks, train
-from lth.lottery import loop
-from lth.lottery.branches import Branch, Pruned
+from lth import masks
+from lth.lottery.branches import Branch
 from lth.lottery.loop import Ticket
 from lth.train import Metrics, TrainState
 
@@ -29,10 +27,6 @@ LAST_REPLICATE = 2**31 - 1
 
 Keys = jax.Array  # typed PRNG keys [r], one of each replicate
 Watch = Callable[[TrainState, Metrics], None]
-
-
-def ignore(state: TrainState, record: Metrics) -> None:
-    """Watch nothing."""
 
 
 def mapped(function: Callable) -> Callable:
@@ -130,211 +124,9 @@ def only(recipe: Recipe, replicates: Sequence[int]) -> Recipe:
     return recipe._replace(replicates=tuple(replicates), mask=mask)
 
 
-def fit(
-    recipe: Recipe,
-    state: TrainState,
-    mask: masks.Mask,
-    watch: Watch = ignore,
-    order: int = 0,
-) -> tuple[TrainState, Metrics]:
-    """Train to the last of `recipe.stops` and measure at each (see `train.fit`).
-
-    Args:
-      recipe: What the run is made of.
-      state: Where to start, of all replicates.
-      mask: Under what, of all replicates.
-      watch: Is told each measurement.
-      order: Names the order of the data, 0 being that of the trunk.
-
-    Returns:
-      The trained state and its curves.
-    """
-    return _fit(recipe, state, mask, keys(recipe.replicates, TRAIN, order), watch)
-
-
-def _fit(recipe, state, mask, order, watch):
-    return train.fit(
-        state,
-        mask,
-        train=lambda state, mask, n: recipe.train(state, mask, n, order),
-        measures=recipe.measures,
-        stops=recipe.stops,
-        watch=watch,
-    )
-
-
-def trained_dense(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
-    """Return level 0 as the network trained whole."""
-    trained = fit(recipe, drawn(recipe), recipe.mask, watch)
-    return Ticket(0, recipe.mask, *trained), {}
-
-
 def drawn(recipe: Recipe) -> TrainState:
     """Return the initial state of all replicates."""
     return recipe.init(keys(recipe.replicates, INIT))
-
-
-def trained_masked(
-    final: Callable[[TrainState], tuple[masks.Params, masks.Mask]],
-    start: Callable[[Recipe], TrainState] = drawn,
-) -> First:
-    """Make the `first` of a recipe whose network ends training with a mask of its own.
-
-    Such are those whose mask changes in training, in the optimizer or in the model.
-
-    Args:
-      final: Of one replicate: the trained state -> its params and their mask, as in
-        `lambda state: (state.params, dynamic.state_of(state.opt_state).mask)`.
-      start: `(recipe) -> state` of all replicates, where the training begins.
-
-    Returns:
-      `first(recipe, watch)`; what it measures on the way is the state as it trains.
-    """
-
-    def first(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
-        state, metrics = fit(recipe, start(recipe), recipe.mask, watch)
-        params, mask = recipe.each(final)(state)
-        _check_like(mask, recipe.mask, "the mask that the training ended with")
-        return Ticket(0, mask, state._replace(params=params), metrics), {}
-
-    return first
-
-
-def first_ticket(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
-    """Return level 0, by `recipe.first`, and the trees to store beside it."""
-    ticket, beside = (recipe.first or trained_dense)(recipe, watch)
-    return judged(ticket, None), beside
-
-
-def next_ticket(
-    recipe: Recipe, early: TrainState, ticket: Ticket, watch: Watch = ignore
-) -> Ticket:
-    """Return the next level: prune, rewind, retrain (`lottery.prune_once`).
-
-    Args:
-      recipe: What the run is made of.
-      early: The state to rewind to.
-      ticket: The one before.
-      watch: Is told each measurement.
-
-    Returns:
-      The ticket, with who failed in its metrics (`judged`).
-    """
-    level = ticket.level + 1
-    fresh = keys(recipe.replicates, REINIT, level)
-    pruned = _pruned(recipe, recipe.prune, early, ticket)
-    new = loop.prune_once(
-        early,
-        ticket._replace(state=pruned.state),
-        recipe.densities[ticket.level],
-        train=lambda state, mask: fit(recipe, state, mask, watch),
-        prune=lambda state, mask, density: pruned.mask,
-        rewind=lambda early, late: recipe.rewind(early, late, fresh),
-    )
-    return judged(new, ticket)
-
-
-def _pruned(recipe, prune, early, ticket) -> Pruned:
-    """What `prune` makes of a ticket, checked."""
-    drawn = keys(recipe.replicates, PRUNE, ticket.level + 1)
-    made = prune(early, ticket, recipe.densities[ticket.level], drawn)
-    if not isinstance(made, Pruned):
-        made = Pruned(made, ticket.state)
-    _check_like(made.mask, recipe.mask, "the mask that `prune` returned")
-    return made
-
-
-def branched(
-    recipe: Recipe,
-    names: Sequence[str],
-    early: TrainState,
-    ticket: Ticket,
-    before: Ticket | None = None,
-    watch: Watch = ignore,
-) -> list[Ticket]:
-    """Return what branches make of one ticket, trained together on the device.
-
-    Args:
-      recipe: What the run is made of, with the branches in it.
-      names: Of the branches. Several must leave the recipe unchanged
-        (`Branch.changed`), for they run as one training of [names x r] networks.
-      early: The state that tickets are rewound to.
-      ticket: The stored one that they hang off.
-      before: The ticket of the level before, for branches that prune for themselves.
-      watch: Is told each measurement, of all of them.
-
-    Returns:
-      A ticket of the same level for each name, in their order.
-    """
-    chosen = [recipe.branches[name] for name in names]
-    changed = recipe if chosen[0].changed is None else chosen[0].changed(recipe)
-    if len(names) > 1 and any(branch.changed for branch in chosen):
-        raise ValueError(f"{', '.join(names)}: one changes the recipe, so not together")
-    starts = [
-        _start(recipe, branch, name, early, ticket, before)
-        for name, branch in zip(names, chosen, strict=True)
-    ]
-    orders = [keys(recipe.replicates, TRAIN, branch.order) for branch in chosen]
-    states, under = ([pair[i] for pair in starts] for i in (0, 1))
-    mask = _joined(under)
-    state, metrics = _fit(changed, _joined(states), mask, _joined(orders), watch)
-    trained: list[Any] = [(mask, state, metrics)]
-    if len(names) > 1:
-        trained = _parted((mask, state, metrics), len(names), len(recipe.replicates))
-    return [judged(Ticket(ticket.level, *part), ticket) for part in trained]
-
-
-def _parted(tree: Any, parts: int, count: int) -> list:
-    """Each `count` of what leads with [parts * count]."""
-    return [
-        jax.tree.map(lambda x, i=i: x[i * count : (i + 1) * count], tree)
-        for i in range(parts)
-    ]
-
-
-def _start(recipe, branch, name, early, ticket, before):
-    """Where a branch begins, of all replicates: (state, mask)."""
-    if branch.prune is not None:
-        if before is None:
-            raise ValueError(f"the branch {name} prunes, and nothing at level 0 is")
-        made = _pruned(recipe, partial(branch.prune, recipe), early, before)
-        metrics = {**ticket.metrics, **made.facts}
-        ticket = ticket._replace(mask=made.mask, state=made.state, metrics=metrics)
-    drawn = keys(recipe.replicates, stream(name), ticket.level)
-    state, mask = recipe.each(branch.start)(early, ticket, drawn)
-    _check_like(mask, recipe.mask, f"the mask of the branch {name}")
-    return state, mask
-
-
-def _joined(trees: list) -> Any:
-    if len(trees) == 1:
-        return trees[0]
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
-
-
-def judged(ticket: Ticket, before: Ticket | None) -> Ticket:
-    """Return the ticket with `failed` [r, 2]: where each replicate was not finite.
-
-    That is the level and step of the first loss, or of the weights at the end of
-    training. It is (-1, -1) for replicates that never failed, and stays once it is set.
-    """
-    finite = _finite(ticket.state.params)
-    ended = np.where(finite, train.NEVER, ticket.state.step)
-    diverged = np.minimum(ticket.metrics["diverged"], ended)
-    failed = np.full((len(diverged), 2), -1)
-    now = diverged != train.NEVER
-    failed[now, 0], failed[now, 1] = ticket.level, diverged[now]
-    if before is not None:
-        earlier = before.metrics["failed"]
-        failed = np.where(earlier[:, :1] >= 0, earlier, failed)
-    return ticket._replace(metrics={**ticket.metrics, "failed": failed})
-
-
-@jax.jit
-@jax.vmap
-def _finite(params: masks.Params) -> jax.Array:
-    leaves = jax.tree.leaves(params)
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 def shapes(recipe: Recipe) -> TrainState:
@@ -371,7 +163,7 @@ def check(recipe: Recipe) -> None:
     like = shapes(recipe)
     if not isinstance(like, TrainState):
         raise ValueError(f"recipe.init returns a TrainState; got {type(like).__name__}")
-    _check_like(recipe.mask, like.params, "recipe.mask")
+    check_like(recipe.mask, like.params, "recipe.mask")
     _check_densities(recipe)
 
 
@@ -410,8 +202,11 @@ def _check_densities(recipe: Recipe) -> None:
         before = kept
 
 
-def _check_like(mask: Any, params: Any, what: str) -> None:
-    """Refuse a mask that is not of the structure and shapes of the params."""
+def check_like(mask: Any, params: Any, what: str) -> None:
+    """Refuse a mask that is not of the structure and shapes of the params.
+
+    Raises ValueError, which begins with `what` and names the leaf.
+    """
 
     def differs(w: Any, m: Any) -> str | None:
         if m is None or w.shape == m.shape:

@@ -12,12 +12,16 @@ from lth.results.table import SCORES, TICKET
 def score(table: pd.DataFrame) -> str:
     """Return the metric by which networks are compared: accuracy, of a regression r2.
 
-    Raises ValueError for a table of runs that do not share one.
+    Of runs that measure neither, the first metric beside the loss. Raises ValueError
+    for a table of runs that do not share one.
     """
     found = [m for m in SCORES if (table["metric"] == m).any()]
+    if not found:
+        measured = table.loc[table["split"] == "test", "metric"].unique()
+        found = [m for m in measured if m != "loss"][:1]
     if len(found) != 1:
         raise ValueError(
-            f"these runs share no measure: they have {' and '.join(found)}"
+            f"these runs share no measure: they have {' and '.join(found) or 'none'}"
         )
     return found[0]
 
@@ -84,7 +88,7 @@ def interval(values: pd.Series) -> tuple[float, float]:
 def paired(
     table: pd.DataFrame, other: pd.DataFrame, metric: str | None = None
 ) -> pd.DataFrame:
-    """Differences of test scores at the end of training, within replicates.
+    """Return differences of test scores at the end of training, within replicates.
 
     Args:
       table: Of one run.
@@ -93,7 +97,8 @@ def paired(
 
     Returns:
       One row per variant and level of both, with n, the mean `difference`
-      (of `table` less `other`) and `ci`, half its 95 % interval by Student's t.
+      (of `table` less `other`) and `difference_ci`, half its 95 % interval by Student's
+      t, and the mean density.
 
     Raises:
       ValueError for runs that share no replicate of any level.

@@ -19,7 +19,6 @@ from lth.lab.build import (
     networks,
     ranking,
     surgery,
-    targets,
     tasks,
 )
 from lth.lab.config import (
@@ -46,6 +45,8 @@ class Built(NamedTuple):
     id: Callable[[int], str]
     # (name, preset, how many, what is stored or None) -> what `config.json` holds
     about: Callable[[str, str, int, dict[str, Any] | None], dict[str, Any]]
+    # () -> what tells its data and batches from others, once it is one's own recipe
+    stamp: Callable[[], dict[str, str]]
 
 
 class Lengths(NamedTuple):
@@ -141,7 +142,8 @@ def build(
             )
         }
 
-    return Built(recipe, task.digest, run_id, about)
+    stamp = partial(compose.stamp, task)
+    return Built(recipe, task.digest, run_id, about, stamp)
 
 
 def _about(name: str, preset: str, run_id: str, task: tasks.Task, before) -> dict:
@@ -156,9 +158,7 @@ def _about(name: str, preset: str, run_id: str, task: tasks.Task, before) -> dic
             f"{name}-{run_id} was trained on other data than is found now; give it the "
             "old files with --data-dir, or choose another folder with --runs"
         )
-    examples = [list(task.examples.shape), task.examples.classes]
-    known = {"id": run_id, "name": name, "preset": preset}
-    return known | {"data": task.digest, "examples": examples}
+    return {"id": run_id, "name": name, "preset": preset, "data": task.digest}
 
 
 def _check_spread(plan: devices.Plan, batch_size: int) -> None:
@@ -182,8 +182,8 @@ def _shapes(init: Callable, task: tasks.Task, m: Model, name: str) -> TrainState
 def _pruned(p: Prune, levels: int, params: masks.Params):
     """What is pruned, and the densities of the levels."""
     try:
-        mask = targets.prunable(p, params)
-        return mask, targets.densities(p, levels, mask)
+        mask = ranking.prunable(p, params)
+        return mask, ranking.densities(p, levels, mask)
     except ConfigError:
         raise
     except ValueError as error:

@@ -6,6 +6,7 @@ import jax
 import optax
 
 from lth import dynamic, lottery
+from lth.lab.build import finding
 from lth.lottery import Recipe
 from lth.lottery import recipe as recipes
 from lth.models import Model
@@ -20,7 +21,8 @@ def changing_mask(
 ) -> Recipe:
     """Return the recipe whose level 0 is what a rule in training ends with.
 
-    It starts under the rule's first mask, and its ticket has the last.
+    It starts under the rule's first mask, and its ticket has the last. Each update of
+    the mask is told to who watches (`finding.telling`).
 
     Args:
       recipe: Made with such an optimizer (`lth.make_recipe`), whatever its key.
@@ -54,5 +56,8 @@ def changing_mask(
     def final(state: TrainState):
         return state.params, dynamic.state_of(state.opt_state).mask
 
-    first = lottery.trained_masked(final, start)
+    def updates(state: TrainState):
+        return dynamic.records(state.opt_state)
+
+    first = finding.telling(lottery.trained_masked(final, start), updates)
     return recipe._replace(init=jax.jit(jax.vmap(init)), first=first)

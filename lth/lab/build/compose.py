@@ -14,7 +14,7 @@ from lth import criteria, data, lottery, masks, train
 from lth.analysis import cost
 from lth.lab import devices
 from lth.lab.build import changing, learners, names
-from lth.lab.build.tasks import Task
+from lth.lab.build.tasks import Task, resident
 from lth.lab.devices import memory
 from lth.lab.store import checkpoint
 from lth.lottery import Branch, Recipe, rewind
@@ -62,8 +62,9 @@ def make_recipe(
         key of its own.
       loss: `(params, stats, batch, key) -> (value, (stats, metrics))`, such as
         `train.classification(model.apply)` gives beside `measure`.
-      measure: `(params, stats, batch) -> {metric: one number for each example}`. The
-        first metric beside `loss` is what runs are compared by, higher is better.
+      measure: `(params, stats, batch) -> {metric: one number for each example}`: the
+        `loss`, and what runs are compared by, higher is better; `accuracy` or `r2` if
+        there is one, else the first. It is shown in percent.
       splits: Data by split: `data.Splits`, or a mapping with the key `train` and at
         least one more. Of each split any tree of arrays, examples in front.
       batch_size: Examples in a batch.
@@ -109,11 +110,11 @@ def make_recipe(
     step, measures = programs(task, tx, plan)
     each = each_on(plan)
     states = {step_name(at): at for at in sorted(set(checkpoints))}
-    first, stamp = None, _stamp(task)
+    first, known = None, stamp(task)
     if learn is not None:
         learning = partial(train.init_state, learn.model.init, learn_tx)
         own = _learned_task(task, learn, learn_tx, learn_by)
-        stamp["learned"] = _told(_shapes_of(learning, own))
+        known["learned"] = _told(_shapes_of(learning, own))
         first = learners.make_first(learn, learning, programs(own, learn_tx, plan), tx)
     if not isinstance(branches, Mapping):
         frozen = make_frozen(task, tx, plan)
@@ -136,7 +137,7 @@ def make_recipe(
         first=first,
         branches=branches,
         each=each,
-        stamp=stamp,
+        stamp=known,
         work=partial(work, task, like),
     )
     if optimizer is not None:
@@ -320,12 +321,8 @@ def own_task(
     count = _length(parts["train"])
     sample = sample or data.make_sample(batch_size, count, augment)
 
-    @cache
-    def placed(name):
-        return devices.share(plan, jax.tree.map(jnp.asarray, parts[name]))
-
-    def blocks(key, start, stop):
-        yield placed("train"), stop - start
+    def place(part):
+        return devices.share(plan, jax.tree.map(jnp.asarray, part))
 
     return Task(
         examples=None,
@@ -335,13 +332,7 @@ def own_task(
         loss=loss,
         measure=measure,
         sample=sample,
-        blocks=blocks,
-        parts={
-            name: lambda name=name: iter([placed(name)])
-            for name in parts
-            if name != "train"
-        },
-        example=jax.tree.map(lambda x: x[:1], parts["train"]),
+        **resident(parts, place),
     )
 
 
@@ -375,6 +366,11 @@ def _shapes_of(init: Callable, task: Task) -> TrainState:
         ),
         (not odd, f"the measure gives [{size}], a number an example; got {odd}"),
         ("loss" in measured, "the measure has a `loss`, by which training is stopped"),
+        (
+            len(measured) > 1,
+            "the measure has a metric beside `loss`, by which runs are compared, the "
+            "higher the better",
+        ),
     ):
         if not fits:
             raise ValueError(why)
@@ -389,7 +385,7 @@ def _told(shapes: Any) -> str:
     )
 
 
-def _stamp(task: Task) -> dict[str, str]:
+def stamp(task: Task) -> dict[str, str]:
     """Digests of the data, and of the first batches: of their order and changes.
 
     The shapes of a batch are told beside them: two digests do not say what differs.

@@ -5,13 +5,12 @@ from collections.abc import Callable
 import jax
 import optax
 
-from lth import masks, supermask, train
-from lth.lab.build import networks
+from lth import masks, supermask
+from lth.lab.build import finding, networks
 from lth.lab.build.names import LEARNERS
 from lth.lab.build.tasks import Task
 from lth.lab.config import Learn, Optimizer
 from lth.lab.config.validate.learning import FROZEN
-from lth.lottery import Ticket
 from lth.lottery import recipe as recipes
 from lth.models import Model
 from lth.supermask import Supermask
@@ -85,37 +84,18 @@ def make_first(
     Returns:
       `first(recipe, watch)`.
     """
-    step, measures = programs
     begin = jax.jit(jax.vmap(init))
 
-    @jax.jit
-    @jax.vmap
-    def chosen(state, key):
+    def found(state, key):
         mask = learned.choose(state.params, state.stats, key)
         weights = learned.weights(state.params, state.stats, mask)
-        return mask, weights, state.stats.inner
+        return weights, state.stats.inner, mask
 
-    @jax.jit
-    @jax.vmap
-    def density(state):
-        mask = learned.choose(state.params, state.stats, jax.random.key(0))
-        return {"density": masks.density(mask)}
-
-    def first(recipe, watch):
-        start = begin(recipes.keys(recipe.replicates, recipes.INIT))
-        order = recipes.keys(recipe.replicates, recipes.LEARN)
-        scores, metrics = train.fit(
-            start,
-            masks.unmasked(start.params),
-            train=lambda state, mask, n: step(state, mask, n, order),
-            measures={**measures, "mask": density},
-            stops=recipe.stops,
-            watch=watch,
-        )
-        # Number 0 of the stream has trained.
-        drawn = recipes.keys(recipe.replicates, recipes.LEARN, 1)
-        mask, params, stats = chosen(scores, drawn)
-        state = TrainState(scores.step, params, stats, jax.vmap(tx.init)(params))
-        return Ticket(0, mask, state, metrics), {"learned": {"state": scores}}
-
-    return first
+    return finding.make_first(
+        lambda recipe: begin(recipes.keys(recipe.replicates, recipes.INIT)),
+        found,
+        programs,
+        tx,
+        stream=recipes.LEARN,
+        beside="learned",
+    )

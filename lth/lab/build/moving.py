@@ -7,10 +7,10 @@ import jax
 import optax
 
 from lth import dynamic, masks, train
+from lth.lab.build import finding
 from lth.lab.build.names import FORWARDS, RULES, Moves
 from lth.lab.build.tasks import Task
 from lth.lab.config import ConfigError, Dynamic, parse
-from lth.lottery import Ticket
 from lth.lottery import recipe as recipes
 from lth.masks import allocation
 from lth.train import TrainState
@@ -24,8 +24,7 @@ class Moving(NamedTuple):
     init: Callable[[jax.Array, jax.Array], TrainState]  # of one: (key, key of the mask)
     # (state) -> masked params, stats and mask of the ordinary network
     final: Callable[[TrainState], tuple[masks.Params, Any, masks.Mask]]
-    # (state) -> rows about the updates of the mask so far, of one replicate
-    updates: Callable[[TrainState], list[dict[str, Any]]] | None
+    updates: finding.Updates | None
 
 
 def make(
@@ -133,9 +132,8 @@ def make_first(
 ) -> Callable:
     """Make the `first` of a recipe whose mask changes in its only training.
 
-    The ticket is the ordinary network under the last mask, its optimizer afresh. Of
-    rules that update a mask, each update since the last measurement is told to who
-    watches: `record["updates"]`, rows of `dynamic.records` with their replicate.
+    The ticket is the ordinary network under the last mask. Updates of the mask, of
+    rules that have them, are told to who watches (`finding.telling`).
 
     Args:
       m: How it goes.
@@ -145,51 +143,13 @@ def make_first(
     Returns:
       `first(recipe, watch)`.
     """
-    step, measures = programs
     begin = jax.jit(jax.vmap(m.init))
-    last = jax.jit(jax.vmap(m.final))
 
-    fresh = jax.jit(jax.vmap(tx.init))
-
-    @jax.jit
-    @jax.vmap
-    def density(state):
-        return {"density": masks.density(m.final(state)[2])}
-
-    def first(recipe, watch):
+    def start(recipe):
         drawn = recipes.keys(recipe.replicates, recipes.DYNAMIC)
-        start = begin(recipes.keys(recipe.replicates, recipes.INIT), drawn)
-        order = recipes.keys(recipe.replicates, recipes.TRAIN)
-        told: set[tuple[int, int]] = set()
+        return begin(recipes.keys(recipe.replicates, recipes.INIT), drawn)
 
-        def watched(state, record):
-            rows = _news(m, recipe.replicates, state, told) if m.updates else []
-            watch(state, {**record, "updates": rows} if rows else record)
-
-        state, metrics = train.fit(
-            start,
-            masks.unmasked(start.params),
-            train=lambda state, mask, n: step(state, mask, n, order),
-            measures={**measures, "mask": density},
-            stops=recipe.stops,
-            watch=watched,
-        )
-        params, stats, mask = last(state)
-        moments = fresh(params)
-        return Ticket(
-            0, mask, TrainState(state.step, params, stats, moments), metrics
-        ), {}
-
-    return first
-
-
-def _news(m: Moving, replicates, state, told: set[tuple[int, int]]) -> list[dict]:
-    """The updates of the mask since the last were told."""
-    rows = []
-    for i, replicate in enumerate(replicates):
-        one = jax.tree.map(lambda x, i=i: x[i], state)
-        assert m.updates is not None
-        new = [r for r in m.updates(one) if (replicate, r["step"]) not in told]
-        rows += [{"replicate": replicate, **row} for row in new]
-    told |= {(row["replicate"], row["step"]) for row in rows}
-    return rows
+    first = finding.make_first(
+        start, lambda state, key: m.final(state), programs, tx, stream=recipes.TRAIN
+    )
+    return first if m.updates is None else finding.telling(first, m.updates)

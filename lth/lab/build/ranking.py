@@ -1,4 +1,4 @@
-"""From the names in a configuration to scores and to masks of them."""
+"""From the names in a configuration to what is pruned, how much, and by what scores."""
 
 import contextlib
 import math
@@ -13,7 +13,7 @@ from lth import criteria, masks, models, train
 from lth.lab.build import networks, tasks
 from lth.lab.build.names import CRITERIA, Inputs
 from lth.lab.config import ConfigError, Model, Prune, needs, parse
-from lth.masks import Mask, Params, Scores, structure
+from lth.masks import Mask, Params, Scores, allocation, schedules, structure, topk
 
 GRASP_TEMPERATURE = 200  # of the logits, in the code of Wang et al.
 
@@ -23,17 +23,26 @@ def make_inputs(task: tasks.Task, p: Prune) -> Callable[..., Any]:
 
     def inputs(state, mask, key, data):
         order, _ = jax.random.split(key)
-
-        def draw(step):
-            return task.sample(order, step, data)
-
-        drawn = jax.lax.map(draw, jnp.arange(p.batches, dtype=jnp.int32))
-        together = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
-        assert task.model.intermediates is not None  # all of `networks` have it
         params = masks.apply(state.params, mask)
-        return task.model.intermediates(params, state.stats, together.inputs)[0]
+        return _met(task, params, state.stats, _drawn(task, p.batches, order, data))
 
     return inputs
+
+
+def _drawn(task: tasks.Task, count: int, order: jax.Array, data: Any) -> Any:
+    """The first batches of an order of the data, [count, n, ...]."""
+
+    def draw(step):
+        return task.sample(order, step, data)
+
+    return jax.lax.map(draw, jnp.arange(count, dtype=jnp.int32))
+
+
+def _met(task: tasks.Task, params: Params, stats: Any, batches: Any) -> Any:
+    """What meets each kernel, of all batches as one: [b, n, ...] is [b * n, ...]."""
+    together = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
+    assert task.model.intermediates is not None  # all of `networks` have it
+    return task.model.intermediates(params, stats, together.inputs)[0]
 
 
 def make_scores(p: Prune, m: Model, task: tasks.Task) -> Callable[..., Scores]:
@@ -57,16 +66,10 @@ def make_scores(p: Prune, m: Model, task: tasks.Task) -> Callable[..., Scores]:
         params = masks.apply(state.params, mask)
 
         def batches():
-            def draw(step):
-                return task.sample(order, step, data)
-
-            return jax.lax.map(draw, jnp.arange(p.batches, dtype=jnp.int32))
+            return _drawn(task, p.batches, order, data)
 
         def inputs():
-            # All batches as one: [b, n, ...] to [b * n, ...].
-            together = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches())
-            assert task.model.intermediates is not None  # all of `networks` have it
-            found, _ = task.model.intermediates(params, state.stats, together.inputs)
+            found = _met(task, params, state.stats, batches())
             _check_inputs(found, mask, p.criterion)
             return found
 
@@ -179,3 +182,68 @@ def precision(p: Prune) -> contextlib.AbstractContextManager:
     if p.precision == "float64":
         return jax.enable_x64(True)
     return contextlib.nullcontext()
+
+
+def prunable(p: Prune, params: masks.Params) -> masks.Mask:
+    """The all-ones mask over what the experiment prunes."""
+
+    def matching(pattern):
+        return masks.matching(pattern, params) if pattern else []
+
+    included, excluded = matching(p.include), matching(p.exclude)
+
+    def chosen(path, leaf):
+        kernel = masks.is_kernel(path, leaf)
+        return (kernel or path in included) and path not in excluded
+
+    return masks.ones(params, chosen)
+
+
+def densities(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
+    """The density of each of `count` levels, or the tree of densities by layer.
+
+    Raises ConfigError for a level that would keep as many weights as the one before it.
+    """
+    if p.cuts:  # what stays is a matter of scores: at most everything
+        return [1.0] * min(count, len(parse.parse_cuts(p.cuts)))
+    sizes = competitors(p, mask)
+    if p.scope == "output":
+        sizes = list(map(math.prod, structure.shapes(mask, structure.outputs())))
+    if p.scope == "global":
+        sizes = [sum(sizes)]
+    before = sum(sizes)
+    unit = "weight" if p.structure == "weight" else "unit"
+    levels = _targets(p, count, mask)
+    for level, density in enumerate(levels, 1):
+        given = jax.tree.leaves(density)
+        given = given if len(given) > 1 else given * len(sizes)
+        kept = sum(map(topk.round_count, given, sizes))
+        if kept == before:
+            raise ConfigError(
+                f"--levels is at most {level - 1}: level {level} would keep "
+                f"{kept} of {sum(sizes)} {unit}s like the level before it"
+            )
+        before = kept
+    return levels
+
+
+def _targets(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
+    """What the settings ask of each level."""
+    kind = parse.parse_structure(p.structure)
+    if kind.name == "n_of_m":
+        n, m = kind.sizes
+        return [n / m][:count]
+    given = parse.parse_densities(p.densities)[:count]
+    rates = parse.parse_rates(p.rates)
+    keep: Any = 1 - p.rate
+    if rates:
+        kept = {pattern: 1 - rate for pattern, rate in rates.items()}
+        keep = allocation.by_path(mask, keep, kept)
+    levels = given or schedules.geometric(keep, count)
+    if p.scope not in ("er", "erk"):
+        return levels
+    dense = [p.dense] if p.dense else []
+    return [
+        allocation.erdos_renyi(mask, density, kernel=p.scope == "erk", dense=dense)
+        for density in levels
+    ]

@@ -1,7 +1,7 @@
 """What an experiment learns: its data, and its network wired to it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,13 +91,6 @@ def _held(d: Data, m: Model, batch_size: int, data_dir, place: Callable) -> Task
     loss, measure = objective(model.apply)
     sample = data.make_sample(batch_size, count, _augmentation(d.augment, source.shape))
 
-    @cache
-    def held(name):
-        return place(getattr(splits, name))
-
-    def blocks(key, start, stop):
-        yield held("train"), stop - start
-
     return Task(
         examples=examples,
         size=count,
@@ -107,10 +100,37 @@ def _held(d: Data, m: Model, batch_size: int, data_dir, place: Callable) -> Task
         measure=measure,
         objective=objective,
         sample=sample,
-        blocks=blocks,
-        parts={n: lambda n=n: iter([held(n)]) for n in ("validation", "test")},
-        example=jax.tree.map(lambda x: x[:1], splits.train),
+        **resident(splits._asdict(), place),
     )
+
+
+def resident(splits: Mapping[str, Any], place: Callable) -> dict[str, Any]:
+    """The fields of a Task about data that stay on the device, once asked for.
+
+    Args:
+      splits: Trees of arrays, examples in front: `train`, and what is measured.
+      place: Puts a tree on the devices of a run.
+
+    Returns:
+      `blocks`, `parts` and `example`.
+    """
+
+    @cache
+    def placed(name):
+        return place(splits[name])
+
+    def blocks(key, start, stop):
+        yield placed("train"), stop - start
+
+    return {
+        "blocks": blocks,
+        "parts": {
+            name: lambda name=name: iter([placed(name)])
+            for name in splits
+            if name != "train"
+        },
+        "example": jax.tree.map(lambda x: x[:1], splits["train"]),
+    }
 
 
 def _streamed(d: Data, m: Model, batch_size: int, data_dir, place, pause: str) -> Task:

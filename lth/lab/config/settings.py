@@ -2,13 +2,30 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
+from lth.lab.config import presets
 from lth.lab.config.fields import ConfigError, Experiment
 from lth.lab.config.identity import as_dict, from_dict
 
 
-def changed(e: Experiment, settings: dict[str, Any]) -> Experiment:
+def configured(what: Any, changes: Mapping[str, Any]) -> tuple[str, Experiment]:
+    """The name of a preset, or `experiment`, and what it comes to with changes.
+
+    `what` is that name, or an experiment. Raises ConfigError for an unknown name.
+    """
+    if isinstance(what, Experiment):
+        return "experiment", changed(what, changes)
+    name = str(what)
+    preset = presets.named(presets.ALIASES.get(name, name)) or presets.named(name)
+    if preset is None:
+        there = ", ".join(presets.PRESETS)
+        raise ConfigError(f"unknown preset {what!r}; there are {there}")
+    return what, changed(preset.experiment, changes)
+
+
+def changed(e: Experiment, settings: Mapping[str, Any]) -> Experiment:
     """The experiment with other settings.
 
     A setting is a field, such as `levels`; a field of a section, `"prune.rate"`; or a
