@@ -103,3 +103,13 @@ def test_a_recipe_may_be_given_the_optimizer_of_a_key(ticket):
     made = lottery.first_ticket(plain(optimizer))[0]
     jax.tree.map(np.testing.assert_array_equal, made.state, ticket.state)
     jax.tree.map(np.testing.assert_array_equal, made.mask, ticket.mask)
+
+
+def test_each_update_is_told_once_of_functions_of_ones_own_too(recipe):
+    told = []
+    lottery.first_ticket(recipe, lambda _, record: told.append(record))
+    rows = [row for record in told for row in record.get("updates", [])]
+    assert {row["step"] for row in rows} == {2, 5, 8}
+    assert {row["replicate"] for row in rows} == {0, 1}
+    units = [(row["replicate"], row["path"], row["step"]) for row in rows]
+    assert len(set(units)) == len(units) == 2 * 2 * 3

@@ -10,6 +10,7 @@ import pytest
 
 import lth
 from lth import lottery, masks
+from lth.cli import main
 from lth.lab import runner, store
 from tests import own
 from tests.conftest import assert_same
@@ -278,3 +279,33 @@ def test_a_measure_of_ones_own_need_not_be_an_accuracy(tmp_path):
     run = lth.run(own.recipe(measure=renamed), tmp_path / "mine", watch=seen.append)
     assert {p.metric for p in seen} == {"closeness"}
     assert set(run.table["metric"]) >= {"loss", "closeness"}
+
+
+def test_a_changed_recipe_of_names_knows_its_batches():
+    one, same, other = (
+        lth.build("digits", replicates=1, batch_size=size).stamp
+        for size in (60, 60, 30)
+    )
+    assert one == same
+    assert one["data"] == other["data"]
+    assert one["batches"] != other["batches"]
+
+
+def test_a_measure_of_the_loss_alone_is_refused():
+    _, measure = own.objective(own.model())
+    with pytest.raises(ValueError, match="a metric beside `loss`"):
+        own.recipe(measure=lambda *args: {"loss": measure(*args)["loss"]})
+
+
+def test_runs_are_compared_by_a_metric_of_ones_own(tmp_path, capsys):
+    _, measure = own.objective(own.model())
+
+    def hits(*args):
+        found = measure(*args)
+        return {"loss": found["loss"], "hits": found["accuracy"]}
+
+    run = lth.run(own.recipe(measure=hits, densities=(0.5,)), tmp_path / "run")
+    assert set(run.compare(run)["difference"]) == {0.0}
+    assert main.command(["report", str(run.path)]) == 0
+    assert "test hits" in (run.path / "report.html").read_text()
+    assert any("best test hits" in part for part in run.described())

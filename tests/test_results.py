@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 import lth
+from lth import results
 
 RESULTS = Path(lth.__file__).parents[1] / "experiments" / "results"
 
@@ -125,3 +126,16 @@ def test_learned_masks_are_not_the_pruned_ones():
     pruned = found.xs("pruned", level="mask")
     assert (pruned["untrained"] < 80).all()
     assert (pruned["trained"] > popup["trained"]).all()
+
+
+def test_a_metric_of_ones_own_is_compared_by_if_there_is_no_other():
+    rows = [
+        ("a", 0, "ticket", 0, 1.0, 5, split, metric, 0.5)
+        for split in ("train", "test")
+        for metric in ("loss", "hits", "misses")
+    ]
+    table = pd.DataFrame(rows, columns=list(results.COLUMNS))
+    assert results.score(table) == "hits"
+    assert results.score(pd.concat([table, table.assign(metric="r2")])) == "r2"
+    with pytest.raises(ValueError, match="no measure: they have none"):
+        results.score(table[table["metric"] == "loss"])

@@ -10,15 +10,14 @@ from lth.results.table import SCORES, TICKET
 
 
 def score(table: pd.DataFrame) -> str:
-    """Return the metric by which networks are compared: accuracy, of a regression r2.
+    """Return the test metric by which networks are compared: accuracy, or r2.
 
     Of runs that measure neither, the first metric beside the loss. Raises ValueError
     for a table of runs that do not share one.
     """
-    found = [m for m in SCORES if (table["metric"] == m).any()]
-    if not found:
-        measured = table.loc[table["split"] == "test", "metric"].unique()
-        found = [m for m in measured if m != "loss"][:1]
+    measured = table.loc[table["split"] == "test", "metric"].unique()
+    found = [m for m in SCORES if m in measured]
+    found = found or [m for m in measured if m != "loss"][:1]
     if len(found) != 1:
         raise ValueError(
             f"these runs share no measure: they have {' and '.join(found) or 'none'}"
