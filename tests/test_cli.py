@@ -234,10 +234,13 @@ def test_a_run_of_an_older_format_is_named_as_that_and_the_others_are_listed(
     assert own.hashes(runs) == before
 
 
-def test_runs_together_are_called_by_what_differs():
-    def run(name="digits", config=None, **flags):
-        content = {"name": name, "flags": flags, "replicates": [[0]]}
-        return stored.Run(Path("runs") / f"{name}-{flags}", content, config)
+def test_runs_together_are_called_by_what_differs(tmp_path):
+    def run(name="digits", **flags):
+        path = tmp_path / f"{name}-{flags}"
+        path.mkdir(exist_ok=True)
+        content = {"id": "1", "name": name, "flags": flags, "fingerprint": {}}
+        store.create(path, content | {"replicates": [[0]]})
+        return stored.open_run(path)
 
     a, b = run(width=3, rate=0.1), run(width=5, rate=0.1)
     assert stored.labels([a, b]) == ["width 3", "width 5"]
