@@ -18,7 +18,7 @@ import numpy as np
 from lth import masks
 from lth.lottery.branches import Branch
 from lth.lottery.loop import Ticket
-from lth.train import Metrics, TrainState
+from lth.train import Keep, Metrics, TrainState
 
 # What a replicate's randomness is for; each folds into the replicate's key.
 INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN, SHUFFLE_GLOBAL, DYNAMIC = range(8)
@@ -60,7 +60,8 @@ class Recipe(NamedTuple):
     replicates: tuple[int, ...]
     init: Callable[[Keys], TrainState]
     mask: masks.Mask  # all ones [r, ...]
-    # (state, mask, n, keys [r]) -> n steps on the batches those keys stand for
+    # (state, mask, n, keys [r]) -> n steps on the batches those keys stand for, and
+    # sums of metrics; with a `piece` also (…, sums): added to those
     train: Callable[..., tuple[TrainState, Metrics]]
     measures: Mapping[str, Callable[[TrainState], Metrics]]  # by split
     stops: tuple[int, ...]  # steps to measure at; the last ends the training
@@ -78,6 +79,10 @@ class Recipe(NamedTuple):
     stamp: Mapping[str, str] = {}
     # () -> multiply-accumulates of one example, by the path of the weights
     work: Callable[[], Mapping[str, int]] = dict
+    # Between stops a training may be cut after so many steps; 0: it may not.
+    piece: int = 0
+    # Where a training is kept while it is under way; a laboratory says so.
+    keep: Keep | None = None
 
 
 # (recipe, watch) -> the ticket of level 0, and trees to store beside it, by name
@@ -154,6 +159,7 @@ def check(recipe: Recipe) -> None:
         ),
         (not late, "checkpoints", f"steps up to {max(stops, default=1)}"),
         (bool(recipe.measures), "measures", "functions of a state, by split"),
+        (recipe.piece >= 0, "piece", "steps, or 0"),
     ):
         if not fits:
             value = getattr(recipe, field)

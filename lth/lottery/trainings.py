@@ -61,10 +61,12 @@ def _fit(recipe, state, mask, order, watch):
     return train.fit(
         state,
         mask,
-        train=lambda state, mask, n: recipe.train(state, mask, n, order),
+        train=lambda state, mask, n, *sums: recipe.train(state, mask, n, order, *sums),
         measures=recipe.measures,
         stops=recipe.stops,
         watch=watch,
+        keep=recipe.keep,
+        piece=recipe.piece,
     )
 
 

@@ -2,9 +2,12 @@
 
 from lth.train import optimizers
 from lth.train.loop import (
+    Keep,
+    Unfinished,
     copied,
     fit,
     make_evaluate,
+    step_of,
     weighted_mean,
 )
 from lth.train.losses import (
@@ -22,14 +25,17 @@ from lth.train.step import (
     make_train,
     mask_slots,
     masked_slots,
+    no_sums,
 )
 
 __all__ = [
     "NEVER",
+    "Keep",
     "Loss",
     "Metrics",
     "Stats",
     "TrainState",
+    "Unfinished",
     "add_sums",
     "classification",
     "copied",
@@ -39,7 +45,9 @@ __all__ = [
     "make_train",
     "mask_slots",
     "masked_slots",
+    "no_sums",
     "optimizers",
     "regression",
+    "step_of",
     "weighted_mean",
 ]

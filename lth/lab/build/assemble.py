@@ -127,6 +127,7 @@ def build(
         branches={n: names.CONTROLS[n](start) for n in parse.split_list(e.controls)},
         each=compose.each_on(plan),
         work=partial(compose.work, task, like),
+        piece=task.piece,
     )
 
     def run_id(replicates: int) -> str:

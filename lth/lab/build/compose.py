@@ -139,6 +139,7 @@ def make_recipe(
         each=each,
         stamp=known,
         work=partial(work, task, like),
+        piece=task.piece,
     )
     if optimizer is not None:
         recipe = changing.changing_mask(recipe, model, optimizer)
@@ -204,7 +205,7 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
     step = devices.spread(
         plan,
         train.make_train(task.loss, sample, tx),
-        (0, 0, None, 0, None),
+        (0, 0, None, 0, None, 0),
         donate=True,
     )
     # What a chunk of images becomes inside a network fits a CPU's cache so.
@@ -212,25 +213,30 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
     measure = train.make_evaluate(task.measure, chunk)
     evaluate = devices.spread(plan, measure, (0, 0, None))
 
-    def trained(state, mask, n, order):
-        at = int(np.ravel(state.step)[0])
-        totals: Any = None
-        for block, length in task.blocks(order[0], at, at + n):
-            state, sums = step(state, mask, block, order, np.int32(length))
-            totals = sums if totals is None else train.add_sums(totals, sums)
-        return state, totals
+    none = _no_sums(task)
 
-    def one_by_one(state, mask, n, order):
+    def held(state, mask, n, order, sums=None):
+        at = train.step_of(state)
+        ((block, _),) = task.blocks(order[0], at, at + n)
+        sums = none(state, block) if sums is None else sums
+        return step(state, mask, block, order, np.int32(n), sums)
+
+    def streamed(state, mask, n, order, sums=None):
+        at = train.step_of(state)
+        for block, length in task.blocks(order[0], at, at + n):
+            state, new = step(
+                state, mask, block, order, np.int32(length), none(state, block)
+            )
+            sums = new if sums is None else train.add_sums(sums, new)
+        return state, sums
+
+    def one_by_one(state, mask, n, order, sums=None):
         """Each network by itself, for what is streamed comes in one order at a time."""
         rows = []
         for i in range(len(order)):
-            one: Any = jax.tree.map(lambda x, i=i: x[i : i + 1], (state, mask))
-            rows.append(trained(one[0], one[1], n, order[i : i + 1]))
+            one: Any = jax.tree.map(lambda x, i=i: x[i : i + 1], (state, mask, sums))
+            rows.append(streamed(one[0], one[1], n, order[i : i + 1], one[2]))
         return jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
-
-    def trained_each(state, mask, n, order):
-        alone = len(order) == 1 or not task.streams
-        return (trained if alone else one_by_one)(state, mask, n, order)
 
     def measured(split, state):
         values = [
@@ -239,7 +245,28 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
         ]
         return train.weighted_mean(values)
 
-    return trained_each, {name: partial(measured, name) for name in task.parts}
+    trained = one_by_one if task.streams else held
+    return trained, {name: partial(measured, name) for name in task.parts}
+
+
+def _no_sums(task: Task) -> Callable[[TrainState, Any], train.Metrics]:
+    """Make `none(state, block)`: the sums of training before its first step."""
+    made: dict[int, train.Metrics] = {}
+
+    def none(state, block):
+        count = len(jax.tree.leaves(state.params)[0])
+        if count not in made:
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            batch = jax.eval_shape(task.sample, key, np.int32(0), block)
+            one = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
+                (state.params, state.stats),
+            )
+            _, (_, metrics) = jax.eval_shape(task.loss, *one, batch, key)
+            made[count] = train.no_sums(metrics, (count,))
+        return made[count]
+
+    return none
 
 
 def make_frozen(task: Task, tx: Any, plan: devices.Plan) -> Callable:

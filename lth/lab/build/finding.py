@@ -57,10 +57,12 @@ def make_first(
         trained, metrics = train.fit(
             began,
             masks.unmasked(began.params),
-            train=lambda state, mask, n: step(state, mask, n, order),
+            train=lambda state, mask, n, *sums: step(state, mask, n, order, *sums),
             measures={**measures, "mask": density},
             stops=recipe.stops,
             watch=watch,
+            keep=recipe.keep,
+            piece=recipe.piece,
         )
         drawn = recipes.keys(recipe.replicates, stream, 1)
         params, stats, mask = end(trained, drawn)

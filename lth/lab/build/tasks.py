@@ -42,6 +42,7 @@ class Task(NamedTuple):
     objective: Callable = train.classification
     example: Any = None  # one of the data, as it is held
     streams: bool = False  # whether blocks are read in the order of one key
+    piece: int = 1  # training may be cut after so many steps, and their multiples
 
 
 def load(
@@ -185,6 +186,7 @@ def _streamed(d: Data, m: Model, batch_size: int, data_dir, place, pause: str) -
             np.zeros((1, *examples.shape), np.uint8), rest.targets[:1]
         ),
         streams=True,
+        piece=steps,
     )
 
 
