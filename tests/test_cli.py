@@ -215,8 +215,8 @@ def test_a_run_of_an_older_format_is_named_as_that_and_the_others_are_listed(
     old = {"format": 2, "id": content["id"], "preset": "digits", "config": {}}
     (runs / finished.name / "config.json").write_text(json.dumps(old))
     said = (
-        "was written in format 2, this lth reads format 3: give it an older lth, or "
-        "run it again in another folder"
+        f"was written in format 2, this lth reads format {store.FORMAT}: "
+        "give it an older lth, or run it again in another folder"
     )
     with pytest.raises(store.StoreError, match=said):
         lth.open_run(runs / finished.name)

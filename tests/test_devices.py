@@ -3,6 +3,7 @@
 What needs devices or processes of its own runs beside these tests (devices_worker.py).
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -18,7 +19,8 @@ import pytest
 
 import lth
 from lth.cli import main
-from lth.lab import config, front, runner, store
+from lth.lab import config, front, keeping, runner, store
+from lth.lab.build import assemble, tasks
 from tests.conftest import assert_same, start
 from tests.devices_worker import FLAGS, SMALL
 
@@ -131,7 +133,12 @@ def folders(tmp_path_factory):
     return data
 
 
-def test_streamed_images_run_stop_and_go_on_to_the_same_bits(folders, tmp_path):
+def test_streamed_images_run_stop_and_go_on_to_the_same_bits(
+    folders, tmp_path, monkeypatch
+):
+    stored = round(16 * 8 / 7)
+    monkeypatch.setattr(tasks, "BLOCK", 2 * 6 * stored**2 * 3)  # of two steps each
+    monkeypatch.setattr(keeping, "FIRST", 2)
     e = replace(
         SMALL,
         data=config.Data(
@@ -148,9 +155,16 @@ def test_streamed_images_run_stop_and_go_on_to_the_same_bits(folders, tmp_path):
     )
     whole = start(e, "small", tmp_path / "whole", folders).path
     moved = folders.rename(tmp_path / "moved")
-    one = replace(e, levels=1)
-    start(one, "small", tmp_path / "parts", moved)
-    parts = start(e, "small", tmp_path / "parts", moved).path
+    calls = itertools.count(1)
+    saving = keeping.Saving(None, 2, lambda: next(calls) % 3 == 0)
+    built = assemble.build(e, moved)
+    assert built.recipe.piece == 2
+    for _ in range(40):
+        with contextlib.suppress(keeping.Stopped):
+            parts = front.train(built, "small", tmp_path / "parts", saving=saving).path
+            break
+    resumed = [line["step"] for line in store.logged(parts, "resumed")]
+    assert any(step % 4 for step in resumed), resumed  # not where it measures
     assert whole.name == parts.name
     assert (whole / "table.csv").read_bytes() == (parts / "table.csv").read_bytes()
     for level in range(3):

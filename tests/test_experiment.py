@@ -365,7 +365,7 @@ def ending_in_infinity(recipe, training):
             state = state._replace(params=spoiled(state.params))
         return state, sums
 
-    return recipe._replace(train=train)
+    return recipe._replace(train=train, piece=0)
 
 
 def test_weights_that_end_not_finite_fail_their_replicate_alone(tmp_path):

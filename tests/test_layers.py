@@ -18,6 +18,7 @@ LAB = [
     {"compiler"},
     {"config", "store", "devices"},
     {"build", "progress"},
+    {"keeping"},
     {"runner"},
     {"stored"},
     {"front"},

@@ -1,7 +1,8 @@
 """The commands that train: `run`, `supermask` and `branch`, and `measure`."""
 
+import contextlib
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,8 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from lth.cli import flags as typed
-from lth.cli import own, terminal
-from lth.lab.config import ConfigError, Experiment, Learn
+from lth.cli import interrupt, own, terminal
+from lth.lab.config import ConfigError, Experiment, Learn, parse
 from lth.lab.config.presets import ALIASES, PRESETS, SUPERMASKS, Preset, named
 
 
@@ -29,6 +30,9 @@ class RunFlags:
     """Say what would be run, and what of it is stored, and train nothing."""
     quiet: bool = False
     """Print nothing but the path of the run directory."""
+    save_every: str = "10min"
+    """How often a training under way is saved, to go on from there if it is killed:
+    a time such as 30s, 10min or 2h, steps such as 5000it, or never."""
     over: Literal["replicates", "batch"] = "replicates"
     """What several devices share: the replicates, or each batch of a big network."""
     coordinator: str = ""
@@ -52,6 +56,8 @@ class OwnFlags:
     """Say what would be run, and what of it is stored, and train nothing."""
     quiet: bool = False
     """Print nothing but the path of the run directory."""
+    save_every: str = "10min"
+    """How often a training under way is saved: 30s, 10min, 2h, 5000it, or never."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class StoredFlags:
     """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
     quiet: bool = False
     """Print nothing but the path of the run directory."""
+    save_every: str = "10min"
+    """How often a training under way is saved: 30s, 10min, 2h, 5000it, or never."""
 
 
 def run(args: list[str]) -> int:
@@ -120,9 +128,10 @@ def supermask(args: list[str]) -> int:
 def branch(args: list[str]) -> int:
     """lth branch RUN NAME [--levels 3,7]"""
     flags, opened = _stored(args, "lth branch")
-    with terminal.progress(flags.quiet) as watch:
+    saving = _saving(flags.save_every)
+    with terminal.progress(flags.quiet) as watch, _leaving():
         try:
-            opened.branch(flags.what, flags.levels or None, watch=watch)
+            opened.branch(flags.what, flags.levels or None, watch=watch, saving=saving)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     return _conclude(opened, flags.quiet)
@@ -185,6 +194,7 @@ def parsed(preset: Preset, args: list[str], prog: str) -> RunFlags:
 def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
     """Run an experiment from the flags after its name, and say what it found."""
     flags = parsed(preset, args, prog)
+    saving = _saving(flags.save_every)
     from lth.lab import devices, front, store
     from lth.lab.build import assemble
 
@@ -200,7 +210,8 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
     first = "dense" if built.recipe.first is None else "mask"
 
     def start(watch):
-        return front.train(built, name, flags.runs, name=flags.name, watch=watch)
+        options = {"name": flags.name, "watch": watch, "saving": saving}
+        return front.train(built, name, flags.runs, **options)
 
     return _trained(start, flags.quiet, first)
 
@@ -212,12 +223,13 @@ def _run_own(source: str, args: list[str]) -> int:
     flags, rest = OwnFlags(), args
     if asked:
         terminal.output.print(
-            "beside the flags of the function there are --runs, --name, --dry-run and "
-            "--quiet, as of any run\n",
+            "beside the flags of the function there are --runs, --name, --dry-run, "
+            "--quiet and --save-every, as of any run\n",
             markup=False,
         )
     else:
         flags, rest = tyro.cli(OwnFlags, args=args, prog=prog, return_unknown_args=True)
+    saving = _saving(flags.save_every)
     recipe, given = _made(make, source, rest, prog)
     path = flags.runs / own.folder(source, given, flags.name)
     from lth.lab import front
@@ -228,9 +240,30 @@ def _run_own(source: str, args: list[str]) -> int:
 
     def start(watch):
         facts = {"flags": own.told(given), "arguments": rest, "source": source}
-        return front.train_own(recipe, path, about=facts, watch=watch)
+        options = {"about": facts, "watch": watch, "saving": saving}
+        return front.train_own(recipe, path, **options)
 
     return _trained(start, flags.quiet, "dense")
+
+
+def _saving(text: str) -> Any:
+    """When trainings under way are saved, and that a signal ends them."""
+    seconds, steps = parse.parse_saving(text)
+    from lth.lab import keeping
+
+    return keeping.Saving(seconds, steps, interrupt.asked)
+
+
+@contextlib.contextmanager
+def _leaving() -> Iterator[None]:
+    """Leave the process where a signal has stopped its training."""
+    from lth.lab import keeping
+
+    try:
+        yield
+    except keeping.Stopped:
+        interrupt.leave(", the training under way saved")
+        raise
 
 
 def _made(make: Callable, source: str, args: list[str], prog: str) -> tuple[Any, dict]:
@@ -261,7 +294,7 @@ def _trained(start: Callable[[Any], Any], quiet: bool, first: str) -> int:
     """Train, and say what came of it; the exit code."""
     from lth.lab import devices, stored
 
-    with terminal.progress(quiet, first) as watch:
+    with terminal.progress(quiet, first) as watch, _leaving():
         outcome = start(watch)
     if not devices.first_process():
         return 3 if outcome.failed else 0

@@ -13,7 +13,8 @@ import jax
 from lth import lottery, masks
 from lth.lab import devices, runner, store
 from lth.lab.build import assemble
-from lth.lab.config import settings
+from lth.lab.config import parse, settings
+from lth.lab.keeping import Saving
 from lth.lab.progress import Progress
 from lth.lab.runner import Outcome
 from lth.lab.stored import Run, open_run
@@ -32,6 +33,7 @@ def run(
     data_dir: str | Path | None = None,
     over: str = "replicates",
     watch: Callable[[Progress], Any] = runner.ignore,
+    save_every: str = "10min",
     **changes: Any,
 ) -> Run:
     """Train and store what is missing of a run, and open it.
@@ -47,6 +49,8 @@ def run(
       data_dir: Where its data files are; else LTH_DATA, else a cache.
       over: What several devices share of it: `replicates`, or each `batch`.
       watch: Is told where the run is, at each measurement.
+      save_every: How often a training under way is saved, to go on from there if it is
+        killed: a time such as 30s, 10min or 2h, steps such as 5000it, or never.
       **changes: Settings in place of a preset's: `levels=3`, `prune={"rate": 0.5}`,
         `**{"rewind.to": "500it"}`.
 
@@ -57,6 +61,7 @@ def run(
       ConfigError (a ValueError) for what cannot be run as asked, DataError,
       StoreError, MemoryTooSmallError.
     """
+    saving = Saving(*parse.parse_saving(save_every, "save_every"))
     if isinstance(what, Recipe):
         if path is None:
             raise ValueError("the run of a recipe needs the path of its folder")
@@ -64,14 +69,14 @@ def run(
             raise ValueError(
                 f"a recipe has no settings, change its fields; got {', '.join(changes)}"
             )
-        outcome = train_own(what, path, name=name, watch=watch)
+        outcome = train_own(what, path, name=name, watch=watch, saving=saving)
         return open_run(outcome.path, what)
     if path is not None:
         raise ValueError("a run that comes from names finds its folder in `runs`")
     preset, e = settings.configured(what, changes)
     devices.use_cores(e.replicates)
     built = assemble.build(e, data_dir, over)
-    outcome = train(built, preset, runs, name=name, watch=watch)
+    outcome = train(built, preset, runs, name=name, watch=watch, saving=saving)
     return open_run(outcome.path, data_dir=data_dir)
 
 
@@ -100,6 +105,7 @@ def train(
     *,
     name: str = "",
     watch: Callable[[Progress], Any] = runner.ignore,
+    saving: Saving = runner.USUAL,
 ) -> Outcome:
     """Run what comes from names, or what of it is not stored yet, in `runs`/`name`-id.
 
@@ -109,6 +115,7 @@ def train(
       runs: The folder of runs.
       name: What to call it; by default as its preset.
       watch: Is told where the run is.
+      saving: When trainings under way are saved.
 
     Returns:
       What came of it.
@@ -118,7 +125,7 @@ def train(
     """
     path, count = place(built, runs, name or preset)
     about = partial(built.about, name or preset, preset, count)
-    return runner.run(built.recipe, path, about, watch)
+    return runner.run(built.recipe, path, about, watch, saving)
 
 
 def train_own(
@@ -128,6 +135,7 @@ def train_own(
     name: str = "",
     about: Mapping[str, Any] | None = None,
     watch: Callable[[Progress], Any] = runner.ignore,
+    saving: Saving = runner.USUAL,
 ) -> Outcome:
     """Run a recipe of one's own, or what of it is not stored yet, in `path`.
 
@@ -138,6 +146,7 @@ def train_own(
       about: What else to remember: the `flags` of the function that made the recipe,
         and its `source`.
       watch: Is told where the run is.
+      saving: When trainings under way are saved.
 
     Returns:
       What came of it.
@@ -146,7 +155,7 @@ def train_own(
       ValueError, StoreError and MemoryTooSmallError.
     """
     known = _own(recipe, name or Path(path).name, dict(about or {}))
-    return runner.run(recipe, path, known, watch)
+    return runner.run(recipe, path, known, watch, saving)
 
 
 def described(recipe: Recipe, path: Path) -> list[tuple[str, str]]:

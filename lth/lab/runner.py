@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from lth import lottery, masks, results, train
-from lth.lab import devices, store
+from lth.lab import devices, keeping, store
 from lth.lab.devices import compilation
+from lth.lab.keeping import Saving
 from lth.lab.progress import Progress, Reporter
 from lth.lottery import Branch, Recipe, Ticket, trainings
 from lth.lottery import recipe as recipes
@@ -25,6 +26,7 @@ from lth.lottery import recipe as recipes
 # What `config.json` holds from now on, given what it holds (None: there is none yet).
 # Raises StoreError for a run that is another one.
 About = Callable[[dict[str, Any] | None], dict[str, Any]]
+USUAL = Saving()
 
 
 class Outcome(NamedTuple):
@@ -46,6 +48,7 @@ def run(
     path: str | Path,
     about: About,
     watch: Callable[[Progress], Any] = ignore,
+    saving: Saving = USUAL,
 ) -> Outcome:
     """Train what of a recipe is not stored yet in the folder `path`, and store it.
 
@@ -61,13 +64,14 @@ def run(
       path: The run directory, there or not yet.
       about: Says what `config.json` is to hold.
       watch: Is told where the run is, at each measurement.
+      saving: When trainings under way are saved.
 
     Returns:
       What came of it.
 
     Raises:
       ValueError for a recipe whose parts do not fit; StoreError and
-      MemoryTooSmallError; what is stored stays whole.
+      MemoryTooSmallError; what is stored stays whole. Stopped, where `saving` says so.
     """
     began, compiled, path = time.monotonic(), compilation.seconds(), Path(path)
     recipes.check(recipe)
@@ -83,7 +87,7 @@ def run(
         for _, unit in units[1:]:
             _first(stack.enter_context, store.claim(unit))
             _first(store.reconcile, unit)
-        tally = _Tally(path, watch, sum(_count(*pair) for pair in units))
+        tally = _Tally(path, watch, saving, sum(_count(*pair) for pair in units))
         for part, unit in units:
             _grow(part, unit, tally)
         for part, unit in units:
@@ -99,6 +103,7 @@ def branch(
     name: str,
     levels: Sequence[int] | None = None,
     watch: Callable[[Progress], Any] = ignore,
+    saving: Saving = USUAL,
 ) -> Outcome:
     """Train a branch of `recipe.branches` off stored tickets of the run in `path`.
 
@@ -110,12 +115,14 @@ def branch(
       name: Of the branch.
       levels: Of the tickets; by default all that are stored and pruned.
       watch: Is told where the training is, at each measurement.
+      saving: When trainings under way are saved.
 
     Returns:
       What came of it.
 
     Raises:
-      ValueError for a level that is not stored; StoreError.
+      ValueError for a level that is not stored; StoreError. Stopped, where `saving`
+      says so.
     """
     began, compiled, path = time.monotonic(), compilation.seconds(), Path(path)
     recipes.check(recipe)
@@ -135,7 +142,7 @@ def branch(
         )
         for part, unit in units
     )
-    tally = _Tally(path, watch, total)
+    tally = _Tally(path, watch, saving, total)
     for part, unit in units:
         _hang(part, unit, (name,), levels, tally)
     return _ended(path, began, compiled)
@@ -206,10 +213,17 @@ def _count_work(recipe: Recipe, path: Path) -> None:
 
 
 class _Tally:
-    """How many trainings of a call are done, for who watches."""
+    """What the trainings of a call share: how many are done, and how they are kept."""
 
-    def __init__(self, run: Path, watch: Callable[[Progress], Any], total: int):
+    def __init__(
+        self, run: Path, watch: Callable[[Progress], Any], saving: Saving, total: int
+    ):
         self.run, self.watch, self.total, self.done = run, watch, total, 0
+        self.saving, self.pace = saving, keeping.Pace()
+
+    def keep(self, unit: Path, variant: str, level: int):
+        """Keep a training, until what comes of it in the block is stored."""
+        return keeping.keeping(unit, variant, level, self.saving, self.pace)
 
     def report(self, recipe: Recipe, unit: Path, variant: str, level: int) -> Reporter:
         """A reporter of the next training."""
@@ -223,23 +237,25 @@ class _Tally:
 
 def _grow(recipe: Recipe, unit: Path, tally: _Tally) -> None:
     """Train and store the tickets that are missing, while a replicate is left."""
-    start = _checkpoints(recipe, unit)
+    start = _checkpoints(recipe, unit, tally)
     ticket = None
     for level in _missing(unit, range(len(recipe.densities) + 1)):
         report = tally.report(recipe, unit, store.TRUNK, level)
         if level and (ticket is None or ticket.level != level - 1):
             ticket = store.load(unit, level - 1, (recipe.mask, start))
-        if ticket is None:
-            ticket, beside = lottery.first_ticket(recipe, report)
-            for name, tree in beside.items():
-                (done,) = devices.agree([store.has(unit, name)])
-                if not done:  # it is only if a process ended here
-                    _first(store.save_tree, unit, name, tree)
-        elif _over(ticket):
+        if ticket is not None and _over(ticket):
             return
-        else:
-            ticket = lottery.next_ticket(recipe, start, ticket, report)
-        _first(_save, tally.run, unit, recipe.replicates, store.TRUNK, ticket)
+        with tally.keep(unit, store.TRUNK, level) as keep:
+            kept = recipe._replace(keep=keep)
+            if ticket is None:
+                ticket, beside = lottery.first_ticket(kept, report)
+                for name, tree in beside.items():
+                    (done,) = devices.agree([store.has(unit, name)])
+                    if not done:  # it is only if a process ended here
+                        _first(store.save_tree, unit, name, tree)
+            else:
+                ticket = lottery.next_ticket(kept, start, ticket, report)
+            _first(_save, tally.run, unit, recipe.replicates, store.TRUNK, ticket)
 
 
 def _hang(
@@ -271,11 +287,12 @@ def _hang(
             for group in _together(recipe, left):
                 by = trainings.changed(recipe, group[0])
                 report = tally.report(by, folders[group[0]], group[0], level)
-                news = lottery.branched(recipe, group, first, ticket, before, report)
-                for name, new in zip(group, news, strict=True):
-                    _first(
-                        _save, tally.run, folders[name], recipe.replicates, name, new
-                    )
+                with tally.keep(folders[group[0]], "+".join(group), level) as keep:
+                    kept = recipe._replace(keep=keep)
+                    news = lottery.branched(kept, group, first, ticket, before, report)
+                    for name, new in zip(group, news, strict=True):
+                        at, replicates = folders[name], recipe.replicates
+                        _first(_save, tally.run, at, replicates, name, new)
 
 
 def _together(recipe: Recipe, names: Sequence[str]) -> list[list[str]]:
@@ -342,7 +359,7 @@ def _over(ticket: Ticket) -> bool:
     return bool((ticket.metrics["failed"][:, 0] >= 0).all())
 
 
-def _checkpoints(recipe: Recipe, unit: Path) -> train.TrainState:
+def _checkpoints(recipe: Recipe, unit: Path, tally: _Tally) -> train.TrainState:
     """The early state; it and all other listed states of the dense training are stored.
 
     They are trained apart from the dense network, which passes through the same states.
@@ -351,12 +368,13 @@ def _checkpoints(recipe: Recipe, unit: Path) -> train.TrainState:
     listed = zip(recipe.checkpoints.items(), done, strict=True)
     missing = [item for item, there in listed if not there]
     order, at = recipes.keys(recipe.replicates, recipes.TRAIN), 0
-    state = recipes.drawn(recipe) if missing else None
+    state: Any = recipes.drawn(recipe) if missing else None
     for name, step in sorted(missing, key=lambda item: item[1]):
-        if step > at:
-            state, _ = recipe.train(state, recipe.mask, step - at, order)
-            at = step
-        _first(store.save_tree, unit, name, {"state": state})
+        with tally.keep(unit, name, 0) as keep:
+            if step > at:
+                state = lottery.advanced(recipe, state, step, order, keep)
+                at = step
+            _first(store.save_tree, unit, name, {"state": state})
     return early(recipe, unit)
 
 

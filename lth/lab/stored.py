@@ -17,6 +17,7 @@ from lth import lottery, masks, results, train
 from lth.lab import config, runner, store
 from lth.lab.build import assemble, names
 from lth.lab.config import identity, presets, validate
+from lth.lab.keeping import Saving
 from lth.lottery import Branch, Recipe, Ticket
 from lth.lottery import recipe as recipes
 
@@ -299,6 +300,7 @@ class Run:
         *,
         name: str = "",
         watch: Callable[[Any], Any] = runner.ignore,
+        saving: Saving = runner.USUAL,
     ) -> "Run":
         """Train what is missing of a branch off stored tickets; return this run.
 
@@ -309,6 +311,7 @@ class Run:
           name: What to call a branch, in the table and on disk; by default its
             title.
           watch: Is told where the training is, at each measurement.
+          saving: When trainings under way are saved.
 
         Returns:
           This run, whose table has the branch now.
@@ -326,7 +329,7 @@ class Run:
             what = recipe.branches[what]
         name = name or what.title
         recipe = recipe._replace(branches={**recipe.branches, name: what})
-        runner.branch(recipe, self.path, name, levels, watch)
+        runner.branch(recipe, self.path, name, levels, watch, saving)
         self.__dict__.pop("table", None)
         return self
 

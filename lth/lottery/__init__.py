@@ -13,6 +13,7 @@ from lth.lottery.loop import (
 from lth.lottery.pruning import make_prune, make_prune_early
 from lth.lottery.recipe import Recipe, check, fingerprint, keys, only
 from lth.lottery.trainings import (
+    advanced,
     branched,
     first_ticket,
     fit,
@@ -29,6 +30,7 @@ __all__ = [
     "Recipe",
     "Ticket",
     "Train",
+    "advanced",
     "branched",
     "branches",
     "check",

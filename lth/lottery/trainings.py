@@ -4,6 +4,7 @@ They are functions of a recipe. A laboratory stores what they return; a loop of 
 may do without.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from lth.lottery.recipe import (
     REINIT,
     TRAIN,
     First,
+    Keys,
     Recipe,
     Watch,
     check_like,
@@ -57,6 +59,37 @@ def fit(
     return _fit(recipe, state, mask, keys(recipe.replicates, TRAIN, order), watch)
 
 
+def advanced(
+    recipe: Recipe,
+    state: TrainState,
+    step: int,
+    order: Keys,
+    keep: train.Keep | None = None,
+) -> TrainState:
+    """Return the state as dense training has it at a later step; nothing is measured.
+
+    Args:
+      recipe: What the run is made of.
+      state: Of all replicates, before that step.
+      step: Counted as in the state.
+      order: The keys that name the order of the data.
+      keep: Where the training is kept while it is under way.
+
+    Returns:
+      The state; the one given stays whole.
+    """
+    state, _ = train.fit(
+        state,
+        recipe.mask,
+        train=lambda state, mask, n, *sums: recipe.train(state, mask, n, order, *sums),
+        measures={},
+        stops=(step,),
+        keep=keep,
+        piece=_piece(recipe),
+    )
+    return state
+
+
 def _fit(recipe, state, mask, order, watch):
     return train.fit(
         state,
@@ -66,8 +99,15 @@ def _fit(recipe, state, mask, order, watch):
         stops=recipe.stops,
         watch=watch,
         keep=recipe.keep,
-        piece=recipe.piece,
+        piece=_piece(recipe),
     )
+
+
+def _piece(recipe: Recipe) -> int:
+    """Where a training may be cut; not at all if its function takes no sums."""
+    taken = inspect.signature(recipe.train).parameters.values()
+    several = any(p.kind is p.VAR_POSITIONAL for p in taken)
+    return recipe.piece if several or len(taken) >= 5 else 0
 
 
 def trained_dense(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:

@@ -149,7 +149,7 @@ def fit(
         watch(state, record)
         if keep and stop < max(stops):
             keep.offer(Unfinished(state, records))
-    curves = {k: np.stack([r[k] for r in records], -1) for k in records[0]}
+    curves = {k: np.stack([r[k] for r in records], -1) for k in records[-1]}
     return state, {**curves, "diverged": curves["diverged"].min(-1)}
 
 

@@ -25,6 +25,28 @@ def parse_steps(text: str, epoch: int, flag: str) -> int:
     return int(match[1] or 0) * epoch + int(match[2] or 0)
 
 
+SPANS = {"s": 1, "min": 60, "h": 3600}
+
+
+def parse_saving(text: str, flag: str = "--save-every") -> tuple[float | None, int]:
+    """How often trainings under way are saved: seconds, or None, and steps, or 0.
+
+    Texts are 10min, 30s, 2h; 5000it; or never.
+    """
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", text):
+        seconds = float(match[1]) * SPANS[match[2]]
+        if seconds > 0:
+            return seconds, 0
+    elif (match := re.fullmatch(r"(\d+)it", text)) and int(match[1]):
+        return None, int(match[1])
+    elif text == "never":
+        return None, 0
+    raise ConfigError(
+        f"{flag} is a time such as 30s, 10min or 2h, steps such as 5000it, or never; "
+        f"got {text!r}"
+    )
+
+
 class Structure(NamedTuple):
     """What is pruned as a unit."""
 

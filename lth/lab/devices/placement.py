@@ -286,6 +286,15 @@ def first_process() -> bool:
     return jax.process_index() == 0
 
 
+def same(number: int) -> int:
+    """The number of the first process, once all processes are here."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
 def agree(flags: list[bool]) -> list[bool]:
     """What the first process says, once all processes are here."""
     if jax.process_count() == 1:

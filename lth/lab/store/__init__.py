@@ -1,6 +1,6 @@
 """Run directories: trees of arrays and rows, whole or not at all."""
 
-from lth.lab.store.checkpoint import StoreError
+from lth.lab.store.checkpoint import ForeignError, StoreError
 from lth.lab.store.rundir import (
     FORMAT,
     TRUNK,
@@ -13,7 +13,9 @@ from lth.lab.store.rundir import (
     claim,
     create,
     create_branch,
+    drop_trainings,
     environment,
+    facts,
     failures,
     has,
     is_measured,
@@ -21,6 +23,7 @@ from lth.lab.store.rundir import (
     level_name,
     load,
     load_measured,
+    load_training,
     load_tree,
     log,
     logged,
@@ -30,9 +33,12 @@ from lth.lab.store.rundir import (
     reconcile,
     save,
     save_measured,
+    save_training,
     save_tree,
     stored,
+    training,
     units,
+    whose,
     write,
 )
 
@@ -40,6 +46,7 @@ __all__ = [
     "FORMAT",
     "TRUNK",
     "BusyError",
+    "ForeignError",
     "StoreError",
     "add_session",
     "append_rows",
@@ -49,7 +56,9 @@ __all__ = [
     "claim",
     "create",
     "create_branch",
+    "drop_trainings",
     "environment",
+    "facts",
     "failures",
     "has",
     "is_measured",
@@ -57,6 +66,7 @@ __all__ = [
     "level_name",
     "load",
     "load_measured",
+    "load_training",
     "load_tree",
     "log",
     "logged",
@@ -66,8 +76,11 @@ __all__ = [
     "reconcile",
     "save",
     "save_measured",
+    "save_training",
     "save_tree",
     "stored",
+    "training",
     "units",
+    "whose",
     "write",
 ]

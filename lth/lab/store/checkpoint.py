@@ -7,15 +7,16 @@ Its digest is checked when it is read.
 import contextlib
 import errno
 import hashlib
+import json
 import logging
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -28,6 +29,8 @@ from orbax.checkpoint import v1 as ocp
 UNTOLD = {errno.EINVAL, errno.EDOM, errno.ERANGE, errno.ENOENT}
 
 
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
 # Who tells the tracebacks of Orbax's threads, and of callbacks that come too late.
 LOGGERS = ("absl", "asyncio", "concurrent.futures")
 
@@ -36,20 +39,81 @@ class StoreError(RuntimeError):
     """A run directory that cannot be read or written: which and why."""
 
 
-def save(path: Path, tree: dict[str, Any]) -> None:
-    """Store a dict of trees of arrays under `path`."""
+class ForeignError(StoreError):
+    """A checkpoint that lies in another's place."""
+
+
+def save(path: Path, tree: dict[str, Any], about: Mapping[str, Any] = EMPTY) -> None:
+    """Store a dict of trees of arrays under `path`, and what it is `about`."""
     path = path.absolute()  # Orbax wants it so
     write = _write if jax.process_count() == 1 else _write_alone
-    with writing(path), _alone():
-        try:
-            write(path, tree, {"digest": digest(tree)})
-        except OSError:
+    with writing(path), _alone(), _storage_errors():
+        write(path, tree, _sealed(tree, about))
+
+
+def save_later(
+    path: Path, tree: dict[str, Any], about: Mapping[str, Any] = EMPTY
+) -> Callable[[], None]:
+    """Begin to store NumPy arrays as `save` does; return what waits until it is done.
+
+    It raises what `save` raises.
+    """
+    if jax.process_count() > 1:
+        save(path, tree, about)
+        return lambda: None
+    path = path.absolute()
+    with writing(path), _alone(), _storage_errors():
+        meta = _sealed(tree, about)
+        response = ocp.save_async(str(path), tree, custom_metadata=meta)
+
+    def wait() -> None:
+        with writing(path), _alone(), _storage_errors():
+            response.result()
+
+    return wait
+
+
+@contextlib.contextmanager
+def _storage_errors() -> Iterator[None]:
+    """Turn what the writer makes of a storage error back into that."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # storage errors come out of the writer's own types
+        number = _system_error(error)
+        if number is None:
             raise
-        except Exception as error:  # storage errors come out of the writer's own types
-            number = _system_error(error)
-            if number is None:
-                raise
-            raise OSError(number, os.strerror(number)) from error
+        raise OSError(number, os.strerror(number)) from error
+
+
+def _sealed(tree: dict[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What is stored beside the arrays: their digest, and one over all of it."""
+    content = {"about": dict(about), "digest": digest(tree)}
+    return {**content, "seal": _seal(content)}
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def about(path: Path) -> dict[str, Any]:
+    """What the checkpoint `path` is about; its arrays are not read."""
+    path = path.absolute()
+    with _reading(path), _alone():
+        meta = ocp.metadata(str(path)).custom_metadata
+    return _opened(path, meta)["about"]
+
+
+def _opened(path: Path, meta: Any) -> dict[str, Any]:
+    """The content of what was sealed, whole."""
+    fields = ("about", "digest", "seal")
+    if not isinstance(meta, dict) or not all(field in meta for field in fields):
+        raise StoreError(_damaged(path, "it has no digest"))
+    content = {"about": meta["about"], "digest": meta["digest"]}
+    if _seal(content) != meta["seal"] or not isinstance(meta["about"], dict):
+        raise StoreError(_damaged(path, "what it says of itself was changed"))
+    return content
 
 
 def _system_error(error: BaseException | None) -> int | None:
@@ -90,7 +154,14 @@ def _me() -> dict[str, Any]:
 
 
 def load(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The checkpoint `path`, checked against its digest.
+    """The checkpoint `path`; see `load_with_about`."""
+    return load_with_about(path, like)[0]
+
+
+def load_with_about(
+    path: Path, like: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The checkpoint `path`, checked against its digest, and what it is about.
 
     `like` gives entries the structure, shapes and types to expect; those it does not
     mention come back as NumPy arrays, in lists where there were tuples of any kind.
@@ -101,21 +172,30 @@ def load(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any]:
             f"{path} cannot be read: a backslash in a folder's name is taken for a "
             "slash; rename the folder"
         )
+    with _reading(path), _alone():
+        meta: Any = ocp.metadata(str(path))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def device(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+        def host(leaf):
+            return np.empty(leaf.shape, leaf.dtype)
+
+        target = jax.tree.map(host, dict(meta.metadata))
+        target |= jax.tree.map(device, like or {})
+        tree = ocp.load(str(path), target)
+    content = _opened(path, meta.custom_metadata)
+    if digest(tree) != content["digest"]:
+        raise StoreError(_damaged(path, "its content does not match its digest"))
+    return tree, content["about"]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn any failure to read into a StoreError that says why, and what to do."""
     try:
-        with _alone():
-            meta: Any = ocp.metadata(str(path))
-            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-            def device(leaf):
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-
-            def host(leaf):
-                return np.empty(leaf.shape, leaf.dtype)
-
-            target = jax.tree.map(host, dict(meta.metadata))
-            target |= jax.tree.map(device, like or {})
-            tree = ocp.load(str(path), target)
-        written = meta.custom_metadata["digest"]
+        yield
     except Exception as error:  # a damaged file can fail anywhere in the reader
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         number = _system_error(error)
@@ -124,9 +204,6 @@ def load(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any]:
         if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
             raise StoreError(f"{path} cannot be read: {reason}") from error
         raise StoreError(_damaged(path, reason)) from error
-    if digest(tree) != written:
-        raise StoreError(_damaged(path, "its content does not match its digest"))
-    return tree
 
 
 def _damaged(path: Path, reason: str) -> str:
@@ -167,6 +244,8 @@ def _alone() -> Iterator[None]:
     wait until the block is done. Each thread logs the traceback of an error that is
     raised here all the same, some of them later, so after an error its log stays shut.
     """
+    stderr = sys.stderr
+    sys.stderr = _Muted(stderr)
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -177,26 +256,39 @@ def _alone() -> Iterator[None]:
             yield
     except Exception:
         warnings.filterwarnings("ignore", "coroutine .* was never awaited")
-        sys.excepthook = partial(_unless_late, sys.excepthook)
         raise
+    sys.stderr = stderr
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)
 
 
-def _unless_late(report: Callable, kind: type, error: Any, trace: Any) -> None:
-    """Report an exception, but for what a failed reader's threads find closed."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        report(kind, error, trace)
+class _Muted:
+    """Standard error, without what threads that Python did not start write to it.
+
+    Those of a failed reader find its event loop closed, and print that, each for
+    itself, past `sys.excepthook`.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name.startswith("Dummy-"):
+            return len(text)
+        return self._stream.write(text)
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM until the block is done."""
+    """Hold back Ctrl-C, SIGTERM and SIGUSR1 until the block is done."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are delivered elsewhere
         return
     held: list[tuple[int, Any]] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {n: signal.signal(n, lambda *now: held.append(now)) for n in numbers}
     try:
         yield

@@ -11,6 +11,7 @@
                           a branch, with branch.json, table, log, tickets and lock
         replicates/1/     replicates that were added later: the same again
         probes/barrier/   numbers about stored tickets
+        training/         the training under way, saved every so often
         report.html       figures, once the run is done
         lock              held by the process at work
 
@@ -32,7 +33,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,12 @@ import jax
 from lth import results
 from lth.lab import compiler
 from lth.lab.store import checkpoint
-from lth.lab.store.checkpoint import GO_ON, StoreError, writing
+from lth.lab.store.checkpoint import EMPTY, GO_ON, StoreError, writing
 from lth.lottery import Ticket
 
-FORMAT = 3  # of a run directory; raised when older code could not read a newer one
+FORMAT = 4  # of a run directory; raised when older code could not read a newer one
 TRUNK = results.TICKET
+STEP = re.compile(r"step_(\d+)")
 LEVEL = re.compile(r"level_(\d+)")
 
 
@@ -178,7 +180,7 @@ def claim(run: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        for leftover in (run / "tickets").glob("*.orbax-checkpoint-tmp*"):
+        for leftover in run.glob("*/*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for leftover in run.glob(".*.*.[0-9]*"):  # of a process killed in `write`
             leftover.unlink(missing_ok=True)
@@ -216,11 +218,11 @@ def latest(unit: Path) -> int | None:
     return max(stored(unit), default=None)
 
 
-def save(unit: Path, ticket: Ticket) -> None:
-    """Store a ticket under its level."""
+def save(unit: Path, ticket: Ticket, facts: Mapping[str, Any] = EMPTY) -> None:
+    """Store a ticket under its level, with facts about it that are read apart."""
     tree = ticket._asdict()
     level = tree.pop("level")
-    save_tree(unit, level_name(level), tree)
+    save_tree(unit, level_name(level), tree, facts)
 
 
 def load(unit: Path, level: int, like: Any = None) -> Ticket:
@@ -234,9 +236,52 @@ def load(unit: Path, level: int, like: Any = None) -> Ticket:
     return Ticket(level, tree["mask"], tree["state"], tree["metrics"])
 
 
-def save_tree(unit: Path, name: str, tree: dict[str, Any]) -> None:
+def save_tree(
+    unit: Path, name: str, tree: dict[str, Any], facts: Mapping[str, Any] = EMPTY
+) -> None:
     """Store a dict of trees of arrays as the checkpoint `name`."""
-    checkpoint.save(unit / "tickets" / name, tree)
+    about = {"of": whose(unit, name), **facts}
+    checkpoint.save(unit / "tickets" / name, tree, about)
+
+
+def whose(unit: Path, name: str) -> dict[str, Any]:
+    """The identity of a checkpoint: of which run, replicates and branch, and its name.
+
+    It lies inside the checkpoint, so that one in another's place is known as that.
+    """
+    path, branch, identity = unit, "", {}
+    if unit.parent.name == "branches":
+        path, branch = unit.parents[1], unit.name
+    group = 0
+    if path.parent.name == "replicates":
+        path, group = path.parents[1], int(path.name)
+    if (path / "config.json").exists():
+        content = read_config(path)
+        identity = {"run": content["id"], "replicates": content["replicates"][group]}
+    return {**identity, "branch": branch, "name": name}
+
+
+def facts(unit: Path, name: str) -> dict[str, Any]:
+    """What a checkpoint says of itself, once it is known to be in its place."""
+    path = unit / "tickets" / name
+    about = checkpoint.about(path)
+    _check_place(path, about, unit, name)
+    return about
+
+
+def _check_place(path: Path, about: dict[str, Any], unit: Path, name: str) -> None:
+    """Refuse a checkpoint of another run, branch or level."""
+    here, found = whose(unit, name), about.get("of")
+    if found == here:
+        return
+    known = found if isinstance(found, dict) else {}
+    differ = [k for k in here if known.get(k) != here[k]]
+    told = "; ".join(f"{k} {known.get(k)!r}, not {here[k]!r}" for k in differ)
+    raise checkpoint.ForeignError(
+        f"{path} belongs elsewhere: it is of {told}\n"
+        "Put the right one in its place; or delete that folder and give the same "
+        "command again: what is missing is trained anew"
+    )
 
 
 def load_tree(
@@ -248,7 +293,58 @@ def load_tree(
         raise StoreError(
             f"{unit} holds no {name}; it holds {', '.join(names) or 'none'}"
         )
-    return checkpoint.load(unit / "tickets" / name, like)
+    path = unit / "tickets" / name
+    tree, about = checkpoint.load_with_about(path, like)
+    _check_place(path, about, unit, name)
+    return tree
+
+
+def training(unit: Path) -> str | None:
+    """The name of the last checkpoint of the training under way in a unit, if any."""
+    names = [path.name for path in (unit / "training").glob("step_*")]
+    steps = [int(m[1]) for m in map(STEP.fullmatch, names) if m]
+    return f"step_{max(steps)}" if steps else None
+
+
+def save_training(
+    unit: Path, name: str, tree: dict[str, Any], told: Mapping[str, Any]
+) -> Callable[[], None]:
+    """Begin to store a training under way; return what waits for it.
+
+    It is called before the next one is stored. Those before this one go once it is
+    whole.
+    """
+    folder = unit / "training"
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder / name, ignore_errors=True)
+    about = {"of": whose(unit, f"training {name}"), "training": dict(told)}
+    wait = checkpoint.save_later(folder / name, tree, about)
+
+    def done() -> None:
+        wait()
+        for path in folder.iterdir():
+            if path.name != name:
+                shutil.rmtree(path, ignore_errors=True)
+
+    return done
+
+
+def load_training(
+    unit: Path, name: str, like: dict[str, Any], told: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The stored training under way, or None where that is not the one told."""
+    path = unit / "training" / name
+    about = checkpoint.about(path)
+    _check_place(path, about, unit, f"training {name}")
+    if about.get("training") != dict(told):
+        return None
+    return checkpoint.load(path, like)
+
+
+def drop_trainings(unit: Path) -> None:
+    """Remove what is stored of trainings under way."""
+    shutil.rmtree(unit / "training", ignore_errors=True)
 
 
 def log(unit: Path, event: str, **fields: Any) -> None:

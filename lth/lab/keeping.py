@@ -1,0 +1,202 @@
+"""Trainings under way, kept on disk every so often, so that a killed one goes on.
+
+What is kept lies in `training/` of the unit that the ticket will lie in, and goes when
+that is stored. It is a checkpoint as any other, with what tells the training: its run,
+variant and level, and a digest of where it started.
+"""
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lth import masks
+from lth.lab import devices, store
+from lth.lab.devices import compilation
+from lth.lab.store import checkpoint
+from lth.train import TrainState, Unfinished, step_of
+
+PIECE = 2.0  # seconds that are trained before the clock is looked at
+FIRST = 16  # steps, before it is known how long one takes
+GROWTH = 8  # times the last piece, at most
+
+
+def never() -> bool:
+    """Do not ask to stop."""
+    return False
+
+
+class Saving(NamedTuple):
+    """Says when trainings under way are saved."""
+
+    seconds: float | None = 600.0  # of the clock between two saves; None: not by it
+    steps: int = 0  # of the training between two saves; 0: not by them
+    stop: Callable[[], bool] = never  # whether to save at once, and stop
+
+
+class Stopped(BaseException):
+    """Ends a run that was asked to stop; the training under way is saved."""
+
+
+class Pace:
+    """How fast trainings of a call go: what one learns, the next one knows."""
+
+    def __init__(self):
+        self.rate = 0.0  # steps a second; 0: not known yet
+
+    def learn(self, steps: int, seconds: float) -> None:
+        """Take note of a piece; one too short to tell says that more may be tried."""
+        self.rate = steps * GROWTH / PIECE if seconds < 0.05 else steps / seconds
+
+    def steps(self) -> int:
+        """How many steps to train in a piece."""
+        return max(1, int(self.rate * PIECE)) if self.rate else FIRST
+
+
+class Keeper:
+    """Keeps one training under way (`train.Keep`)."""
+
+    def __init__(
+        self, unit: Path, variant: str, level: int, saving: Saving, pace: Pace
+    ):
+        self.unit, self.saving, self.pace = unit, saving, pace
+        self.about = {"variant": variant, "level": level}
+        self.started: tuple[Any, Any] | None = None
+        self.last = self.begin = time.monotonic()
+        self.compiled = compilation.seconds()
+        self.at = self.origin = 0
+        self.write: Callable[[], None] | None = None  # waits for one under way
+
+    def begun(self, state: TrainState, mask: masks.Mask) -> Unfinished | None:
+        """Return where the training that starts so was left."""
+        self._finish_writing()
+        self.started, self.origin = (state, mask), step_of(state)
+        self.last = time.monotonic()
+        found = self._found(state)
+        if found is not None:
+            self._log("resumed", found.state)
+        return found
+
+    def steps(self, at: int, left: int, piece: int) -> int:
+        """Return how many of the steps left to train before the clock is looked at."""
+        count, every = self.pace.steps(), self.saving.steps
+        if every:
+            count = min(count, every - (at - self.origin) % every)
+        count = devices.same(max(1, count // piece) * piece)
+        self.at, self.begin, self.compiled = at, time.monotonic(), compilation.seconds()
+        return min(count, left)
+
+    def offer(self, unfinished: Unfinished) -> None:
+        """Save where the training is, if it is time to, and stop if that is asked."""
+        at = step_of(unfinished.state)  # waits for the device
+        now = time.monotonic()
+        if unfinished.sums is not None:
+            busy = now - self.begin - (compilation.seconds() - self.compiled)
+            self.pace.learn(at - self.at, busy)
+        seconds, steps = self.saving.seconds, self.saving.steps
+        due = seconds is not None and now - self.last >= seconds
+        due = due or bool(steps and (at - self.origin) % steps == 0)
+        stop, due = devices.agree([self.saving.stop(), due])
+        if stop or due:
+            self._save(unfinished)
+        if stop:
+            self._finish_writing()
+            raise Stopped
+
+    def end(self) -> None:
+        """Drop what is kept: the training is over, and what came of it is stored."""
+        self._finish_writing()
+        if devices.first_process():
+            store.drop_trainings(self.unit)
+
+    def _found(self, state: TrainState) -> Unfinished | None:
+        """What is kept of this very training."""
+        name = store.training(self.unit)
+        (there,) = devices.agree([name is not None])
+        if not there:
+            return None
+        name = name or ""
+        try:
+            tree = store.load_training(self.unit, name, {"state": state}, self._told())
+        except store.ForeignError:
+            raise
+        except store.StoreError as error:
+            warnings.warn(f"the training starts again, since {error}", stacklevel=2)
+            self._drop(str(error))
+            return None
+        if tree is None:  # its ticket is stored, or the recipe's functions changed
+            self._drop("it is another training")
+            return None
+        sums = jax.tree.map(jnp.asarray, tree.get("sums"))
+        return Unfinished(tree["state"], _unstacked(tree.get("curves", {})), sums)
+
+    def _drop(self, why: str) -> None:
+        if devices.first_process():
+            store.log(self.unit, "dropped", why=why, **self.about)
+            store.drop_trainings(self.unit)
+
+    def _told(self) -> dict[str, Any]:
+        """What tells this training from others."""
+        assert self.started is not None
+        if "start" not in self.about:
+            self.about = {**self.about, "start": checkpoint.digest(self.started)}
+        return self.about
+
+    def _save(self, unfinished: Unfinished) -> None:
+        self.last = time.monotonic()
+        if not devices.first_process():
+            return
+        self._finish_writing()
+        tree: dict[str, Any] = {"state": unfinished.state}
+        if unfinished.records:
+            tree["curves"] = _stacked(unfinished.records)
+        if unfinished.sums is not None:
+            tree["sums"] = unfinished.sums
+        name = f"step_{step_of(unfinished.state)}"
+        tree = jax.tree.map(_copied, tree)
+        self.write = store.save_training(self.unit, name, tree, self._told())
+        self._log("kept", unfinished.state)
+
+    def _finish_writing(self) -> None:
+        """Wait for what is being written; raises StoreError where that fails."""
+        if self.write is not None:
+            write, self.write = self.write, None
+            write()
+
+    def _log(self, event: str, state: TrainState) -> None:
+        if devices.first_process():
+            known = {n: self.about[n] for n in ("variant", "level")}
+            store.log(self.unit, event, **known, step=step_of(state))
+
+
+@contextlib.contextmanager
+def keeping(
+    unit: Path, variant: str, level: int, saving: Saving, pace: Pace
+) -> Iterator[Keeper]:
+    """Keep one training, until what came of it is stored: that is done in the block."""
+    keeper = Keeper(unit, variant, level, saving, pace)
+    yield keeper
+    keeper.end()
+
+
+def _copied(leaf: Any) -> Any:
+    """A leaf in memory of its own, which training does not use up."""
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.copy(leaf)
+    return np.array(leaf)
+
+
+def _stacked(records: Any) -> dict[str, np.ndarray]:
+    return {name: np.stack([r[name] for r in records], -1) for name in records[0]}
+
+
+def _unstacked(curves: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The records, stop by stop, whose curves were stacked."""
+    count = min((c.shape[-1] for c in curves.values()), default=0)
+    return [{name: c[..., i] for name, c in curves.items()} for i in range(count)]
