@@ -16,6 +16,7 @@ import lth
 from lth import results
 from lth.cli import main
 from lth.lab import store, stored
+from lth.lab.config import identity
 from tests import own
 
 FAST = (
@@ -238,7 +239,8 @@ def test_runs_together_are_called_by_what_differs(tmp_path):
     def run(name="digits", **flags):
         path = tmp_path / f"{name}-{flags}"
         path.mkdir(exist_ok=True)
-        content = {"id": "1", "name": name, "flags": flags, "fingerprint": {}}
+        known = {"id": identity.of_fingerprint({}), "fingerprint": {}}
+        content = {**known, "name": name, "flags": flags}
         store.create(path, content | {"replicates": [[0]]})
         return stored.open_run(path)
 

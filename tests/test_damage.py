@@ -107,7 +107,7 @@ def test_a_table_that_is_none(run, content, capsys):
     (run / "table.csv").write_bytes(content)
     assert main.command(["show", str(run)]) == 5
     assert main.command(["run", "digits", *FAST, "--runs", str(run.parent)]) == 5
-    assert capsys.readouterr().err.count("table.csv is damaged") == 2
+    assert capsys.readouterr().err.count("table.csv was changed or lost") == 2
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EFBIG])

@@ -86,7 +86,7 @@ def test_training_uses_up_its_own_states_and_never_the_early_one(
         early.append(first)
         return recipe.rewind(first, late, keys)
 
-    monkeypatch.setattr(store, "save", lambda unit, ticket: saved.append(ticket))
+    monkeypatch.setattr(store, "save", lambda unit, ticket, facts: saved.append(ticket))
     spied = recipe._replace(train=trained, rewind=rewound)
     path = front.train_own(spied, tmp_path / "run").path
     assert_same(early[0], runner.early(recipe, path))  # as it is stored

@@ -156,10 +156,10 @@ def test_a_stopped_run_continues_to_the_same_bits(unbroken, tmp_path, measuremen
 
 @pytest.mark.parametrize("where", ["small-", "shuffle-"])
 def test_rows_ahead_of_their_ticket_are_dropped(unbroken, tmp_path, monkeypatch, where):
-    def crash(unit, ticket):
+    def crash(unit, ticket, facts):
         if ticket.level == 1 and unit.name.startswith(where):
             raise StopError
-        save(unit, ticket)
+        save(unit, ticket, facts)
 
     save = store.save
     monkeypatch.setattr(store, "save", crash)

@@ -9,9 +9,11 @@ output, progress and errors to standard error.
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -29,6 +31,7 @@ USAGE = """usage: lth COMMAND …
                            the same of a recipe that your own function makes
   lth branch RUN NAME      train a control or an ablation off a run's tickets
   lth measure RUN PROBE    measure a run's tickets
+  lth repair RUN           write a run's tables anew from its tickets
   lth list                 presets, and the runs in runs/
   lth show RUN             a run's results as a table
   lth report RUN …         one HTML file of figures from one or several runs
@@ -61,6 +64,16 @@ class ShowFlags:
 
 
 @dataclass(frozen=True)
+class RepairFlags:
+    """Write the tables of a run anew from its tickets, which hold every number."""
+
+    run: tyro.conf.Positional[Path]
+    """A run directory, or the name of a run as 'lth list' prints it."""
+    runs: Path = Path("runs")
+    """Where a run is looked for that is given by its name."""
+
+
+@dataclass(frozen=True)
 class ListFlags:
     """The presets, and the runs in a folder."""
 
@@ -71,6 +84,7 @@ class ListFlags:
 def main() -> None:
     """The entry point of the command `lth`."""
     interrupt.listen()
+    warnings.showwarning = _say
     try:
         code = command(sys.argv[1:])
         sys.stdout.flush()
@@ -88,6 +102,7 @@ def command(args: list[str]) -> int:
         "supermask": running.supermask,
         "branch": running.branch,
         "measure": running.measure,
+        "repair": repair,
         "list": show_list,
         "show": show,
         "report": report,
@@ -105,6 +120,11 @@ def command(args: list[str]) -> int:
     return code[0]
 
 
+def _say(message: Any, category: type, *where: Any) -> None:
+    """Show a warning as a line of the command's own, without where it came from."""
+    terminal.errors.print(f"lth: warning: {message}")
+
+
 @contextlib.contextmanager
 def _failures() -> Iterator[list[int]]:
     """Turn what a user can put right into a message and an exit code, in the list."""
@@ -118,7 +138,8 @@ def _failures() -> Iterator[list[int]]:
         from lth.lab import devices, store
         from lth.lab.devices import memory
 
-        wrong = data.DataError | memory.MemoryTooSmallError | devices.JoinError
+        wrong = data.DataError | memory.MemoryTooSmallError
+        wrong |= devices.JoinError | devices.TypesError
         if isinstance(error, wrong):
             code[0] = terminal.refuse(str(error), 2)
         elif "RESOURCE_EXHAUSTED" in str(error):
@@ -148,6 +169,19 @@ def show(args: list[str]) -> int:
     from lth.lab import stored
 
     terminal.print_summary(stored.open_run(path))
+    return 0
+
+
+def repair(args: list[str]) -> int:
+    """lth repair RUN"""
+    flags = tyro.cli(RepairFlags, args=typed.read(args, RepairFlags), prog="lth repair")
+    path = terminal.located(flags.run, flags.runs)
+    from lth.lab import runner, store
+
+    store.read_config(path)
+    for table in runner.repair(path):
+        terminal.output.print(f"written anew: {table}", markup=False)
+    terminal.output.print(f"{path}: its tables are what its tickets hold", markup=False)
     return 0
 
 

@@ -1,6 +1,5 @@
 """Runs by a preset's name, by a configuration, or by a recipe of one's own."""
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ import jax
 from lth import lottery, masks
 from lth.lab import devices, runner, store
 from lth.lab.build import assemble
-from lth.lab.config import parse, settings
+from lth.lab.config import identity, parse, settings
 from lth.lab.keeping import Saving
 from lth.lab.progress import Progress
 from lth.lab.runner import Outcome
@@ -226,8 +225,7 @@ def _own(recipe: Recipe, name: str, facts: dict[str, Any]):
                 # Asked for less, it is still made as it was asked for before.
                 known = {**now, "densities": before["fingerprint"]["densities"]}
                 told = {field: before[field] for field in facts if field in before}
-        text = json.dumps({**known, "densities": []}, sort_keys=True)
-        run_id = hashlib.sha256(text.encode()).hexdigest()[:10]
+        run_id = identity.of_fingerprint(known)
         return {"id": run_id, "name": name, **told, "fingerprint": known}
 
     return about

@@ -127,7 +127,8 @@ class Keeper:
         except store.ForeignError:
             raise
         except store.StoreError as error:
-            warnings.warn(f"the training starts again, since {error}", stacklevel=2)
+            why = f"the training starts again, since {error}"
+            warnings.warn(why, store.RunWarning, stacklevel=2)
             self._drop(str(error))
             return None
         if tree is None:  # its ticket is stored, or the recipe's functions changed

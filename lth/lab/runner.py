@@ -8,7 +8,8 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,10 +75,11 @@ def run(
       MemoryTooSmallError; what is stored stays whole. Stopped, where `saving` says so.
     """
     began, compiled, path = time.monotonic(), compilation.seconds(), Path(path)
+    devices.check_types()
     recipes.check(recipe)
     if jax.process_count() == 1:  # of several, the first fails for all, below
         store.check_writable(path.parent)
-    compilation.keep(path.parent / ".compiled")
+    compilation.keep(partial(store.own_folder, path.parent / ".compiled"))
     with contextlib.ExitStack() as stack:
         _first(stack.enter_context, store.claim(path))
         _first(_prepare, recipe, path, about)
@@ -125,8 +127,9 @@ def branch(
       says so.
     """
     began, compiled, path = time.monotonic(), compilation.seconds(), Path(path)
+    devices.check_types()
     recipes.check(recipe)
-    compilation.keep(path.parent / ".compiled")
+    compilation.keep(partial(store.own_folder, path.parent / ".compiled"))
     units = [(lottery.only(recipe, group), unit) for group, unit in store.units(path)]
     for _, unit in units:
         missing = set(levels or ()) - store.stored(unit)
@@ -201,8 +204,10 @@ def _prepare(recipe: Recipe, path: Path, about: About) -> None:
     if before and "work" in before:
         content["work"] = before["work"]
     store.create(path, content)
-    store.add_session(path)
+    changed = store.add_session(path)
     store.reconcile(path)
+    if changed:
+        store.log(path, "environment", changed=changed)
 
 
 def _count_work(recipe: Recipe, path: Path) -> None:
@@ -388,15 +393,81 @@ def _save(
     run: Path, unit: Path, replicates: Sequence[int], variant: str, ticket: Ticket
 ) -> None:
     """Store a ticket, its rows and failures first, so that it is never without them."""
-    kept = np.asarray(jax.vmap(masks.count)(ticket.mask))
-    density = kept / (masks.size(ticket.mask) // len(kept))
-    failed = ticket.metrics["failed"].tolist()
-    for replicate, (level, step) in zip(replicates, failed, strict=True):
-        if level == ticket.level:
-            fields = {"replicate": replicate, "variant": variant}
-            store.log(unit, "failed", **fields, level=level, step=step)
-    rows = results.rows(
-        run.name, variant, ticket.level, replicates, density, ticket.metrics
+    density = _densities(ticket.mask)
+    failed = {
+        str(replicate): at
+        for replicate, at in zip(
+            replicates, ticket.metrics["failed"].tolist(), strict=True
+        )
+        if at[0] == ticket.level
+    }
+    for replicate, (level, step) in failed.items():
+        fields = {"replicate": int(replicate), "variant": variant}
+        store.log(unit, "failed", **fields, level=level, step=step)
+    rows = list(
+        results.rows(
+            run.name, variant, ticket.level, replicates, density, ticket.metrics
+        )
     )
+    # What the table can be checked against, and written anew from.
+    facts = {
+        "rows": results.digest(rows),
+        "run_name": run.name,
+        "metrics": list(ticket.metrics),
+        "failed": failed,
+    }
     store.append_rows(unit, rows)
-    store.save(unit, ticket)
+    store.save(unit, ticket, facts)
+
+
+def repair(path: Path) -> list[str]:
+    """Write the tables of a run anew from its tickets; return what was changed.
+
+    Raises StoreError for a ticket that is damaged, or of another run.
+    """
+    changed = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(store.claim(path))
+        for replicates, unit in store.units(path):
+            if unit != path:
+                stack.enter_context(store.claim(unit))
+            for variant, folder in {store.TRUNK: unit, **store.branches(unit)}.items():
+                if folder != unit:
+                    stack.enter_context(store.claim(folder))
+                store.mend_log(folder)
+                if store.write_table(folder, _measured(folder, variant, replicates)):
+                    changed.append(str(folder / "table.csv"))
+        if changed:
+            store.log(path, "repaired", tables=changed)
+    return changed
+
+
+def _measured(
+    unit: Path, variant: str, replicates: Sequence[int]
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of all tickets of a unit, from what they hold themselves."""
+    for level in sorted(store.stored(unit)):
+        ticket = store.load(unit, level)
+        facts = store.facts(unit, store.level_name(level))
+        metrics = {name: ticket.metrics[name] for name in facts["metrics"]}
+        rows = list(
+            results.rows(
+                facts["run_name"],
+                variant,
+                level,
+                replicates,
+                _densities(ticket.mask),
+                metrics,
+            )
+        )
+        if results.digest(rows) != facts["rows"]:
+            raise store.StoreError(
+                f"the rows of {unit} at level {level} cannot be written as they were: "
+                "another lth wrote them"
+            )
+        yield from rows
+
+
+def _densities(mask: masks.Mask) -> np.ndarray:
+    kept = np.asarray(jax.vmap(masks.count)(mask))
+    return kept / (masks.size(mask) // len(kept))

@@ -68,6 +68,11 @@ def open_run(
                 f"{run.path / 'config.json'} was changed: its fields give the id "
                 f"{found}, not {run.content['id']}"
             )
+    elif identity.of_fingerprint(run.content["fingerprint"]) != run.content["id"]:
+        raise store.StoreError(
+            f"{run.path / 'config.json'} was changed: its fingerprint gives another id "
+            f"than {run.content['id']}"
+        )
     return run
 
 

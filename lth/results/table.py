@@ -1,6 +1,7 @@
 """The tidy table: one row per measured value, in `table.csv`."""
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -68,6 +69,30 @@ def append(path: Path, new: Iterable[tuple]) -> None:
         file.write(text.getvalue())
         file.flush()
         os.fsync(file.fileno())
+
+
+def digest(rows: Iterable[tuple]) -> str:
+    """Return a hash of rows as the table has them, line by line."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return hashlib.sha256(text.getvalue().encode()).hexdigest()
+
+
+def digests(path: Path, stored: set[int]) -> dict[int, str]:
+    """Return the hash of the rows of each stored level, as `digest` has it.
+
+    Raises ValueError for a line that is no row.
+    """
+    text = _whole_rows(path, stored) if path.exists() else ""
+    lines: dict[int, list[str]] = {}
+    at = COLUMNS.index("level")
+    for line in text.splitlines(keepends=True)[1:]:
+        (cells,) = csv.reader([line])
+        lines.setdefault(int(cells[at]), []).append(line)
+    return {
+        level: hashlib.sha256("".join(found).encode()).hexdigest()
+        for level, found in lines.items()
+    }
 
 
 def keep(path: Path, stored: set[int]) -> None:

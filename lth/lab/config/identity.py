@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from lth.lab.config.fields import EXTENDING, ConfigError, Experiment
@@ -143,3 +144,9 @@ def from_dict(values: Any, kind: type = Experiment, where: str = "config") -> An
             raise ConfigError(f"{where}.{name} cannot be {value!r}")
         built[name] = tuple(value) if isinstance(value, list) else value
     return kind(**built)
+
+
+def of_fingerprint(fingerprint: Mapping[str, Any]) -> str:
+    """Return the id of a run of functions of one's own; more levels keep it."""
+    text = json.dumps({**fingerprint, "densities": []}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -1,6 +1,7 @@
 """Compiling: kept from run to run, and its time told apart."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -10,16 +11,19 @@ _spans: list[tuple[float, float]] = []  # of this process, (from, to), none over
 _listening: list[bool] = []
 
 
-def keep(folder: Path) -> None:
-    """Keep compiled programs in `folder`, unless another place was chosen.
+def keep(place: Callable[[], Path | None]) -> None:
+    """Keep compiled programs in the folder that `place` makes, unless one was chosen.
 
     That is JAX's persistent compilation cache: a program is compiled once for each
     machine, and the next process that needs it reads it. Small programs too: there are
     some eighty to a run, and they take most of the time once the large ones are kept.
+
+    They are code, so the folder is one that only this user writes (`store.own_folder`);
+    where there is none, nothing is kept.
     """
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if chosen is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    if chosen is None and (folder := place()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         compilation_cache.reset_cache()  # else unheeded once anything was compiled
 

@@ -41,6 +41,7 @@ def plan(replicates: int, over: str = "replicates") -> Plan:
     Devices that would get no replicate are left out, but for one of each process: all
     must take part.
     """
+    check_types()
     devices = jax.devices()
     if over == "replicates":
         rows = math.ceil(replicates / len(devices))
@@ -250,6 +251,19 @@ def use_cores(replicates: int) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", max(1, min(cores, replicates)))
+
+
+class TypesError(ValueError):
+    """JAX is set to types that nothing here is made for."""
+
+
+def check_types() -> None:
+    """Refuse to compute in 64 bits, which is asked of JAX and not of a run."""
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise TypesError(
+            "JAX is set to 64 bits (jax_enable_x64), and lth computes in 32: unset "
+            "JAX_ENABLE_X64, or jax.config.update('jax_enable_x64', False)"
+        )
 
 
 class JoinError(ValueError):

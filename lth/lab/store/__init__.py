@@ -1,20 +1,19 @@
 """Run directories: trees of arrays and rows, whole or not at all."""
 
-from lth.lab.store.checkpoint import ForeignError, StoreError
+from lth.lab.store.cache import own_folder
+from lth.lab.store.checkpoint import ForeignError, StoreError, write
 from lth.lab.store.rundir import (
     FORMAT,
     TRUNK,
     BusyError,
-    add_session,
     append_rows,
-    begun,
     branches,
+    check_table,
     check_writable,
     claim,
     create,
     create_branch,
     drop_trainings,
-    environment,
     facts,
     failures,
     has,
@@ -27,6 +26,7 @@ from lth.lab.store.rundir import (
     load_tree,
     log,
     logged,
+    mend_log,
     read_branch,
     read_config,
     read_table,
@@ -39,7 +39,13 @@ from lth.lab.store.rundir import (
     training,
     units,
     whose,
-    write,
+    write_table,
+)
+from lth.lab.store.sessions import (
+    RunWarning,
+    add_session,
+    begun,
+    environment,
 )
 
 __all__ = [
@@ -47,11 +53,13 @@ __all__ = [
     "TRUNK",
     "BusyError",
     "ForeignError",
+    "RunWarning",
     "StoreError",
     "add_session",
     "append_rows",
     "begun",
     "branches",
+    "check_table",
     "check_writable",
     "claim",
     "create",
@@ -70,6 +78,8 @@ __all__ = [
     "load_tree",
     "log",
     "logged",
+    "mend_log",
+    "own_folder",
     "read_branch",
     "read_config",
     "read_table",
@@ -83,4 +93,5 @@ __all__ = [
     "units",
     "whose",
     "write",
+    "write_table",
 ]

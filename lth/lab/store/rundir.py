@@ -24,26 +24,20 @@ carries a digest of its content, which is checked when it is read.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from lth import results
-from lth.lab import compiler
 from lth.lab.store import checkpoint
-from lth.lab.store.checkpoint import EMPTY, GO_ON, StoreError, writing
+from lth.lab.store.checkpoint import EMPTY, StoreError, write, writing
 from lth.lottery import Ticket
 
 FORMAT = 4  # of a run directory; raised when older code could not read a newer one
@@ -208,8 +202,14 @@ def has(unit: Path, name: str) -> bool:
 
 
 def stored(unit: Path) -> set[int]:
-    """The levels whose tickets are stored."""
-    names = [path.name for path in (unit / "tickets").glob("level_*")]
+    """The levels whose tickets are stored. Raises StoreError."""
+    try:
+        names = os.listdir(unit / "tickets")
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        why = error.strerror
+        raise StoreError(f"{unit / 'tickets'} cannot be read: {why}") from None
     return {int(m[1]) for m in map(LEVEL.fullmatch, names) if m}
 
 
@@ -354,81 +354,27 @@ def log(unit: Path, event: str, **fields: Any) -> None:
         file.write(line + "\n")
 
 
-def add_session(run: Path) -> None:
-    """Record what this process is, beside those that worked on the run before it."""
-    path = run / "environment.json"
-    try:
-        sessions = json.loads(path.read_text()) if path.exists() else []
-        if not isinstance(sessions, list):
-            raise ValueError("it holds no list of sessions")
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path} is damaged: {error}\nMove it away and give the same command "
-            "again: no number depends on it"
-        ) from None
-    sessions.append(environment())
-    write(path, json.dumps(sessions, indent=1) + "\n")
-
-
-def begun(run: Path) -> str:
-    """The day and time at which a run was begun, as it is recorded; else '?'."""
-    try:
-        started = json.loads((run / "environment.json").read_text())[0]["started"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return "?"
-    return str(started)[:16].replace("T", " ")
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and command of this process."""
-    packages = ("lth", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    versions = {}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "code": _commit(),
-        "python": platform.python_version(),
-        "packages": versions,
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-        "devices": [device.device_kind for device in jax.devices()],
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "compiler": compiler.note(),
-    }
-
-
-def _commit() -> str | None:
-    """The git commit of this code, with + if files were changed; None outside git."""
-    here = Path(__file__)
-    git = ["git", "-C", str(here.parent)]
-    try:
-        known = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", Path(__file__).name],
-            capture_output=True,
-        )
-        if known.returncode:
-            return None  # an installed copy, not the repository around it
-        head = subprocess.run(
-            [*git, "describe", "--always", "--dirty=+", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-        )
-    except OSError:
-        return None
-    return head.stdout.strip() or None
+def mend_log(unit: Path) -> None:
+    """Take a line that was cut short from the end of the log of a claimed unit."""
+    path = unit / "log.jsonl"
+    if not path.exists():
+        return
+    with writing(path), path.open("rb+") as file:
+        text = file.read()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            file.truncate(whole)
 
 
 def failures(unit: Path) -> dict[int, tuple[int, int]]:
     """Where each replicate that failed was first not finite: its level and step.
 
-    They are what the log says of it, of levels that are stored.
+    The tickets say it themselves, of their own level.
     """
-    levels, found = stored(unit), {}
-    for line in logged(unit, "failed"):
-        if line["level"] in levels:
-            found.setdefault(line["replicate"], (line["level"], line["step"]))
+    found: dict[int, tuple[int, int]] = {}
+    for level in sorted(stored(unit)):
+        for replicate, at in facts(unit, level_name(level)).get("failed", {}).items():
+            found.setdefault(int(replicate), (at[0], at[1]))
     return found
 
 
@@ -444,22 +390,63 @@ def logged(unit: Path, event: str) -> list[dict[str, Any]]:
 
 
 def reconcile(unit: Path) -> None:
-    """Drop rows of the table whose tickets were not stored before the process ended."""
-    if not (unit / "table.csv").exists():
-        return
-    with writing(unit / "table.csv"):
-        try:
-            results.keep(unit / "table.csv", stored(unit))
-        except ValueError as error:
-            raise StoreError(f"{unit / 'table.csv'} is damaged: {error}") from None
+    """Make a claimed unit whole again after a process that was killed.
+
+    Rows whose tickets were not stored go; what is left is checked (`check_table`).
+    """
+    mend_log(unit)
+    if (unit / "table.csv").exists():
+        with writing(unit / "table.csv"):
+            try:
+                results.keep(unit / "table.csv", stored(unit))
+            except ValueError as error:
+                raise StoreError(_edited(unit, str(error))) from None
+    check_table(unit)
+
+
+def check_table(unit: Path) -> None:
+    """Refuse a table that does not hold what the tickets measured.
+
+    Raises StoreError, which names the level.
+    """
+    path, levels = unit / "table.csv", stored(unit)
+    try:
+        there = results.digests(path, levels)
+    except (OSError, ValueError) as error:
+        raise StoreError(_edited(unit, str(error))) from None
+    for level in sorted(levels):
+        rows = facts(unit, level_name(level)).get("rows")
+        if rows is not None and there.get(level, results.digest([])) != rows:
+            why = f"its rows of level {level} are not those that were measured"
+            raise StoreError(_edited(unit, why))
+
+
+def _edited(unit: Path, why: str) -> str:
+    """What to say of a table that was changed from outside."""
+    run = next(p for p in (unit, *unit.parents) if (p / "config.json").exists())
+    return (
+        f"{unit / 'table.csv'} was changed or lost: {why}\nThe tickets hold them too: "
+        f"'lth repair {run}' writes the table anew"
+    )
 
 
 def read_table(unit: Path) -> Any:
-    """The rows of stored tickets (`results.read`). Raises StoreError."""
-    try:
-        return results.read(unit / "table.csv", stored(unit))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{unit / 'table.csv'} is damaged: {error}") from None
+    """The rows of stored tickets (`results.read`), which are what those measured.
+
+    Raises StoreError.
+    """
+    check_table(unit)
+    return results.read(unit / "table.csv", stored(unit))
+
+
+def write_table(unit: Path, rows: Iterable[tuple]) -> bool:
+    """Write the table of a claimed unit anew; return whether it was another one."""
+    path, text = unit / "table.csv", results.as_text(rows)
+    before = path.read_bytes() if path.exists() else b""
+    if before == text.encode():
+        return False
+    write(path, text)
+    return True
 
 
 def append_rows(unit: Path, rows: Any) -> None:
@@ -482,21 +469,17 @@ def save_measured(unit: Path, probe: str, level: int, rows: Any) -> None:
     path = _measured(unit, probe, level)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, results.as_text(rows))
+    text = results.as_text(rows)
+    write(path, f"# {hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def load_measured(unit: Path, probe: str, level: int) -> Any:
     """The rows of a probe for a level (`results.from_text`). Raises StoreError."""
     path = _measured(unit, probe, level)
     try:
-        return results.from_text(path.read_text())
+        digest, _, text = path.read_text().partition("\n")
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged: {error}") from None
-
-
-def write(path: Path, text: str, advice: str = GO_ON) -> None:
-    """Write a file whole or not at all; `advice` is what to do where that fails."""
-    with writing(path, advice):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text)
-        os.replace(temporary, path)
+    if digest != f"# {hashlib.sha256(text.encode()).hexdigest()}":
+        raise StoreError(f"{path} was changed: delete it, and it is measured anew")
+    return results.from_text(text)
