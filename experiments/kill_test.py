@@ -1,37 +1,47 @@
-"""Kill a run with SIGKILL at random moments, continue it, and compare the bits.
+"""Kill runs with SIGKILL at random moments, continue them, and compare the bits.
 
-A run is started over and over and killed at a random moment (anywhen, soon after a
-checkpoint appears, or while one is being written), until it has been killed so many
-times; then it is left to finish. Its checkpoints and its table must equal those of a
-run that was never killed. Runs that finish before enough kills are deleted and begun
-anew.
+Two runs take turns: one of tickets with branches, and one that learns a mask. Each is
+started over and over and killed at a random moment (anywhen, soon after a checkpoint
+appears, while one is being written, or soon after a training under way was saved),
+until there were so many kills; then both are left to finish. Their checkpoints and
+tables must equal those of runs that were never killed. A run that finishes before
+enough kills is compared, deleted and begun anew.
 
-    python experiments/kill_test.py --kills 25
+    python experiments/kill_test.py --kills 1000
 
-Takes about 4 minutes on two cores. `tests/test_kill.py` runs a short version.
+Processes are forked from one that has imported everything, so a kill takes about two
+seconds on two cores. `tests/test_kill.py` runs a short version.
 """
 
+import json
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import tyro
 
-from lth.lab import store
+from lth.cli import main as command
+from lth.lab import front, store
 from lth.lab.store import checkpoint
 
-SMALL = (
-    "run digits --quiet --model.widths 30 --steps 150it --eval-every 50it --levels 5 "
-    "--replicates 2 --rewind.to 20it --controls reinit,shuffle"
-).split()
+TRAINED = "--quiet --model.widths 20 --steps 120it --eval-every 40it --replicates 2"
+RUNS = {
+    "tickets": f"run digits {TRAINED} --levels 3 --rewind.to 50it "
+    "--controls reinit,shuffle --save-every 15it",
+    "learned": f"supermask digits movement {TRAINED} --controls train "
+    "--save-every 15it",
+}
 HALF = "orbax-checkpoint-tmp"  # in the name of a folder that is being written
-STARTING = 3.0  # seconds before the first checkpoint: import, data, compiling
+LONGEST = 3.0  # seconds from the start to a kill that waits for nothing
+MOMENTS = ("anywhen", "after", "during", "inside")
 
 
 @dataclass(frozen=True)
@@ -42,17 +52,47 @@ class Flags:
     seed: int = 0
 
 
-def start(runs: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "lth", *SMALL, "--runs", str(runs)]
-    root = str(Path(store.__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": root, "XDG_CACHE_HOME": str(runs)}
-    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+class Process:
+    """A command in a fork of this process, which must not have used a device yet."""
+
+    def __init__(self, args: list[str]):
+        sys.stdout.flush()
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = command.command(args)
+        finally:
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        """The exit code, once there is one."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def wait(self) -> int:
+        while (code := self.poll()) is None:
+            time.sleep(0.01)
+        return code
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
 
 
-def finish(runs: Path) -> None:
+def start(kind: str, runs: Path) -> Process:
+    return Process([*RUNS[kind].split(), "--runs", str(runs)])
+
+
+def finish(kind: str, runs: Path) -> None:
     """Run to the end."""
-    if start(runs).wait():
-        sys.exit("the run failed")
+    if start(kind, runs).wait():
+        sys.exit(f"the run of {kind} failed")
 
 
 def contents(runs: Path) -> dict[str, str]:
@@ -61,77 +101,104 @@ def contents(runs: Path) -> dict[str, str]:
     for unit in sorted(path.parent for path in runs.rglob("tickets")):
         name = str(unit.relative_to(runs))
         found[f"{name}/table.csv"] = (unit / "table.csv").read_text()
+        found[f"{name}/training"] = str(store.training(unit))
         for path in sorted((unit / "tickets").iterdir()):
             tree = store.load_tree(unit, path.name)
             found[f"{name}/{path.name}"] = checkpoint.digest(tree)
     return found
 
 
-def checkpoints(runs: Path) -> list[Path]:
+def checkpoints(runs: Path, folder: str = "tickets") -> list[Path]:
     """The checkpoints of runs and branches, half-written ones too.
 
     `rglob` would look into those, which vanish meanwhile.
     """
-    return [*runs.glob("*/tickets/*"), *runs.glob("*/branches/*/tickets/*")]
+    return [*runs.glob(f"*/{folder}/*"), *runs.glob(f"*/branches/*/{folder}/*")]
 
 
 def halves(runs: Path) -> list[Path]:
-    return [path for path in checkpoints(runs) if HALF in path.name]
+    every = [*checkpoints(runs), *checkpoints(runs, "training")]
+    return [path for path in every if HALF in path.name]
 
 
-def stored(runs: Path) -> int:
-    found = checkpoints(runs)  # once: what is half-written may be whole meanwhile
+def stored(runs: Path, folder: str = "tickets") -> int:
+    found = checkpoints(runs, folder)  # once: a half may be whole meanwhile
     return len([path for path in found if HALF not in path.name])
 
 
-def moment(draw: random.Random, runs: Path, process: subprocess.Popen) -> None:
-    """Wait for a random moment: anywhen, soon after a checkpoint, or while one is
-    saved.
-    """
-    kind = draw.choice(("anywhen", "after", "during"))
+def moment(draw: random.Random, runs: Path, process: Process) -> str:
+    """Wait for a random moment, and say which kind it is."""
+    kind = draw.choice(MOMENTS)
     if kind == "anywhen":
-        time.sleep(draw.uniform(0, 2 * STARTING))
-        return
+        time.sleep(draw.uniform(0, LONGEST))
+        return kind
     goal = stored(runs) + draw.randint(1, 3)
     while process.poll() is None:
         if kind == "after" and stored(runs) >= goal:
-            time.sleep(draw.uniform(0, 0.5))
-            return
+            time.sleep(draw.uniform(0, 0.3))
+            break
         if kind == "during" and halves(runs):
             time.sleep(draw.uniform(0, 0.03))
-            return
+            break
+        if kind == "inside" and stored(runs, "training"):
+            time.sleep(draw.uniform(0, 0.1))
+            break
         time.sleep(0.001)
+    return kind
 
 
-def kill_test(kills: int, seed: int, folder: Path) -> int:
-    """Kill so many times; the number of times that a finished run had to begin anew."""
+def kill_test(kills: int, seed: int, folder: Path) -> Counter:
+    """Kill so many times; what was seen, by its kind."""
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     draw = random.Random(seed)
-    finish(folder / "unbroken")
-    whole = contents(folder / "unbroken")
-    every = stored(folder / "unbroken")
-    killed, restarts, runs = 0, 0, folder / "killed"
-    while killed < kills:
-        process = start(runs)
-        moment(draw, runs, process)
+    whole = {}
+    for kind in RUNS:
+        finish(kind, folder / f"unbroken_{kind}")
+        whole[kind] = contents_apart(folder / f"unbroken_{kind}")
+    seen: Counter = Counter()
+    while seen["killed"] < kills:
+        kind = list(RUNS)[seen["killed"] % len(RUNS)]
+        runs = folder / f"killed_{kind}"
+        process = start(kind, runs)
+        when = moment(draw, runs, process)
         if process.poll() is None:
             process.kill()
-            process.wait()
-            killed += 1
-            broken = len(halves(runs))
-            print(
-                f"kill {killed}: {stored(runs)} of {every} checkpoints "
-                "stored, "
-                f"{broken} half-written"
-            )
-        elif process.returncode:
-            sys.exit("a continued run failed")
+            seen.update(["killed", when])
+            seen["half-written"] += len(halves(runs))
+            seen["inside a training"] += bool(stored(runs, "training"))
+            if seen["killed"] % 50 == 0:
+                print(dict(seen), flush=True)
+        elif process.poll():
+            sys.exit(f"a continued run of {kind} failed")
         else:
-            compare(contents(runs), whole)
+            compare(contents_apart(runs), whole[kind])
             shutil.rmtree(runs)
-            restarts += 1
-    finish(runs)
-    compare(contents(runs), whole)
-    return restarts
+            seen["finished"] += 1
+    for kind in RUNS:
+        finish(kind, folder / f"killed_{kind}")
+        compare(contents_apart(folder / f"killed_{kind}"), whole[kind])
+    return seen
+
+
+def contents_apart(runs: Path) -> dict[str, str]:
+    """`contents`, read in a fork: this process must not use a device itself."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            with os.fdopen(writer, "w") as file:
+                json.dump(contents(runs), file)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        text = file.read()
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        sys.exit(f"{runs} cannot be read")
+    return json.loads(text)
 
 
 def compare(broken: dict[str, str], whole: dict[str, str]) -> None:
@@ -144,13 +211,10 @@ def compare(broken: dict[str, str], whole: dict[str, str]) -> None:
 
 def main() -> None:
     flags = tyro.cli(Flags)
+    assert front  # all that a run needs is imported before the first fork
     with tempfile.TemporaryDirectory() as folder:
-        restarts = kill_test(flags.kills, flags.seed, Path(folder))
-    print(
-        f"{flags.kills} kills (the run was begun anew {restarts} times): checkpoints "
-        "and "
-        "table are bit-identical to the unbroken run"
-    )
+        seen = kill_test(flags.kills, flags.seed, Path(folder))
+    print(f"checkpoints and tables are bit-identical to unbroken runs after {seen}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a user can put right is said in a sentence, with no traceback."""
 
 import errno
+import importlib.util
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +183,44 @@ def test_a_folder_that_cannot_be_written_says_nothing_else(tmp_path):
     )
     assert done.returncode == 5
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.fixture(scope="module")
+def damage():
+    path = Path(__file__).parents[1] / "experiments" / "damage_test.py"
+    spec = importlib.util.spec_from_file_location("damage_test", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def few(damage, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few")
+    damage.make_run(folder)
+    return folder
+
+
+def test_damaged_files_are_refused_or_read_as_before(damage, few, tmp_path):
+    """A short form of experiments/damage_test.py."""
+    rng, seen = np.random.default_rng(3), {}
+    for name, kind in damage.KINDS.items():
+        folder = few
+        if kind.make is not damage.make_run:
+            folder = tmp_path / name
+            folder.mkdir()
+            kind.make(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            right = kind.read(folder)
+        files = kind.files(folder)
+        for _ in range(8 if kind.make is damage.make_run else 20):
+            path = files[int(rng.integers(len(files)))]
+            body = path.read_bytes()
+            path.write_bytes(damage.damaged(rng, body))
+            what, why = damage.outcome(kind, folder, right)
+            path.write_bytes(body)
+            assert what != "crash", (name, path.name, why)
+            assert what != "other" or not kind.sealed, (name, path.name)
+            seen.setdefault(name, set()).add(what)
+    assert all("refused" in seen[n] for n in ("idx", "config", "table", "checkpoint"))

@@ -11,6 +11,7 @@ import tyro
 
 from lth.cli import flags as typed
 from lth.cli import interrupt, own, terminal
+from lth.lab import compiler
 from lth.lab.config import ConfigError, Experiment, Learn, parse
 from lth.lab.config.presets import ALIASES, PRESETS, SUPERMASKS, Preset, named
 
@@ -30,6 +31,9 @@ class RunFlags:
     """Say what would be run, and what of it is stored, and train nothing."""
     quiet: bool = False
     """Print nothing but the path of the run directory."""
+    deterministic: bool = False
+    """Have a GPU add up in a fixed order: the same bits each time, for some speed; a
+    CPU does so always."""
     save_every: str = "10min"
     """How often a training under way is saved, to go on from there if it is killed:
     a time such as 30s, 10min or 2h, steps such as 5000it, or never."""
@@ -58,6 +62,9 @@ class OwnFlags:
     """Print nothing but the path of the run directory."""
     save_every: str = "10min"
     """How often a training under way is saved: 30s, 10min, 2h, 5000it, or never."""
+    deterministic: bool = False
+    """Have a GPU add up in a fixed order: the same bits each time, for some speed; a
+    CPU does so always."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +201,8 @@ def parsed(preset: Preset, args: list[str], prog: str) -> RunFlags:
 def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
     """Run an experiment from the flags after its name, and say what it found."""
     flags = parsed(preset, args, prog)
+    if flags.deterministic:
+        compiler.make_deterministic()
     saving = _saving(flags.save_every)
     from lth.lab import devices, front, store
     from lth.lab.build import assemble
@@ -218,13 +227,15 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
 
 def _run_own(source: str, args: list[str]) -> int:
     """Run what a function of a user's own file makes."""
+    if "--deterministic" in args:  # before the file may use JAX
+        compiler.make_deterministic()
     make, prog = own.function(source), f"lth run {source}"
     asked = {"-h", "--help"} & set(args)
     flags, rest = OwnFlags(), args
     if asked:
         terminal.output.print(
             "beside the flags of the function there are --runs, --name, --dry-run, "
-            "--quiet and --save-every, as of any run\n",
+            "--quiet, --save-every and --deterministic, as of any run\n",
             markup=False,
         )
     else:

@@ -2,7 +2,7 @@
 
 from lth.data import augment
 from lth.data.dataset import Dataset, Splits, hold_out
-from lth.data.errors import DataError
+from lth.data.errors import DataError, DataWarning
 from lth.data.options import label_noise, only_classes, subsample
 from lth.data.sources import SOURCES, Source, classes, load
 from lth.data.stream import make_sample, shuffled
@@ -10,6 +10,7 @@ from lth.data.stream import make_sample, shuffled
 __all__ = [
     "SOURCES",
     "DataError",
+    "DataWarning",
     "Dataset",
     "Source",
     "Splits",

@@ -1,15 +1,17 @@
 """Find data files on disk, or download them and check what came."""
 
+import contextlib
 import hashlib
 import http.client
 import os
 import tempfile
 import urllib.request
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from lth.data.errors import DataError
+from lth.data.errors import DataError, DataWarning
 
 TIMEOUT = 30  # seconds without a byte
 LARGEST = 2**30  # bytes; the largest file we know of has 562 million
@@ -43,10 +45,12 @@ def find(
     files: Sequence[Remote],
     data_dir: str | Path | None,
     also: Sequence[str] = (),
+    check: bool = True,
 ) -> list[Path]:
     """Find `files`, gzipped or not, in the first place that holds them all.
 
-    Files found are used as they are; files downloaded must have their published MD5.
+    Files found are used as they are, with a DataWarning where one has not its published
+    MD5; files downloaded must have it.
 
     Args:
       folder: under each data folder.
@@ -54,6 +58,7 @@ def find(
       data_dir: the data folder, as in `folders`.
       also: other layouts that would serve and that the caller has looked for in the
         same folders; the error names them.
+      check: whether files found are compared with their published MD5.
 
     Returns:
       A path for each of `files`.
@@ -66,6 +71,8 @@ def find(
     for place in places:
         paths = present(place, [file.name for file in files])
         if paths is not None:
+            if check:
+                _compare(paths, files)
             return paths
     try:
         return [_download(file, places[0]) for file in files]
@@ -78,6 +85,24 @@ def find(
             f"Put these files there, gzipped or not:\n{names}\n{others}"
             "or say where they are with --data-dir or the variable LTH_DATA"
         ) from None
+
+
+def _compare(paths: Sequence[Path], files: Sequence[Remote]) -> None:
+    """Warn of files that are not those published; unpacked ones are not known."""
+    for path, file in zip(paths, files, strict=True):
+        if path.name != file.name:
+            continue
+        digest = hashlib.md5(usedforsecurity=False)
+        with contextlib.suppress(OSError), path.open("rb") as body:
+            while chunk := body.read(CHUNK):
+                digest.update(chunk)
+            if digest.hexdigest() != file.md5:
+                warnings.warn(
+                    f"{path} is not the file that was published: its MD5 is "
+                    f"{digest.hexdigest()}, that of {file.name} is {file.md5}",
+                    DataWarning,
+                    stacklevel=4,
+                )
 
 
 def slurp(path: Path, limit: int) -> bytes:

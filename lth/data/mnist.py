@@ -1,6 +1,7 @@
 """MNIST and the sets made in its likeness, all of them IDX files of 28 x 28."""
 
 import gzip
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from lth.data import fetch, idx
 from lth.data.dataset import Dataset, check_labels
-from lth.data.errors import DataError
+from lth.data.errors import DataError, DataWarning
 
 IDX_FILES = (
     "train-images-idx3-ubyte.gz",
@@ -27,6 +28,12 @@ MNIST_MD5 = (
     "d53e105ee54ea40749a09fcbcd1e9432",
     "9fb629c4189551a2d022fa330f9573f3",
     "ec29112dd5afa0611ce80d1b7f02629c",
+)
+# Of training and test files, whatever their order: the sum of all pixels, and how many
+# images there are of each class.
+MNIST_FACTS = (
+    (1567298545, (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)),
+    (264923200, (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)),
 )
 FASHION_HOSTS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
 FASHION_MD5 = (
@@ -68,7 +75,28 @@ EMNIST = {
 
 def mnist(data_dir: Path | None) -> tuple[Dataset, Dataset]:
     """Read MNIST (LeCun et al. 1998): 60 000 + 10 000 digits."""
-    return _four_files("mnist", MNIST_MD5, MNIST_HOSTS, data_dir)
+    splits = _four_files("mnist", MNIST_MD5, MNIST_HOSTS, data_dir, check=False)
+    for split, name, known in zip(splits, ("train", "t10k"), MNIST_FACTS, strict=True):
+        _compare(split, name, known)
+    return splits
+
+
+def _compare(split: Dataset, name: str, known: tuple[int, tuple[int, ...]]) -> None:
+    """Warn where images and labels are not those of MNIST, in whatever order."""
+    counts = tuple(np.bincount(np.asarray(split.targets), minlength=10).tolist())
+    brightness = int(np.asarray(split.inputs).sum(dtype=np.int64))
+    if (brightness, counts) == known:
+        return
+    why = f"their pixels add up to {brightness}, those of MNIST to {known[0]}"
+    if counts != known[1]:
+        why = f"they have {list(counts)} of each class, MNIST has {list(known[1])}"
+        if len(set(counts)) == 1 and sum(counts) == sum(known[1]):
+            why += "; Fashion-MNIST and Kuzushiji-MNIST have as many of each"
+    warnings.warn(
+        f"the {name} files in mnist/ are not those of MNIST: {why}",
+        DataWarning,
+        stacklevel=3,
+    )
 
 
 def fashion_mnist(data_dir: Path | None) -> tuple[Dataset, Dataset]:
@@ -132,12 +160,12 @@ def labelled(
     return Dataset(image[..., None], label.astype(np.int32) - first)
 
 
-def _four_files(folder, md5s, hosts, data_dir) -> tuple[Dataset, Dataset]:
+def _four_files(folder, md5s, hosts, data_dir, check=True) -> tuple[Dataset, Dataset]:
     files = [
         fetch.Remote(file, md5, tuple(host + file for host in hosts))
         for file, md5 in zip(IDX_FILES, md5s, strict=True)
     ]
-    paths = fetch.find(folder, files, data_dir)
+    paths = fetch.find(folder, files, data_dir, check=check)
     train_image, train_label, image, label = _arrays(paths)
     return (
         labelled(train_image, train_label, classes=10),

@@ -32,6 +32,9 @@ FAULTS = {
 }
 
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
 def guard() -> None:
     """Set the flag that repairs the installed jaxlib, or warn that it is too late.
 
@@ -59,6 +62,23 @@ def guard() -> None:
         RuntimeWarning,
         stacklevel=3,
     )
+
+
+def make_deterministic() -> None:
+    """Have GPUs add up in a fixed order, so that they give the same bits again.
+
+    Without it XLA may use atomic additions, whose order is that of chance. On CPUs
+    nothing changes. Raises RuntimeError where JAX has read its flags already.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC in flags.split():
+        return
+    if started():
+        raise RuntimeError(
+            "JAX was used already, too late to set a flag: start Python with "
+            f"XLA_FLAGS={DETERMINISTIC}"
+        )
+    os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
 def note() -> str:

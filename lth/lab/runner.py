@@ -94,6 +94,8 @@ def run(
             _grow(part, unit, tally)
         for part, unit in units:
             _hang(part, unit, tuple(part.branches), None, tally)
+            # Left by a process that ended between a ticket and this.
+            _first(store.drop_trainings, unit)
         _first(_count_work, recipe, path)
         _first(store.log, path, "finished", levels=len(recipe.densities))
     return _ended(path, began, compiled)
@@ -278,6 +280,8 @@ def _hang(
         for name, folder in folders.items():
             _first(stack.enter_context, store.claim(folder))
             _first(_prepare_branch, folder, name, recipe.branches[name])
+            if not _missing(folder, _wanted(recipe, unit, levels)):
+                _first(store.drop_trainings, folder)
         first = early(recipe, unit)
         for level in _wanted(recipe, unit, levels):
             left = [n for n in names if _missing(folders[n], [level])]

@@ -77,7 +77,7 @@ def build(
     DataError for data that is missing or damaged.
     """
     validate.check(e)
-    plan = devices.plan(e.replicates, over)
+    plan = devices.plan(e.replicates, over, e.model.precision)
     _check_spread(plan, e.batch_size)
     task = tasks.load(
         e.data,

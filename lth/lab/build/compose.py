@@ -49,6 +49,7 @@ def make_recipe(
     learn_tx: Any = None,
     learn_by: tuple[train.Loss, Callable] | None = None,
     over: str = "replicates",
+    precision: str = "default",
 ) -> Recipe:
     """Make a recipe of functions of your own: no configuration, no names.
 
@@ -90,6 +91,8 @@ def make_recipe(
       learn_by: The loss and the measure of `learn.model`, as `loss` and `measure` are
         of `model`, such as `train.classification(learn.model.apply)`.
       over: What several devices share: `replicates`, or each `batch`.
+      precision: Of products of float32 numbers: `float32`, or what else
+        `jax.default_matmul_precision` takes; `default` is TF32 on NVIDIA GPUs.
 
     Returns:
       The recipe: change any field of it with `_replace`.
@@ -102,7 +105,7 @@ def make_recipe(
         raise ValueError("replicates are at least 1; got none")
     optimizer = None if isinstance(tx, tuple) else tx
     tx = tx if optimizer is None else optimizer(jax.random.key(0))
-    plan = devices.plan(len(numbers), over)
+    plan = devices.plan(len(numbers), over, precision)
     task = own_task(model, loss, measure, splits, batch_size, augment, plan, sample)
     init = partial(train.init_state, model.init, tx)
     like = _shapes_of(init, task)

@@ -164,11 +164,10 @@ def _streamed(d: Data, m: Model, batch_size: int, data_dir, place, pause: str) -
 
     parts = {"validation": held, "test": test}
     files = [*rest.files, *held.files, *test.files]
-    names = "\n".join(str(Path(file).relative_to(root)) for file in files)
     return Task(
         examples=examples,
         size=count,
-        digest=checkpoint.digest(np.frombuffer(names.encode(), np.uint8)),
+        digest=folder.digest(root, files),
         model=model,
         loss=loss,
         measure=cropped,

@@ -105,6 +105,10 @@ class Model:
     """Where the scales of normalisation start: at 1, or uniform in [0, 1)."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """What activations are computed in; weights are float32 always."""
+    precision: Literal["default", "float32", "tensorfloat32", "bfloat16"] = "default"
+    """How products of float32 numbers are computed. default is what the device does
+    fastest: TF32 (10 bits of fraction, not 23) on NVIDIA GPUs, bfloat16 on TPUs;
+    float32 on CPUs, where nothing else is to be had."""
     remat: bool = False
     """Compute the activations of each block again in the backward pass: less memory,
     more time. Not of mlp, lenet5 and conv."""

@@ -33,13 +33,15 @@ class Plan(NamedTuple):
     mesh: Mesh
     over: str  # replicates or batch
     replicates: int
+    precision: str = "default"  # of products of float32 numbers
 
 
-def plan(replicates: int, over: str = "replicates") -> Plan:
+def plan(replicates: int, over: str = "replicates", precision: str = "default") -> Plan:
     """Spread `replicates`, or each batch of each of them, over all devices.
 
     Devices that would get no replicate are left out, but for one of each process: all
-    must take part.
+    must take part. `precision` is that of products of float32 numbers, as
+    `jax.default_matmul_precision` names it.
     """
     check_types()
     devices = jax.devices()
@@ -47,7 +49,7 @@ def plan(replicates: int, over: str = "replicates") -> Plan:
         rows = math.ceil(replicates / len(devices))
         needed = max(math.ceil(replicates / rows), jax.process_count())
         devices = _in_turn(devices)[:needed]
-    return Plan(Mesh(np.array(devices), (over,)), over, replicates)
+    return Plan(Mesh(np.array(devices), (over,)), over, replicates, precision)
 
 
 def _in_turn(devices: list[Any]) -> list[Any]:
@@ -121,7 +123,7 @@ def spread(
 
 def replanned(old: Plan, replicates: int) -> Plan:
     """The plan of another number of replicates."""
-    return plan(replicates, old.over)
+    return plan(replicates, old.over, old.precision)
 
 
 def _program(
@@ -173,7 +175,7 @@ def _splits(plan: Plan) -> bool:
 
 
 def _mapped(plan: Plan, function: Callable, axes: tuple[int | None, ...]) -> Callable:
-    each = _each(function, axes)
+    each = _each(_precise(plan, function), axes)
     if not _splits(plan):
         return each
     specs = tuple(P("replicates") if axis == 0 else P() for axis in axes)
@@ -184,6 +186,18 @@ def _mapped(plan: Plan, function: Callable, axes: tuple[int | None, ...]) -> Cal
         out_specs=P("replicates"),
         check_vma=False,
     )
+
+
+def _precise(plan: Plan, function: Callable) -> Callable:
+    """`function` with the plan's precision, in its gradients too."""
+    if plan.precision == "default":
+        return function
+
+    def precise(*args):
+        with jax.default_matmul_precision(plan.precision):
+            return function(*args)
+
+    return precise
 
 
 def _each(function: Callable, axes: tuple[int | None, ...]) -> Callable:
