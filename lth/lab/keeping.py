@@ -162,7 +162,8 @@ class Keeper:
         name = f"step_{step_of(unfinished.state)}"
         tree = jax.tree.map(_copied, tree)
         self.write = store.save_training(self.unit, name, tree, self._told())
-        self._log("kept", unfinished.state)
+        waited = round(time.monotonic() - self.last, 4)  # by the training
+        self._log("kept", unfinished.state, seconds=waited)
 
     def _finish_writing(self) -> None:
         """Wait for what is being written; raises StoreError where that fails."""
@@ -170,10 +171,10 @@ class Keeper:
             write, self.write = self.write, None
             write()
 
-    def _log(self, event: str, state: TrainState) -> None:
+    def _log(self, event: str, state: TrainState, **more: Any) -> None:
         if devices.first_process():
             known = {n: self.about[n] for n in ("variant", "level")}
-            store.log(self.unit, event, **known, step=step_of(state))
+            store.log(self.unit, event, **known, step=step_of(state), **more)
 
 
 @contextlib.contextmanager

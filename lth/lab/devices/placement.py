@@ -27,6 +27,11 @@ SHUTDOWN = (
 )
 
 
+HEARTBEAT = (
+    30  # seconds without a sign of another process, after which JAX ends this one
+)
+
+
 class Plan(NamedTuple):
     """The devices of a run, and what is spread over them."""
 
@@ -296,7 +301,11 @@ def join(coordinator: str, processes: int, process: int) -> None:
         return
     # Else JAX would take SIGTERM for itself and do nothing with it.
     jax.config.update("jax_enable_preemption_service", False)
-    start = partial(jax.distributed.initialize, shutdown_timeout_seconds=SHUTDOWN)
+    start = partial(
+        jax.distributed.initialize,
+        shutdown_timeout_seconds=SHUTDOWN,
+        heartbeat_timeout_seconds=HEARTBEAT,
+    )
     if coordinator == "auto":
         start()
         return
