@@ -1,0 +1,308 @@
+"""Whether sums, products, scores, selections and counts are right at full size.
+
+Compilers split large work in ways that small numbers never see, so all of it is at a
+million elements and at sizes that nothing divides.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lth import criteria, masks, train
+from lth.lab.build import names
+from lth.lab.doctor import restated
+from lth.lab.doctor.check import (
+    Check,
+    Difference,
+    difference,
+    judged,
+    tree_difference,
+)
+from lth.masks import allocation
+
+SUM = 1e-5  # allowed of the sum of sizes that is added up, in single precision
+SCORE = 5e-5  # of the score, or of a layer's median one; the worst here was 1.6e-5
+# Of ranks, as shares of a leaf: two neighbours of a million are 1e-6 apart.
+RANKS = {"large_init_large_final": 5e-7, "small_init_small_final": 5e-7}
+SIZES = ((999_983,), (40_001, 3), (1009, 991))
+HIGHEST = "highest"  # precision of products: GPUs may round to fewer bits
+
+# Each is (ours, NumPy's).
+REDUCTIONS: dict[str, tuple[Callable, Callable]] = {
+    "sum": (jnp.sum, np.sum),
+    "mean": (jnp.mean, np.mean),
+    "variance": (jnp.var, np.var),
+    "max": (jnp.max, np.max),
+    "min": (jnp.min, np.min),
+    "count": (lambda x, axis: jnp.sum(x > 0, axis), lambda x, axis: (x > 0).sum(axis)),
+}
+
+
+def reductions(
+    functions: Mapping[str, tuple[Callable, Callable]] = REDUCTIONS,
+) -> Check:
+    """Sums, means, variances and extremes of a million numbers, along every axis."""
+    rng = np.random.default_rng(0)
+    found = []
+    for shape in SIZES:
+        x = rng.standard_normal(shape).astype(np.float32)
+        wide = x.astype(np.float64)
+        for axis in (None, *range(len(shape) if len(shape) > 1 else 0)):
+            for name, (ours, right) in functions.items():
+                what = (
+                    f"{name} of {list(shape)} along {'all' if axis is None else axis}"
+                )
+                exact = name in ("max", "min", "count")
+                # Of a sum the unit is what is added up, of a mean that by its number.
+                size = np.abs(wide) if name != "variance" else wide**2
+                unit = size.sum(axis) if name == "sum" else size.mean(axis)
+                value = jax.jit(ours, static_argnums=1)(x, axis)
+                tolerance = 0.0 if exact else SUM
+                expected = right(wide, axis)
+                found.append(difference(what, value, expected, tolerance, unit))
+    found.append(_rows())
+    return judged("reductions", found, f"{len(found)} of up to 999 983 numbers")
+
+
+def _rows(rows: int = 40_001) -> Difference:
+    """The sums that jaxlib 0.10.2 has wrong in 7 200 rows of these 40 001."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, 3)).astype(np.float32)
+    w = rng.standard_normal((3, 3)).astype(np.float32)
+
+    def function(row):
+        return jnp.sum(jnp.matmul(w, row, precision=HIGHEST) ** 2)
+
+    ours = jax.jit(jax.vmap(function))(x)
+    right = ((x.astype(np.float64) @ w.T.astype(np.float64)) ** 2).sum(1)
+    what = f"squared norms of {rows} rows of 3 times a matrix"
+    return difference(what, ours, right, 1e-4, right)
+
+
+def products(matmul: Callable = jnp.matmul) -> Check:
+    """Products of matrices, at full precision and at the one that trainings have."""
+    rng = np.random.default_rng(1)
+    a, b = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((1009, 991), (991, 503))
+    )
+    right = a.astype(np.float64) @ b.astype(np.float64)
+    with jax.default_matmul_precision(HIGHEST):
+        full = difference("a product", jax.jit(matmul)(a, b), right, SUM)
+    usual = difference(
+        "a product", jax.jit(lambda a, b: matmul(a, b))(a, b), right, SUM
+    )
+    if usual.wrong and not full.wrong and usual.error < 1e-2:
+        told = (
+            f"products are rounded here to {usual.error:.0e}, which trainings take "
+            "unless JAX_DEFAULT_MATMUL_PRECISION=highest; at that precision they are "
+            f"right ({full.error:.0e})"
+        )
+        return Check("products", "warning", told)
+    return judged("products", [full, usual], "of 1009 x 991 with 991 x 503 numbers")
+
+
+def selection(keep_top: Callable = masks.keep_top) -> Check:
+    """Exactly the k highest scores are kept, of equal ones those of lower index."""
+    rng = np.random.default_rng(2)
+    shapes = {"a": (997, 1003), "b": (3, 3, 41, 37)}
+    plain = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    kinds = {
+        "scores": plain,
+        "scores with ties": jax.tree.map(lambda x: np.round(x * 8) / 8, plain),
+        "equal scores": jax.tree.map(np.zeros_like, plain),
+        "infinite scores": jax.tree.map(
+            lambda x: np.where(
+                np.abs(x) > 1, np.sign(x) * np.float32(np.inf), -0.0 * x
+            ),
+            plain,
+        ),
+    }
+    ones = jax.tree.map(lambda x: np.ones(x.shape, bool), plain)
+    compiled = jax.jit(keep_top, static_argnames="scope")
+    found = []
+    for name, scores in kinds.items():
+        for density in (0.137, 0.8**11):
+            for scope in ("global", "layer"):
+                ours = compiled(scores, ones, density, scope=scope)
+                right = _kept(scores, density, scope)
+                what = f"{name}, density {density:.3g}, scope {scope}"
+                found.append(tree_difference(what, ours, right))
+    stacked = {n: np.stack([x, -x]) for n, x in kinds["scores with ties"].items()}
+    pairs = {n: np.ones(x.shape, bool) for n, x in stacked.items()}
+    both = jax.vmap(lambda s, m: keep_top(s, m, 0.137))(stacked, pairs)
+    for i in range(2):
+        one = {n: x[i] for n, x in stacked.items()}
+        ours = {n: x[i] for n, x in both.items()}
+        right = _kept(one, 0.137, "global")
+        found.append(tree_difference("two networks at once", ours, right))
+    return judged("selection", found, f"{len(found)} times the highest of 1 013 642")
+
+
+def _kept(scores: dict, density: float, scope: str) -> dict:
+    if scope == "layer":
+        return {
+            n: restated.highest(x, max(1, round(density * x.size)))
+            for n, x in scores.items()
+        }
+    flat = np.concatenate([x.ravel() for x in scores.values()])
+    chosen = restated.highest(flat, max(1, round(density * flat.size)))
+    ends = np.cumsum([x.size for x in scores.values()])[:-1]
+    parts = zip(scores.items(), np.split(chosen, ends), strict=True)
+    return {n: part.reshape(x.shape) for (n, x), part in parts}
+
+
+def allocations(divide: Callable = allocation.erdos_renyi) -> Check:
+    """Erdős-Rényi shares: the total is exact, each layer within one weight of its."""
+    shapes = ((3, 3, 3, 64), (3, 3, 64, 64), (1024, 257), (257, 10))
+    mask = {f"layer_{i}": np.ones(s, bool) for i, s in enumerate(shapes)}
+    sizes = np.array([m.size for m in mask.values()])
+    found = []
+    for kernel in (False, True):
+        dims = [s if kernel else s[-2:] for s in shapes]
+        raw = np.array([sum(d) / np.prod(np.array(d, float)) for d in dims])
+        for density in (0.5, 0.137, 0.01):
+            given = divide(mask, density, kernel)
+            counts = np.array(
+                [d * n for d, n in zip(given.values(), sizes, strict=True)]
+            )
+            total = round(density * int(sizes.sum()))
+            what = f"{'ERK' if kernel else 'ER'} at density {density}"
+            share = _shares(raw, sizes, total)
+            apart = np.abs(counts - share) > 1 + 1e-6
+            fraction = np.abs(counts - counts.round()) > 1e-6
+            found += [
+                difference(f"the total of {what}", counts.round().sum(), total),
+                difference(
+                    f"layers of {what} with parts of weights", fraction.sum(), 0
+                ),
+                difference(f"layers of {what} far from their share", apart.sum(), 0),
+            ]
+    return judged("allocation", found, "Erdős-Rényi and ERK of four layers")
+
+
+def _shares(raw: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarray:
+    """min(1, ε raw) of each layer, ε found by halving."""
+    low, high = 0.0, 1 / raw.min()
+    for _ in range(200):
+        middle = (low + high) / 2
+        more = (np.minimum(1, middle * raw) * sizes).sum() > total
+        low, high = (low, middle) if more else (middle, high)
+    return np.minimum(1, low * raw) * sizes
+
+
+@cache
+def _linear() -> restated.Linear:
+    return restated.linear()
+
+
+def tree(leaves: Any) -> dict[str, Any]:
+    """The two kernels of `restated.Linear` as a tree of params."""
+    return {name: {"kernel": w} for name, w in zip("ab", leaves, strict=True)}
+
+
+def linear_loss(params: Any, batch: Any) -> jax.Array:
+    """The loss of `restated.Linear`."""
+    kernels = [params[name]["kernel"] for name in "ab"]
+    outs = [x @ w.reshape(-1, w.shape[-1]) for x, w in zip(batch, kernels, strict=True)]
+    return sum(jnp.mean(jnp.square(out).sum(-1)) for out in outs) / 2  # type: ignore[return-value]
+
+
+def scores(table: Mapping[str, Callable] = names.CRITERIA) -> Check:
+    """Criteria by the command's names, all unless told, on a million weights."""
+    p, found = _linear(), []
+    with jax.default_matmul_precision(HIGHEST):
+        for name, function in table.items():
+            if name == "synflow":
+                found.append(_synflow(function))
+            elif name == "random":
+                found += _random(function)
+            else:
+                ours = jax.jit(_bound(name, function))(p)
+                right, allowed = restated.CRITERIA[name](p), RANKS.get(name, SCORE)
+                found.append(tree_difference(name, ours, right, allowed))
+    return judged("criteria", found, f"{len(table)} of 1 013 572 weights")
+
+
+def taylor(function: Callable = criteria.taylor_batch) -> Check:
+    """Taylor's criterion, which the command has no name for."""
+    p = _linear()
+    with jax.default_matmul_precision(HIGHEST):
+        ours = jax.jit(lambda w, x: function(linear_loss, w, x))(
+            tree(p.final), tuple(p.x)
+        )
+    found = tree_difference("taylor_batch", ours, restated.taylor(p), SCORE)
+    return judged("taylor", [found], "the score of each of 1 378 inputs")
+
+
+def _bound(name: str, function: Callable) -> Callable:
+    """A criterion as a function of `restated.Linear`."""
+
+    def bound(p: restated.Linear):
+        return function(_view(p, curved=name == "hessian"))
+
+    return bound
+
+
+def _view(p: restated.Linear, curved: bool = False) -> names.Inputs:
+    """What a criterion may look at; `curved`: a loss whose Hessian is diagonal."""
+    params, seen = tree(p.final), tree(p.seen)
+
+    def diagonal(params, batch):
+        terms = jax.tree.map(lambda h, w: jnp.sum(h * jnp.square(w)), seen, params)
+        return sum(jax.tree.leaves(terms)) / 2
+
+    loss = diagonal if curved else linear_loss
+    adam = optax.ScaleByAdamState(jnp.int32(1), mu=params, nu=seen)
+    return names.Inputs(
+        initial=tree(p.initial),
+        state=train.TrainState(jnp.int32(1), params, {}, (adam,)),
+        mask=jax.tree.map(lambda w: jnp.ones(w.shape, bool), params),
+        key=jax.random.key(0),
+        batches=lambda: tuple(p.x),
+        loss=loss,
+        cool=loss,
+        inputs=lambda: tree(p.met),
+        flow=lambda params: params,
+    )
+
+
+def _synflow(function: Callable) -> Difference:
+    rng = np.random.default_rng(3)
+    sizes = ((1009, 331), (331, 101), (101, 10))
+    kernels = [rng.standard_normal(s).astype(np.float32) / 10 for s in sizes]
+
+    def apply(params, stats, inputs, train, key):
+        x = inputs
+        for w in params:
+            x = jax.nn.relu(x @ w)
+        return x, stats
+
+    def bound(kernels):
+        def flow(params):
+            return criteria.synflow(apply, params, {}, jnp.ones((1, 1009)))
+
+        view = _view(_linear())
+        return function(
+            view._replace(state=view.state._replace(params=kernels), flow=flow)
+        )
+
+    ours = jax.jit(bound)(kernels)
+    return tree_difference("synflow", ours, restated.synflow(kernels), SCORE)
+
+
+def _random(function: Callable) -> list[Difference]:
+    """Uniform in [0, 1): the mean of a million is known to some thousandths."""
+    ours = jax.jit(_bound("random", function))(_linear())
+    flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(ours)])
+    outside = ((flat < 0) | (flat >= 1)).sum()
+    odd = abs(flat.mean() - 0.5) > 5e-3 or abs(flat.std() - 12**-0.5) > 5e-3
+    return [
+        difference("random scores outside [0, 1)", outside, 0),
+        difference("random scores that are not uniform", odd, 0),
+    ]
