@@ -40,7 +40,7 @@ CHECKS: dict[str, Callable[[Where], Check]] = {
     "repeats": lambda where: learning.repeats(),
     "folder of runs": lambda where: place.folder(where.runs),
     "disk": lambda where: place.disk(where.runs),
-    "compiled programs": lambda where: place.compiled(where.runs),
+    "compiled programs": lambda where: place.compiled(place.cache(where.runs)),
     "data": lambda where: place.files(where.data_dir),
 }
 

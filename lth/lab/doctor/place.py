@@ -117,10 +117,14 @@ def _memory() -> tuple[int | None, int | None]:
     return min(known, default=None), limit
 
 
-def compiled(runs: Path) -> Check:
-    """Where compiled programs are kept: they are run as they are found."""
+def cache(runs: Path) -> Path:
+    """Where compiled programs of runs are kept, or would be."""
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    folder = Path(chosen) if chosen else runs / ".compiled"
+    return Path(chosen) if chosen else runs / ".compiled"
+
+
+def compiled(folder: Path) -> Check:
+    """Compiled programs are kept in a folder of one's own: they are run as they are."""
     if not folder.is_dir():
         told = f"{folder} is not there yet: the first run makes it"
         return Check("compiled programs", "ok", told)
