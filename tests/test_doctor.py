@@ -37,7 +37,15 @@ def failed(check: doctor.Check, *told: str) -> None:
 # What is quick, and what other tests (test_large) do not do at full size already.
 QUICK = (
     *("devices", "memory", "random numbers", "canary of sums", "products", "disk"),
-    *("allocation", "taylor", "convolution", "gradients", "folder of runs", "repeats"),
+    *(
+        "allocation",
+        "taylor",
+        "surgery",
+        "convolution",
+        "gradients",
+        "folder of runs",
+        "repeats",
+    ),
 )
 
 
@@ -224,6 +232,22 @@ def test_wrong_criteria_are_told(name):
 
 def test_a_wrong_taylor_is_told():
     failed(arithmetic.taylor(criteria.taylor_squared))
+
+
+def test_wrong_surgery_is_told():
+    def careless(kernel, hessian, density, block):  # nothing makes up for what goes
+        _, keep = criteria.obs.sparse_gpt(kernel, hessian, density, block)
+        return kernel * keep, keep
+
+    failed(arithmetic.surgery(careless), "a kernel after surgery")
+
+
+def test_surgery_reads_the_row_that_it_writes_and_no_other():
+    """It is found as one that updates an array by itself; its numbers are checked."""
+    square, row = jnp.eye(5), jnp.ones((5, 3))
+    program = jax.make_jaxpr(lambda w, h: criteria.obs.sparse_gpt(w, h, 0.5))
+    assert len(canaries.overlaps(program(row, square).jaxpr)) == 1
+    assert "surgery" in doctor.CHECKS
 
 
 def test_a_wrong_convolution_is_told(monkeypatch):

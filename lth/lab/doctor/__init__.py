@@ -34,6 +34,7 @@ CHECKS: dict[str, Callable[[Where], Check]] = {
     "allocation": lambda where: arithmetic.allocations(),
     "criteria": lambda where: arithmetic.scores(),
     "taylor": lambda where: arithmetic.taylor(),
+    "surgery": lambda where: arithmetic.surgery(),
     "convolution": lambda where: learning.convolutions(),
     "gradients": lambda where: learning.gradients(),
     "optimizers": lambda where: learning.optimizers(),

@@ -264,6 +264,7 @@ def folder(
     kind = file_system(there, mounts)
     known = kind.removeprefix("fuse.") in NETWORK or kind == "fuse.sshfs"
     try:
+        store.check_writable(runs)
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=there) as trial:
             wrong = [*_locked(Path(trial), enters), *_replaced(Path(trial), replace)]
             _synchronised(Path(trial))

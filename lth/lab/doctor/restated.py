@@ -207,6 +207,39 @@ def taylor(p: Linear) -> list[Array]:
     return scores
 
 
+def swept(
+    kernel: Array, inputs: Array, keep: Array, damp: float, block: int
+) -> tuple[Array, float]:
+    """SparseGPT's kernel under the mask that it chose, and how far that is from right.
+
+    Args:
+      kernel: [in, out].
+      inputs: [n, in].
+      keep: [in, out], the mask.
+      damp: The share of the mean of the Hessian's diagonal that is added to that.
+      block: Inputs that choose their weights together.
+
+    Returns:
+      The kernel, and by what share of it a pruned score is above one that stays in its
+      block: at most 0 where all were chosen right.
+    """
+    w, x = doubles(kernel, inputs)
+    hessian = x.T @ x
+    hessian += damp * np.diagonal(hessian).mean() * np.eye(len(w))
+    upper = np.linalg.cholesky(np.linalg.inv(hessian)).T
+    above = -1.0
+    for start in range(0, len(w), block):
+        rows = slice(start, start + block)
+        scores = (w[rows] / np.diagonal(upper)[rows, None]) ** 2
+        lowest, best = scores[keep[rows]].min(), scores[~keep[rows]].max()
+        above = max(above, float(best / lowest - 1))
+        for q in range(start, min(start + block, len(w))):
+            error = np.where(keep[q], 0, w[q]) / upper[q, q]
+            w[q + 1 :] -= np.outer(upper[q, q + 1 :], error)
+            w[q] *= keep[q]
+    return w, above
+
+
 def highest(scores: Array, k: int) -> Array:
     """Which are the k highest; of equal ones the lower index is."""
     flat = scores.ravel()
