@@ -22,7 +22,15 @@ from lth import criteria, masks, models, train
 from lth.cli import main
 from lth.lab import compiler, doctor
 from lth.lab.build import names
-from lth.lab.doctor import arithmetic, canaries, learning, place, restated
+from lth.lab.doctor import (
+    arithmetic,
+    canaries,
+    learning,
+    machine,
+    place,
+    ranking,
+    restated,
+)
 from lth.lab.doctor.check import difference, judged, tree_difference
 from lth.masks import allocation
 from lth.models import convolution
@@ -226,12 +234,12 @@ SWAPS = {  # what is computed in the place of what
 
 @pytest.mark.parametrize("name", SWAPS)
 def test_wrong_criteria_are_told(name):
-    assert arithmetic.scores({name: names.CRITERIA[name]}).status == "ok"
-    failed(arithmetic.scores({name: names.CRITERIA[SWAPS[name]]}), name)
+    assert ranking.scores({name: names.CRITERIA[name]}).status == "ok"
+    failed(ranking.scores({name: names.CRITERIA[SWAPS[name]]}), name)
 
 
 def test_a_wrong_taylor_is_told():
-    failed(arithmetic.taylor(criteria.taylor_squared))
+    failed(ranking.taylor(criteria.taylor_squared))
 
 
 def test_wrong_surgery_is_told():
@@ -239,7 +247,7 @@ def test_wrong_surgery_is_told():
         _, keep = criteria.obs.sparse_gpt(kernel, hessian, density, block)
         return kernel * keep, keep
 
-    failed(arithmetic.surgery(careless), "a kernel after surgery")
+    failed(ranking.surgery(careless), "a kernel after surgery")
 
 
 def test_surgery_reads_the_row_that_it_writes_and_no_other():
@@ -353,14 +361,14 @@ def test_trainings_that_do_not_repeat_are_told():
 
 def test_other_random_numbers_are_a_warning():
     with jax.default_prng_impl("rbg"):
-        warned = place.settings()
+        warned = machine.settings()
     assert warned.status == "warning"
     assert "jax_default_prng_impl is rbg, usually threefry2x32" in warned.told
 
 
 def test_a_device_that_is_wrong_and_memory_that_is_short_are_told():
-    failed(place.devices(lambda x: x @ x + 1), "a square on")
-    short = place.room(lambda: (2**28, 2**30))
+    failed(machine.devices(lambda x: x @ x + 1), "a square on")
+    short = machine.room(lambda: (2**28, 2**30))
     assert short.status == "warning"
     assert "0.2 GiB of 1.0 GiB are free" in short.told
 
@@ -421,27 +429,27 @@ def test_compiled_programs_that_are_empty_or_open_to_others_are_told(tmp_path):
 def test_data_that_are_not_the_published_ones_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     monkeypatch.delenv("LTH_DATA", raising=False)
-    assert "as published: none" in place.files(tmp_path).told
+    assert "as published: none" in machine.files(tmp_path).told
     files = tmp_path / "mnist"
     files.mkdir()
-    for name in place.mnist.IDX_FILES:
+    for name in machine.mnist.IDX_FILES:
         (files / name.removesuffix(".gz")).write_bytes(b"unpacked")
-    told = place.files(tmp_path)
+    told = machine.files(tmp_path)
     assert told.status == "ok"
     assert "not compared, for lack of a known MD5: mnist" in told.told
     text = tmp_path / "tinyshakespeare" / "input.txt"
     text.parent.mkdir()
     text.write_text("To be")
-    told = place.files(tmp_path)
+    told = machine.files(tmp_path)
     assert told.status == "warning"
     md5 = hashlib.md5(b"To be").hexdigest()
     assert f"not the published files: {text} (MD5 {md5})" in told.told
     monkeypatch.setattr(
-        place,
+        machine,
         "_published",
-        lambda: [place.Known("tinyshakespeare", {"input.txt": md5})],
+        lambda: [machine.Known("tinyshakespeare", {"input.txt": md5})],
     )
-    assert "as published: tinyshakespeare" in place.files(tmp_path).told
+    assert "as published: tinyshakespeare" in machine.files(tmp_path).told
 
 
 def test_little_space_is_a_warning(tmp_path):

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lth.lab import store
-from lth.lab.doctor import arithmetic, canaries, learning, place
+from lth.lab.doctor import (
+    arithmetic,
+    canaries,
+    learning,
+    machine,
+    place,
+    ranking,
+)
 from lth.lab.doctor.check import Check, Status
 
 
@@ -23,18 +30,18 @@ class Where(NamedTuple):
 
 
 CHECKS: dict[str, Callable[[Where], Check]] = {
-    "devices": lambda where: place.devices(),
-    "memory": lambda where: place.room(),
-    "random numbers": lambda where: place.settings(),
+    "devices": lambda where: machine.devices(),
+    "memory": lambda where: machine.room(),
+    "random numbers": lambda where: machine.settings(),
     "canary of sums": lambda where: canaries.deadly(),
     "canary of slices": lambda where: canaries.slices(),
     "reductions": lambda where: arithmetic.reductions(),
     "products": lambda where: arithmetic.products(),
     "selection": lambda where: arithmetic.selection(),
     "allocation": lambda where: arithmetic.allocations(),
-    "criteria": lambda where: arithmetic.scores(),
-    "taylor": lambda where: arithmetic.taylor(),
-    "surgery": lambda where: arithmetic.surgery(),
+    "criteria": lambda where: ranking.scores(),
+    "taylor": lambda where: ranking.taylor(),
+    "surgery": lambda where: ranking.surgery(),
     "convolution": lambda where: learning.convolutions(),
     "gradients": lambda where: learning.gradients(),
     "optimizers": lambda where: learning.optimizers(),
@@ -42,7 +49,7 @@ CHECKS: dict[str, Callable[[Where], Check]] = {
     "folder of runs": lambda where: place.folder(where.runs),
     "disk": lambda where: place.disk(where.runs),
     "compiled programs": lambda where: place.compiled(place.cache(where.runs)),
-    "data": lambda where: place.files(where.data_dir),
+    "data": lambda where: machine.files(where.data_dir),
 }
 
 
