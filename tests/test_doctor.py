@@ -133,12 +133,17 @@ def test_a_wrong_update_is_a_warning_unless_we_have_one():
     failed(canaries.slices(wrong, lambda: {"a training": program}), "and a training do")
 
 
+def _up(i, b):
+    return lax.dynamic_update_slice(b, b[1:3], (i,))
+
+
 @pytest.mark.parametrize(
     ("function", "count"),
     [
         (lambda x: lax.dynamic_update_slice(x, x[:3], (1,)), 1),
         (lambda x: (x + 1).at[1:].set((x * 2)[:-1]), 1),
-        (lambda x: lax.fori_loop(0, 3, lambda i, b: b.at[i].set(b[i + 1]), x), 1),
+        (lambda x: lax.fori_loop(0, 3, _up, x), 1),
+        (lambda x: x.at[0].set(x[3]), 0),
         (lambda x: jax.jit(lambda y: y.at[1:].set(y[:-1]))(x), 1),
         (lambda x: x.at[2].set(0), 0),
         (lambda x: lax.dynamic_update_slice(jnp.zeros(9), x, (1,)), 0),

@@ -32,7 +32,6 @@ REDUCTIONS: dict[str, tuple[Callable, Callable]] = {
     "mean": (jnp.mean, np.mean),
     "variance": (jnp.var, np.var),
     "max": (jnp.max, np.max),
-    "min": (jnp.min, np.min),
     "count": (lambda x, axis: jnp.sum(x > 0, axis), lambda x, axis: (x > 0).sum(axis)),
 }
 
@@ -51,7 +50,7 @@ def reductions(
                 what = (
                     f"{name} of {list(shape)} along {'all' if axis is None else axis}"
                 )
-                exact = name in ("max", "min", "count")
+                exact = name in ("max", "count")
                 # Of a sum the unit is what is added up, of a mean that by its number.
                 size = np.abs(wide) if name != "variance" else wide**2
                 unit = size.sum(axis) if name == "sum" else size.mean(axis)

@@ -104,7 +104,7 @@ def overlaps(jaxpr: core.Jaxpr) -> list[str]:
     """The updates in a program whose new numbers come from the array they go into.
 
     They come from it, or from an array of its size that it was made of and whose place
-    it may have taken.
+    it may have taken. One number alone is read before it is written.
     """
     above: dict[Any, set[Any]] = {}
 
@@ -118,7 +118,7 @@ def overlaps(jaxpr: core.Jaxpr) -> list[str]:
             operand = equation.invars[0]
             update = equation.invars[1 if name == UPDATES[0] else 2]
             same = {v for v in behind(operand) if v.aval.size == operand.aval.size}  # type: ignore[attr-defined]
-            if same & behind(update):
+            if same & behind(update) and update.aval.size > 1:  # type: ignore[attr-defined]
                 found.append(str(equation))
         for inner in _inner(equation.params.values()):
             found += overlaps(inner)
