@@ -32,6 +32,7 @@ from lth.lab.doctor import (
     restated,
 )
 from lth.lab.doctor.check import difference, judged, tree_difference
+from lth.lottery import starts
 from lth.masks import allocation
 from lth.models import convolution
 
@@ -44,7 +45,16 @@ def failed(check: doctor.Check, *told: str) -> None:
 
 # What is quick, and what other tests (test_large) do not do at full size already.
 QUICK = (
-    *("devices", "memory", "random numbers", "canary of sums", "products", "disk"),
+    *(
+        "surgery",
+        "reshuffling",
+        "devices",
+        "memory",
+        "random numbers",
+        "canary of sums",
+        "products",
+        "disk",
+    ),
     *(
         "allocation",
         "taylor",
@@ -253,6 +263,15 @@ def test_wrong_surgery_is_told():
         return kernel * keep, keep
 
     failed(ranking.surgery(careless), "a kernel after surgery")
+
+
+def test_a_wrong_reshuffling_is_told():
+    def lossy(params, mask, key):
+        moved = starts.reshuffled(params, mask, key)
+        return jax.tree.map(lambda w: w.at[1:].set(w[:-1]), moved)
+
+    failed(ranking.reshuffling(lossy), "in order")
+    failed(ranking.reshuffling(lambda params, mask, key: params), "stay where they")
 
 
 def test_surgery_reads_the_row_that_it_writes_and_no_other():

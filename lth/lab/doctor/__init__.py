@@ -42,6 +42,7 @@ CHECKS: dict[str, Callable[[Where], Check]] = {
     "criteria": lambda where: ranking.scores(),
     "taylor": lambda where: ranking.taylor(),
     "surgery": lambda where: ranking.surgery(),
+    "reshuffling": lambda where: ranking.reshuffling(),
     "convolution": lambda where: learning.convolutions(),
     "gradients": lambda where: learning.gradients(),
     "optimizers": lambda where: learning.optimizers(),

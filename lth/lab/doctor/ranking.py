@@ -20,6 +20,7 @@ from lth.lab.doctor.check import (
     judged,
     tree_difference,
 )
+from lth.lottery import starts
 
 SCORE = 5e-5  # of the score, or of a layer's median one; the worst here was 1.6e-5
 ALLOWED = 1e-4  # of a chain of divisions and sums
@@ -87,6 +88,23 @@ def surgery(prune: Callable = criteria.obs.sparse_gpt) -> Check:
         tree_difference("a kernel after surgery", [ours], [right], ALLOWED),
     ]
     return judged("surgery", found, f"SparseGPT of {kernel.size} weights")
+
+
+def reshuffling(move: Callable = starts.reshuffled) -> Check:
+    """Kept weights change places in the array that they are in, and none is lost."""
+    params = tree(_linear().final)
+    mask = jax.tree.map(lambda w: w > 0.3, tree(_linear().initial))
+    moved = jax.jit(move)(params, mask, jax.random.key(0))
+    found = []
+    for w, keep, ours in zip(*map(jax.tree.leaves, (params, mask, moved)), strict=True):
+        ours = np.asarray(ours)
+        same = (ours[keep] == w[keep]).mean() > 0.01
+        what = "kept weights that are reshuffled"
+        found += [
+            difference(f"{what}, in order", np.sort(ours[keep]), np.sort(w[keep])),
+            difference(f"{what} and stay where they were", same, 0),
+        ]
+    return judged("reshuffling", found, "kept weights of a million in other places")
 
 
 def _bound(name: str, function: Callable) -> Callable:
