@@ -21,7 +21,7 @@ LAB = [
     {"keeping"},
     {"runner"},
     {"stored"},
-    {"front"},
+    {"front", "doctor"},
     {"sweep"},
 ]
 ENTRIES = ("__init__", "__main__")

@@ -1,12 +1,14 @@
 """The command `lth`.
 
-Exit codes: 0 done; 2 it cannot be run as asked (flag, configuration, data); 3 done, but
-some replicate's loss was not finite; 4 another process is at work on the run; 5 the run
-directory cannot be read or written; 130 or 143 interrupted. Results go to standard
-output, progress and errors to standard error.
+Exit codes: 0 done; 1 a check of `lth doctor` failed, or an error of `lth` itself; 2 it
+cannot be run as asked (flag, configuration, data); 3 done, but some replicate's loss
+was not finite; 4 another process is at work on the run; 5 the run directory cannot be
+read or written; 130 or 143 interrupted. Results go to standard output, progress and
+errors to standard error.
 """
 
 import contextlib
+import json
 import os
 import sys
 import warnings
@@ -35,10 +37,11 @@ USAGE = """usage: lth COMMAND …
   lth list                 presets, and the runs in runs/
   lth show RUN             a run's results as a table
   lth report RUN …         one HTML file of figures from one or several runs
+  lth doctor               whether this machine computes right numbers
 
-'lth run PRESET --help' shows every flag. Exit codes: 0 done, 2 cannot be run as asked,
-3 done but some replicate's loss was not finite, 4 the run is in use, 5 the run
-directory cannot be read or written, 130 or 143 interrupted."""
+'lth run PRESET --help' shows every flag. Exit codes: 0 done, 1 a check of the doctor
+failed, 2 cannot be run as asked, 3 done but some replicate's loss was not finite, 4 the
+run is in use, 5 the run directory cannot be read or written, 130 or 143 interrupted."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,18 @@ class ListFlags:
     """The folder of runs."""
 
 
+@dataclass(frozen=True)
+class DoctorFlags:
+    """Whether this machine computes right numbers, in less than a minute."""
+
+    runs: Path = Path("runs")
+    """The folder of runs, whose locks, space and compiled programs are looked at."""
+    data_dir: Path | None = None
+    """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
+    json: bool = False
+    """Print the checks as a list in JSON: name, status (ok, warning, FAILED), told."""
+
+
 def main() -> None:
     """The entry point of the command `lth`."""
     interrupt.listen()
@@ -106,6 +121,7 @@ def command(args: list[str]) -> int:
         "list": show_list,
         "show": show,
         "report": report,
+        "doctor": doctor,
     }
     if not args or args[0] in ("-h", "--help"):
         terminal.output.print(USAGE, markup=False)
@@ -202,3 +218,24 @@ def report(args: list[str]) -> int:
     written = reports.write(found, flags.out or folder / "report.html")
     terminal.output.print(str(written), markup=False)
     return 0
+
+
+def doctor(args: list[str]) -> int:
+    """lth doctor"""
+    flags = tyro.cli(DoctorFlags, args=typed.read(args, DoctorFlags), prog="lth doctor")
+    from lth.lab import doctor as doctors
+
+    where, checks = doctors.Where(flags.runs, flags.data_dir), []
+    width = max(map(len, doctors.CHECKS))
+    for check in doctors.examine(where, doctors.CHECKS):
+        checks.append(check)
+        if not flags.json:
+            line = f"{check.name:{width}}  {check.status:7}  {check.told}"
+            terminal.output.print(line, markup=False)
+    found = doctors.verdict(checks)
+    if flags.json:
+        told = json.dumps([check._asdict() for check in checks], indent=1)
+        terminal.output.print(told, markup=False)
+    else:
+        terminal.output.print(doctors.summary(found), markup=False)
+    return 1 if found["status"] == "FAILED" else 0
