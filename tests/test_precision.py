@@ -1,4 +1,4 @@
-"""How products are computed, and in which order a GPU adds up, are said and settable."""
+"""How products are computed, and in which order a GPU adds up, can be said."""
 
 import subprocess
 import sys

@@ -63,13 +63,14 @@ def save_later(
     if jax.process_count() > 1:
         save(path, tree, about)
         return lambda: None
-    path = path.absolute()
+    path, quiet = path.absolute(), contextlib.ExitStack()
+    quiet.enter_context(_quiet())  # its threads tell what they meet, until it is done
     with writing(path), _alone(), _storage_errors():
         meta = _sealed(tree, about)
         response = ocp.save_async(str(path), tree, custom_metadata=meta)
 
     def wait() -> None:
-        with writing(path), _alone(), _storage_errors():
+        with quiet, writing(path), _alone(), _storage_errors():
             response.result()
 
     return wait
@@ -243,8 +244,22 @@ def _alone() -> Iterator[None]:
     """Let Orbax work in peace and quiet, and wait for no other process.
 
     It works in threads of its own, which Ctrl-C or SIGTERM would leave behind, so these
-    wait until the block is done. Each thread logs the traceback of an error that is
-    raised here all the same, some of them later, so after an error its log stays shut.
+    wait until the block is done.
+    """
+    options = ocp.options.MultiprocessingOptions(**_me())
+    with (
+        _quiet(),
+        _uninterrupted(),
+        ocp.Context(multiprocessing_options=options),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax's threads from telling of errors that are raised here all the same.
+
+    Each logs a traceback, some of them later, so after an error they stay shut.
     """
     stderr = sys.stderr
     sys.stderr = _Muted(stderr)
@@ -252,10 +267,8 @@ def _alone() -> Iterator[None]:
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
-    options = ocp.options.MultiprocessingOptions(**_me())
     try:
-        with _uninterrupted(), ocp.Context(multiprocessing_options=options):
-            yield
+        yield
     except Exception:
         warnings.filterwarnings("ignore", "coroutine .* was never awaited")
         raise
