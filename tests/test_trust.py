@@ -279,3 +279,17 @@ def test_compiled_programs_are_read_only_where_this_user_wrote_them(
     other = os.getuid() + 1
     monkeypatch.setattr(os, "getuid", lambda: other)
     assert store.own_folder(folder) is None  # both are another's: none is used
+
+
+def test_the_doctors_verdict_is_kept_with_a_run_that_asks_for_it(run, monkeypatch):
+    from lth.lab import doctor
+
+    one = {"devices": doctor.CHECKS["devices"]}
+    monkeypatch.setattr(doctor, "CHECKS", one)
+    args = ["--runs", str(run.parent), "--record", str(run)]
+    assert main.command(["doctor", *args]) == 0
+    assert sessions_of(run)[-1]["doctor"]["status"] == "ok"
+    again(run)
+    assert "doctor" in sessions_of(run)[-2]
+    assert "doctor" not in sessions_of(run)[-1]
+    assert main.command(["doctor", "--record", str(run / "none")]) == 5

@@ -135,9 +135,8 @@ def main() -> None:
             wrong += not good
             last = next((w for w in words if w.startswith("lth:")), "nothing said")
             then = "the same bits" if same else again.stderr[-300:]
-            print(
-                f"{'ok   ' if good else 'WRONG'} {name}: code {first.returncode}, then {then}"
-            )
+            verdict = "ok   " if good else "WRONG"
+            print(f"{verdict} {name}: code {first.returncode}, then {then}")
             print(f"      {last[:150]}", flush=True)
             if not good:
                 print(first.stderr[-1500:])

@@ -94,6 +94,8 @@ class DoctorFlags:
     """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
     json: bool = False
     """Print the checks as a list in JSON: name, status (ok, warning, FAILED), told."""
+    record: Path | None = None
+    """A run, in whose environment.json the verdict is to be kept."""
 
 
 def main() -> None:
@@ -224,7 +226,11 @@ def doctor(args: list[str]) -> int:
     """lth doctor"""
     flags = tyro.cli(DoctorFlags, args=typed.read(args, DoctorFlags), prog="lth doctor")
     from lth.lab import doctor as doctors
+    from lth.lab import store
 
+    run = flags.record and terminal.located(flags.record, flags.runs)
+    if run:
+        store.read_config(run)
     where, checks = doctors.Where(flags.runs, flags.data_dir), []
     width = max(map(len, doctors.CHECKS))
     for check in doctors.examine(where, doctors.CHECKS):
@@ -233,6 +239,8 @@ def doctor(args: list[str]) -> int:
             line = f"{check.name:{width}}  {check.status:7}  {check.told}"
             terminal.output.print(line, markup=False)
     found = doctors.verdict(checks)
+    if run:
+        store.add_facts(run, {"doctor": found})
     if flags.json:
         told = json.dumps([check._asdict() for check in checks], indent=1)
         terminal.output.print(told, markup=False)

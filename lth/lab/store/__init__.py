@@ -43,6 +43,7 @@ from lth.lab.store.rundir import (
 )
 from lth.lab.store.sessions import (
     RunWarning,
+    add_facts,
     add_session,
     begun,
     environment,
@@ -55,6 +56,7 @@ __all__ = [
     "ForeignError",
     "RunWarning",
     "StoreError",
+    "add_facts",
     "add_session",
     "append_rows",
     "begun",

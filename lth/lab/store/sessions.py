@@ -74,21 +74,13 @@ def recorded(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def add_session(run: Path, facts: dict[str, Any] | None = None) -> dict[str, list]:
+def add_session(run: Path) -> dict[str, list]:
     """Record what this process is, beside those that worked on the run before it.
 
-    Args:
-      run: The run directory.
-      facts: More about this process.
-
-    Returns:
-      What changed since the last session and may round numbers otherwise: before and
-      now, by name.
-
-    Raises:
-      StoreError where this process would draw other numbers than the last one.
+    Returns what changed since the last session and may round numbers otherwise: before
+    and now, by name. Raises StoreError where this process would draw other numbers.
     """
-    before, now = recorded(run), {**environment(), **(facts or {})}
+    before, now = recorded(run), environment()
     changed: dict[str, list] = {}
     if before:
         _check_draws(run, before[-1], now)
@@ -102,6 +94,18 @@ def add_session(run: Path, facts: dict[str, Any] | None = None) -> dict[str, lis
             stacklevel=2,
         )
     return changed
+
+
+def add_facts(run: Path, facts: dict[str, Any]) -> None:
+    """Record more about the last process that worked on a run.
+
+    Raises StoreError where none did.
+    """
+    known = recorded(run)
+    if not known:
+        raise StoreError(f"{run} has no record of a process that worked on it")
+    known[-1] |= facts
+    write(run / "environment.json", json.dumps(known, indent=1) + "\n")
 
 
 def _check_draws(run: Path, last: dict[str, Any], now: dict[str, Any]) -> None:
