@@ -113,3 +113,34 @@ def test_a_program_in_which_python_hears_nothing_is_left_all_the_same():
     _, err = process.communicate(timeout=20)
     assert process.returncode == 143
     assert err == b"lth: stopped\n"
+
+
+def test_a_warning_of_the_scheduler_saves_the_training_and_it_goes_on_from_there(
+    tmp_path,
+):
+    flags = "run digits --model.widths 32 --steps 400000it --eval-every 200000it"
+    flags += f" --levels 0 --replicates 1 --quiet --runs {tmp_path} --save-every 1s"
+    command = [sys.executable, "-m", "lth", *flags.split()]
+    root = str(Path(lth.__file__).parents[1])
+    at = 0
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}
+        )
+        while saved(tmp_path) <= at and process.poll() is None:
+            time.sleep(0.05)
+        at = saved(tmp_path)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 143, err.decode()[-2000:]
+        assert b"stored, the training under way saved. The same command" in err
+        assert saved(tmp_path) >= at
+        at = saved(tmp_path)
+    (log,) = tmp_path.glob("*/log.jsonl")
+    assert log.read_text().count('"resumed"') == 1
+
+
+def saved(runs):
+    """The step at which the training under way is saved; -1 if it is not yet."""
+    there = [store.training(path.parent) for path in runs.glob("*/training")]
+    return max((int(name.removeprefix("step_")) for name in there if name), default=-1)
