@@ -142,8 +142,11 @@ def test_every_criterion_scope_and_structure(criterion):
                 check_counts(e, ones, less, 0.2)
             assert nested(less, half)
             assert int(masks.count(less)) >= 1
-            assert equal(alone(first(found)), half)
-            assert equal(first(together(found)), half)
+            # Scopes see what is pooled and no more: one compiles with another pool.
+            if scope == "global" or text == "weight":
+                assert equal(alone(first(found)), half)
+            if scope == "global" or kind == "magnitude":
+                assert equal(first(together(found)), half)
 
 
 def covered(scores, ones):
