@@ -16,9 +16,9 @@ INPUTS, OUTPUTS = 4, 3
 def model(width: int = 6) -> models.Model:
     def init(key):
         one, two = jax.random.split(key)
-        first = jax.random.normal(one, (INPUTS, width)) * 0.5
-        last = jax.random.normal(two, (width, OUTPUTS)) * 0.5
-        return {"first": {"kernel": first}, "last": {"kernel": last}}, {}
+        first = jax.random.normal(one, (INPUTS * width,)).reshape(INPUTS, width)
+        last = jax.random.normal(two, (width * OUTPUTS,)).reshape(width, OUTPUTS)
+        return {"first": {"kernel": first * 0.5}, "last": {"kernel": last * 0.5}}, {}
 
     def apply(params, stats, inputs, train, key):
         hidden = jax.nn.relu(inputs @ params["first"]["kernel"])

@@ -11,6 +11,7 @@ from flax import nnx
 from lth import dynamic, masks
 from lth.dynamic import rules
 from lth.masks import allocation, structure
+from tests.conftest import normal
 
 
 class Net(nnx.Module):
@@ -117,7 +118,7 @@ def test_what_is_pruned_stays_zero_in_an_nnx_loop():
         weights = kernels(nnx.state(model, nnx.Param))
         for path, keep in kernels(mask).items():
             assert not weights[path][~keep].any()
-        step(model, optimizer, jax.random.normal(jax.random.key(i), (8, 3)))
+        step(model, optimizer, normal(jax.random.key(i), (8, 3)))
     rows = dynamic.records(optimizer.opt_state)
     assert [(r["step"], r["path"], r["kept"]) for r in rows] == [
         (step, path, kept)
@@ -141,7 +142,7 @@ def test_what_is_pruned_stays_zero_in_a_loop_over_boxed_params():
         return optax.apply_updates(params, updates), opt_state
 
     for i in range(11):
-        x = jax.random.normal(jax.random.key(i), (8, 3))
+        x = normal(jax.random.key(i), (8, 3))
         params, opt_state = step(params, opt_state, x)
         keep = kernels(dynamic.state_of(opt_state).mask)
         for path, w in kernels(params).items():

@@ -13,7 +13,7 @@ import pytest
 from lth import dynamic, masks, models
 from lth.dynamic import rules
 from lth.masks import allocation, refresh, schedules, structure
-from tests.conftest import assert_same, make_problem, plain_mlp
+from tests.conftest import assert_same, make_problem, normal, plain_mlp
 
 STEPS = 40
 
@@ -412,8 +412,8 @@ def test_replicates_choose_together_and_each_as_it_would_alone():
         return rule.update(step, *args)
 
     tx = dynamic.sparsify(optax.sgd(0.1), rule._replace(update=update), prunable)
-    start = params = {"w": jax.random.normal(jax.random.key(0), (3, 4, 5))}
-    grads = {"w": jax.random.normal(jax.random.key(1), (3, 4, 5))}
+    start = params = {"w": normal(jax.random.key(0), (3, 4, 5))}
+    grads = {"w": normal(jax.random.key(1), (3, 4, 5))}
     states = jax.jit(jax.vmap(tx.init))(params)
     together, one, alone = jax.jit(jax.vmap(tx.update)), jax.jit(tx.update), []
     for _ in range(4):
@@ -455,12 +455,12 @@ def trained_inside(around, count=12):
     """Params, mask and state after steps of what is `around` a sparsified Adam."""
     rule = rules.rigl(0.5, begin_step=2, end_step=9, frequency=3)
     tx = around(dynamic.sparsify(optax.adam(0.1), rule, prunable))
-    params = {"w": jax.random.normal(jax.random.key(0), (6, 5)), "b": jnp.ones(5)}
+    params = {"w": normal(jax.random.key(0), (6, 5)), "b": jnp.ones(5)}
     state = tx.init(params)
     params = dynamic.masked(params, state)
     step = jax.jit(tx.update)
     for i in range(count):
-        noise = jax.random.normal(jax.random.key(i), (6, 5))
+        noise = normal(jax.random.key(i), (6, 5))
         grads = {"w": params["w"] + noise, "b": params["b"]}
         updates, state = step(grads, state, params)
         params = optax.apply_updates(params, updates)
@@ -545,7 +545,7 @@ def test_what_is_refused_would_not_be_zero():
     rule = rules.sparse_evolution(0.5, begin_step=2, end_step=9, frequency=3)
     sparse = dynamic.sparsify(optax.adam(0.1), rule, prunable)
     tx = optax.chain(sparse, optax.scale(0.5))
-    params = {"w": jax.random.normal(jax.random.key(0), (6, 5))}
+    params = {"w": normal(jax.random.key(0), (6, 5))}
     state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(3):
         updates, state = update(params, state, params)

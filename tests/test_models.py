@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lth import masks, models
+from tests.conftest import normal
 
 CIFAR = (32, 32, 3)
 # Compiling takes longer than running, four times as long with optimisation.
@@ -145,7 +146,7 @@ def inputs(name):
     shape = (4, *SMALL[name][1])
     if name == "transformer":
         return jax.random.randint(KEY, shape, 0, 3)
-    return jax.random.normal(KEY, shape)
+    return normal(KEY, shape)
 
 
 def adapted(name, **fields):

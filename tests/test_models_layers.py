@@ -10,6 +10,7 @@ import pytest
 
 from lth import models
 from lth.models import layers, vit
+from tests.conftest import normal
 
 KEY = jax.random.key(0)
 # fan_in, fan_out as PyTorch counts them.
@@ -111,7 +112,7 @@ def test_pooling_equals_the_library(height, width, size, padding):
         y, back = jax.vjp(pool, x)
         return y, back(weight[:, : y.shape[1], : y.shape[2]])[0]
 
-    x, weight = jax.random.normal(KEY, (2, 2, height, width, 3))
+    x, weight = normal(KEY, (2, 2, height, width, 3))
     y, gradient = values(x, weight, ours)
     expected, slope = values(x, weight, library)
     assert (y == expected).all()
@@ -130,8 +131,8 @@ def test_equal_values_share_the_gradient_and_dead_ones_pass_none():
 
 def test_ties_of_equal_patches_leave_the_gradient_of_weights():
     image = jnp.full((1, 8, 8, 1), 0.5).at[:, :3].set(0.0)
-    kernel = jax.random.normal(KEY, (2, 3, 3, 1, 4))
-    kernel = [kernel[0], jax.random.normal(KEY, (3, 3, 4, 4))]
+    kernel = normal(KEY, (2, 3, 3, 1, 4))
+    kernel = [kernel[0], normal(KEY, (3, 3, 4, 4))]
 
     def loss(kernel, pool):
         x = image
@@ -153,8 +154,8 @@ def test_ties_of_equal_patches_leave_the_gradient_of_weights():
 
 
 def test_patches_are_those_of_a_strided_convolution():
-    images = jax.random.normal(KEY, (2, 4, 6, 3))
-    kernel = jax.random.normal(jax.random.key(1), (2, 2, 3, 5))
+    images = normal(KEY, (2, 4, 6, 3))
+    kernel = normal(jax.random.key(1), (2, 2, 3, 5))
     conv = nn.Conv(5, (2, 2), 2, "VALID", use_bias=False)
     expected = conv.apply({"params": {"kernel": kernel}}, images).reshape(2, 6, 5)
     rows = vit.patches(images, 2) @ kernel.reshape(12, 5)

@@ -11,6 +11,7 @@ import pytest
 from lth import data, masks, supermask, train
 from lth.masks import schedules
 from lth.models import Model
+from tests.conftest import normal
 
 # 1 - (1 - p)^3 at the quarters of the way.
 PARTS = [0.0, 0.578125, 0.875, 0.984375, 1.0]
@@ -22,7 +23,7 @@ def matrices(*shapes) -> Model:
     def init(key):
         keys = jax.random.split(key, len(shapes))
         drawn = zip("abc", keys, shapes, strict=False)
-        return {name: jax.random.normal(k, shape) for name, k, shape in drawn}, {}
+        return {name: normal(k, shape) for name, k, shape in drawn}, {}
 
     def apply(params, stats, inputs, train, key):
         x = inputs.reshape(len(inputs), -1)
@@ -104,7 +105,7 @@ def test_soft_movement_finds_the_weights_that_matter():
     # Of 20 inputs the first 2 matter.
     schedule = schedules.cubic(0.3, 20, 200, 1)
     learned = supermask.movement_soft(matrices((20, 1)), schedule, prunable=everything)
-    x = jax.random.normal(jax.random.key(1), (256, 20))
+    x = normal(jax.random.key(1), (256, 20))
 
     def loss(params, stats, batch, key):
         outputs, stats = learned.model.apply(params, stats, batch.inputs, True, key)

@@ -19,7 +19,7 @@ from lth import dynamic, masks, train
 from lth.dynamic import rules
 from lth.lottery import rewind
 from lth.train import optimizers
-from tests.conftest import assert_same
+from tests.conftest import assert_same, normal
 
 EARLY, LATE = 4, 20  # the rewind point and the end of training
 
@@ -231,17 +231,17 @@ def loss(params, stats, batch, key):
 
 
 def sample(key, step, data):
-    return jax.random.normal(jax.random.fold_in(key, step), (8, 3)) + data
+    return normal(jax.random.fold_in(key, step), (8, 3)) + data
 
 
 def drawn():
     one, two = jax.random.split(jax.random.key(3))
     return {
         "dense": {
-            "w": jax.random.normal(one, (3, 4)),
+            "w": normal(one, (3, 4)),
             "b": jnp.full(4, 0.1, jnp.float32),
         },
-        "head": {"w": jax.random.normal(two, (4, 2))},
+        "head": {"w": normal(two, (4, 2))},
     }
 
 

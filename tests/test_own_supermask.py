@@ -11,13 +11,14 @@ from lth import data, masks, models, supermask, train
 from lth.lottery import recipe as lottery_recipe
 from lth.supermask import Supermask
 from lth.train import TrainState
+from tests.conftest import normal
 
 WIDTH, EXAMPLES = 12, 64
 
 
 def linear() -> models.Model:
     def init(key):
-        return {"kernel": jax.random.normal(key, (WIDTH, 3))}, {}
+        return {"kernel": normal(key, (WIDTH, 3))}, {}
 
     def apply(params, stats, inputs, train, key):
         return inputs @ params["kernel"], stats

@@ -10,7 +10,7 @@ import pytest
 
 from lth import criteria, data, lottery, masks, train
 from lth.lottery import rewind
-from tests.conftest import assert_same
+from tests.conftest import assert_same, normal
 
 SUPPORT = np.array([3, 8, 17, 30])
 
@@ -27,7 +27,7 @@ def parts():
 
     def init(key):
         return {
-            "kernel": 0.1 * jax.random.normal(key, (32, 1)),
+            "kernel": 0.1 * normal(key, (32, 1)),
             "bias": jnp.zeros(1),
         }, {}
 

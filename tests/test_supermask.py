@@ -16,7 +16,7 @@ from lth.masks import schedules
 from lth.models import Model
 from lth.supermask.base import uniforms
 from lth.supermask.frozen import drawn
-from tests.conftest import assert_same, make_problem, plain_mlp
+from tests.conftest import assert_same, make_problem, normal, plain_mlp
 
 X = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)
 W = np.array([[4.0], [-3.0], [2.0], [1.0]], np.float32)
@@ -267,7 +267,7 @@ def test_a_planted_supermask_is_found():
     # A frozen linear map of which a planted half gives the labels, and nothing else
     # does: 24 of 48 weights.
     def init(key):
-        return {"w": jax.random.normal(key, (16, 3))}, {}
+        return {"w": normal(key, (16, 3))}, {}
 
     def apply(params, stats, inputs, train, key):
         return inputs @ params["w"], stats
@@ -275,7 +275,7 @@ def test_a_planted_supermask_is_found():
     model = Model(init, apply)
     frozen = init(jax.random.key(0))[0]["w"]
     planted = jax.random.permutation(jax.random.key(3), 48).reshape(16, 3) < 24
-    x = jax.random.normal(jax.random.key(1), (512, 16))
+    x = normal(jax.random.key(1), (512, 16))
     target = x @ (frozen * planted)
     learned = supermask.edge_popup(model, 0.5, prunable=two_d)
 

@@ -179,7 +179,7 @@ def hutchinson(
     def probe(key):
         keys = jax.random.split(key, len(leaves))
         signs = [
-            jax.random.rademacher(k, w.shape, w.dtype)
+            jax.random.rademacher(k, (w.size,), w.dtype).reshape(w.shape)
             for k, w in zip(keys, leaves, strict=True)
         ]
         v = jax.tree.unflatten(structure, signs)

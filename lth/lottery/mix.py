@@ -121,7 +121,7 @@ def _mix(initial, ticket, fresh, shares, key, rewound):
             held_at.append(w)
             continue
         redrawn, frozen = shares[next(paths)]
-        drawn = jax.random.uniform(draw, w.shape) < redrawn
+        drawn = jax.random.uniform(draw, (w.size,)).reshape(w.shape) < redrawn
         starts_at.append(jnp.where(keep, jnp.where(drawn, new, w), 0))
         count = jnp.round(frozen * jnp.sum(~keep)).astype(jnp.int32)
         (stay,), _, _ = topk.top([jnp.abs(last) - jnp.abs(first)], [~keep], count)

@@ -88,6 +88,7 @@ def _make_choose(keep: Keep, exact: bool, name: str, advice: str) -> Keep:
     """The mask of the highest scores, of each replicate as many."""
 
     def choose(scores, mask, density):
+        mask = _beside(scores, mask)
         if np.any(_infinite(scores, mask)):
             raise ValueError(f"the scores{name} are not finite{advice}")
         kept = jax.vmap(lambda scores, mask: keep(scores, mask, density))(scores, mask)
@@ -97,6 +98,18 @@ def _make_choose(keep: Keep, exact: bool, name: str, advice: str) -> Keep:
         return kept
 
     return choose
+
+
+def _beside(scores: masks.Scores, mask: masks.Mask) -> masks.Mask:
+    """The mask on the device that the scores were put on, if they were put on one.
+
+    The first mask was not, those pruned from it are: each would have its own programs.
+    """
+    placed = next(iter(jax.tree.leaves(scores)), None)
+    if not getattr(placed, "committed", False) or len(placed.devices()) > 1:
+        return mask
+    (device,) = placed.devices()
+    return jax.device_put(mask, device)
 
 
 @jax.jit

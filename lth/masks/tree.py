@@ -205,7 +205,10 @@ def uniform(tree: Any, key: jax.Array) -> Scores:
     """Draw uniformly in [0, 1) for each entry of a tree of arrays."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    scores = [jax.random.uniform(k, w.shape) for k, w in zip(keys, leaves, strict=True)]
+    scores = [
+        jax.random.uniform(k, (w.size,)).reshape(w.shape)  # flat: fast to compile
+        for k, w in zip(keys, leaves, strict=True)
+    ]
     return jax.tree.unflatten(structure, scores)
 
 

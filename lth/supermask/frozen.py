@@ -211,5 +211,6 @@ def _uniform_scores(ones: Mask, key: jax.Array, axes: sides.Axes) -> Any:
     keys = jax.random.split(key, len(leaves))
     for m, k, side in zip(leaves, keys, sides.each(ones, axes), strict=True):
         bound = 1 / math.sqrt(math.prod(m.shape[i] for i in side.summed))
-        found.append(jax.random.uniform(k, m.shape, minval=-bound, maxval=bound))
+        drawn = jax.random.uniform(k, (m.size,), minval=-bound, maxval=bound)
+        found.append(drawn.reshape(m.shape))
     return jax.tree.unflatten(structure, found)

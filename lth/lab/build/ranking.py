@@ -117,10 +117,10 @@ def _cooled(task: tasks.Task) -> tuple[train.Loss, Callable]:
 
 
 def _check_inputs(found: Any, mask: Mask, criterion: str) -> None:
-    def unseen(keep, x):
+    def unseen(keep, x):  # of a kernel that is not pruned, `keep` is None
         return keep if x is None or isinstance(x, models.Unseen) else None
 
-    covered = jax.tree.map(unseen, mask, found)
+    covered = jax.tree.map(unseen, mask, found, is_leaf=lambda m: m is None)
     if jax.tree.leaves(covered):
         raise ConfigError(
             f"--prune.criterion {criterion} looks at the inputs of kernels, and "
