@@ -11,7 +11,7 @@ takes a CPU 3 s to compile, flat 0.3 s.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -29,7 +29,11 @@ def signed_constant(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.A
     return deviation * signs.reshape(shape)
 
 
-def scaled(scale: float, mode: str, distribution: str) -> Initialiser:
+def scaled(
+    scale: float,
+    mode: Literal["fan_in", "fan_avg"],
+    distribution: Literal["normal", "truncated_normal", "uniform"],
+) -> Initialiser:
     """Make JAX's `variance_scaling`, drawn flat."""
 
     def init(key, shape, dtype=None):
