@@ -18,7 +18,7 @@ import pytest
 import lth
 from lth import data
 from lth.cli import main
-from lth.data import cifar
+from lth.data import cifar, mnist
 from lth.lab import store
 from lth.lab.build import tasks
 from lth.lab.config.presets import PRESETS
@@ -201,8 +201,11 @@ def few(damage, tmp_path_factory):
     return folder
 
 
-def test_damaged_files_are_refused_or_read_as_before(damage, few, tmp_path):
+def test_damaged_files_are_refused_or_read_as_before(
+    damage, few, tmp_path, monkeypatch
+):
     """A short form of experiments/damage_test.py."""
+    monkeypatch.setattr(mnist, "MNIST_FACTS", mnist.MNIST_FACTS)  # it sets others
     rng, seen = np.random.default_rng(3), {}
     for name, kind in damage.KINDS.items():
         folder = few

@@ -105,7 +105,7 @@ def _beside(scores: masks.Scores, mask: masks.Mask) -> masks.Mask:
 
     The first mask was not, those pruned from it are: each would have its own programs.
     """
-    placed = next(iter(jax.tree.leaves(scores)), None)
+    placed: Any = next(iter(jax.tree.leaves(scores)), None)
     if not getattr(placed, "committed", False) or len(placed.devices()) > 1:
         return mask
     (device,) = placed.devices()
