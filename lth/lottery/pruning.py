@@ -1,6 +1,7 @@
 """From scores and a selection to the `prune` of a recipe, of all replicates."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
