@@ -44,7 +44,8 @@ def changed(e, fields):
 # Every experiment looks at these.
 ALWAYS = """
 data.name data.validation model.name model.initialiser model.compute
-model.precision optimizer.name optimizer.learning_rate optimizer.weight_decay optimizer.warmup optimizer.cosine
+model.precision optimizer.name optimizer.learning_rate optimizer.weight_decay
+optimizer.warmup optimizer.cosine
 learn.method batch_size steps eval_every levels replicates first_replicate
 prune.criterion prune.at prune.scope prune.structure prune.exclude prune.include
 rewind.mode rewind.to data.examples dynamic.rule
