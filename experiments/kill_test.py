@@ -30,7 +30,6 @@ import tyro
 
 from lth.cli import main as command
 from lth.lab import front, store
-from lth.lab.store import checkpoint
 
 TRAINED = "--quiet --model.widths 20 --steps 120it --eval-every 40it --replicates 2"
 RUNS = {
@@ -96,16 +95,9 @@ def finish(kind: str, runs: Path) -> None:
 
 
 def contents(runs: Path) -> dict[str, str]:
-    """What a run and its branches hold: a digest of each checkpoint, and tables."""
-    found = {}
-    for unit in sorted(path.parent for path in runs.rglob("tickets")):
-        name = str(unit.relative_to(runs))
-        found[f"{name}/table.csv"] = (unit / "table.csv").read_text()
-        found[f"{name}/training"] = str(store.training(unit))
-        for path in sorted((unit / "tickets").iterdir()):
-            tree = store.load_tree(unit, path.name)
-            found[f"{name}/{path.name}"] = checkpoint.digest(tree)
-    return found
+    """What a run and its branches hold, and trainings under way that were left."""
+    left = {str(p.relative_to(runs)): "left" for p in runs.rglob("training")}
+    return store.contents(runs) | left
 
 
 def checkpoints(runs: Path, folder: str = "tickets") -> list[Path]:

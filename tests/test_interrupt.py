@@ -11,7 +11,6 @@ from pathlib import Path
 
 import lth
 from lth.lab import store
-from lth.lab.store import checkpoint
 
 FLAGS = (
     "run digits --model.widths 16 --steps 400it --eval-every 100it --levels 4 "
@@ -60,15 +59,6 @@ def in_terminal(runs, at="", after=0.0, times=0, number=signal.SIGINT):
     return os.waitstatus_to_exitcode(status), text
 
 
-def contents(runs):
-    """The table of the one run there, and a digest of each of its checkpoints."""
-    (run,) = (path.parent for path in runs.glob("*/config.json"))
-    found = {"table": (run / "table.csv").read_text()}
-    for path in (run / "tickets").iterdir():
-        found[path.name] = checkpoint.digest(store.load_tree(run, path.name))
-    return found
-
-
 MOMENTS = [  # in turn, on one run that each continues
     ("listening", 0.0, 20, signal.SIGINT),  # importing JAX
     ("listening", 0.3, 1, signal.SIGINT),
@@ -93,7 +83,7 @@ def test_ctrl_c_in_a_terminal_ends_cleanly_and_the_run_goes_on_to_the_same_bits(
     for runs in (broken, whole):
         code, text = in_terminal(runs)
         assert code == 0, text[-2000:]
-    assert contents(broken) == contents(whole)
+    assert store.contents(broken) == store.contents(whole)
 
 
 def test_a_program_in_which_python_hears_nothing_is_left_all_the_same():

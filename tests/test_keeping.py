@@ -60,20 +60,6 @@ def counted(count):
     return lambda: next(calls) % count == 0
 
 
-def contents(path):
-    """All rows and arrays of a run."""
-    units = [path, *store.branches(path).values()]
-    trees = {
-        f"{unit.name if unit != path else ''} {file.name}": store.load_tree(
-            unit, file.name
-        )
-        for unit in units
-        for file in sorted((unit / "tickets").iterdir())
-    }
-    tables = [(unit / "table.csv").read_text() for unit in units]
-    return trees, tables
-
-
 @pytest.mark.parametrize("e", [DIGITS, LEARNED], ids=["tickets", "learned"])
 @pytest.mark.parametrize("steps", [3])
 def test_stopped_again_and_again_it_ends_with_the_bits_of_an_unbroken_run(
@@ -85,11 +71,7 @@ def test_stopped_again_and_again_it_ends_with_the_bits_of_an_unbroken_run(
     saving = Saving(None, steps, counted(4))
     path, stopped = interrupted(e, tmp_path / "broken", saving)
     assert stopped > 3
-    (a, rows), (b, lines) = contents(whole), contents(path)
-    assert a.keys() == b.keys()
-    for name in a:
-        assert_same(a[name], b[name])
-    assert rows == lines
+    assert store.contents(path) == store.contents(whole)
     assert not list(path.rglob("training"))
     resumed = [line["step"] for line in store.logged(path, "resumed")]
     assert any(step % 20 for step in resumed)  # between two measurements too
@@ -102,6 +84,21 @@ def test_by_the_clock_it_is_saved_without_being_asked_to_stop(tmp_path):
     saved = store.logged(path, "kept")
     assert {line["variant"] for line in saved} >= {"early", "ticket"}
     assert not list(path.rglob("training"))
+
+
+def test_a_way_back_far_into_training_goes_on_from_the_checkpoint_before(tmp_path):
+    """Killed between two checkpoints, it starts again from the first, not from 0."""
+    e = replace(DIGITS, controls="", levels=0, checkpoint_at="10it")
+    whole = conftest.start(e, "digits", tmp_path / "whole").path
+    saving = Saving(None, 3, counted(3))
+    path, stopped = interrupted(e, tmp_path / "broken", saving)
+    assert stopped > 4
+    assert store.contents(path) == store.contents(whole)
+    found = store.logged(path, "resumed")
+    steps = [line["step"] for line in found if line["variant"] == "early"]
+    assert steps
+    assert all(10 < step < 25 for step in steps)
+    assert not store.logged(path, "dropped")
 
 
 def left(tmp_path, level=0):

@@ -17,7 +17,7 @@ ROWS = [
 LAB = [
     {"compiler"},
     {"config", "store", "devices"},
-    {"build", "progress"},
+    {"build", "progress", "measured"},
     {"keeping"},
     {"runner"},
     {"stored"},

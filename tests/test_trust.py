@@ -12,7 +12,7 @@ import pytest
 
 import lth
 from lth.cli import main
-from lth.lab import devices, runner, store
+from lth.lab import devices, measured, runner, store
 from lth.lab.config.presets import PRESETS
 from lth.lab.store import checkpoint, sessions
 from tests.conftest import start
@@ -116,7 +116,7 @@ def test_a_table_that_was_edited_is_named_as_that_and_repaired(run, capsys):
             continue
         with pytest.raises(store.StoreError, match="'lth repair .*' writes the table"):
             store.reconcile(run)
-        assert runner.repair(run) == [str(path)], what
+        assert measured.repair(run) == [str(path)], what
         assert path.read_text() == text, what
     path.unlink()
     assert main.command(["show", str(run)]) == 5
@@ -139,7 +139,7 @@ def test_a_ticket_that_is_damaged_is_no_source_for_a_table(run):
         file.write_bytes(b"")
     (run / "table.csv").unlink()
     with pytest.raises(store.StoreError, match="level_01 cannot be read"):
-        runner.repair(run)
+        measured.repair(run)
     assert not (run / "table.csv").exists()
 
 
@@ -273,12 +273,12 @@ def test_compiled_programs_are_read_only_where_this_user_wrote_them(
     fresh.write_bytes(b"")
     good.write_bytes(b"x")
     (folder / "link-cache").symlink_to(good)
-    assert store.own_folder(folder) == folder
+    assert store.private_folder(folder) == folder
     assert folder.stat().st_mode & 0o022 == 0
     assert {path.name for path in folder.iterdir()} == {"fresh-cache", "good-cache"}
     other = os.getuid() + 1
     monkeypatch.setattr(os, "getuid", lambda: other)
-    assert store.own_folder(folder) is None  # both are another's: none is used
+    assert store.private_folder(folder) is None  # both are another's: none is used
 
 
 def test_the_doctors_verdict_is_kept_with_a_run_that_asks_for_it(run, monkeypatch):

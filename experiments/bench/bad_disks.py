@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from lth.lab import store
-from lth.lab.store import checkpoint
 
 RUN = (
     "run digits --quiet --model.widths 100 --steps 120it --eval-every 40it --levels 2 "
@@ -36,17 +35,6 @@ def run(runs: Path, cache: Path, before=(), **options) -> subprocess.CompletedPr
     return subprocess.run(
         [*before, *command(runs)], capture_output=True, text=True, env=env, **options
     )
-
-
-def contents(runs: Path) -> dict[str, str]:
-    found = {}
-    for unit in sorted(path.parent for path in runs.rglob("tickets")):
-        name = str(unit.relative_to(runs))
-        found[f"{name}/table"] = (unit / "table.csv").read_text()
-        for path in (unit / "tickets").iterdir():
-            tree = store.load_tree(unit, path.name)
-            found[f"{name}/{path.name}"] = checkpoint.digest(tree)
-    return found
 
 
 @contextlib.contextmanager
@@ -121,14 +109,14 @@ def main() -> None:
         done = run(place / "whole", cache)
         if done.returncode:
             sys.exit(done.stderr)
-        whole, wrong = contents(place / "whole"), 0
+        whole, wrong = store.contents(place / "whole"), 0
         for i, (name, case) in enumerate(CASES.items()):
             runs = place / f"runs{i}"
             with case(runs) as (options, mend):
                 first = run(runs, cache, **options)
                 mend()
                 again = run(runs, cache, **options)
-                same = not again.returncode and contents(runs) == whole
+                same = not again.returncode and store.contents(runs) == whole
             words = first.stderr.strip().splitlines()
             told = "Traceback" in first.stderr
             good = first.returncode == 5 and not told and same

@@ -20,7 +20,6 @@ from pathlib import Path
 import tyro
 
 from lth.lab import store
-from lth.lab.store import checkpoint
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,6 @@ def start(flags: Flags, runs: Path, save: str) -> subprocess.Popen:
     return subprocess.Popen(args, stdout=subprocess.DEVNULL)
 
 
-def contents(runs: Path) -> dict[str, str]:
-    (run,) = (path.parent for path in runs.glob("*/config.json"))
-    trees = {p.name: store.load_tree(run, p.name) for p in (run / "tickets").iterdir()}
-    digests = {name: checkpoint.digest(tree) for name, tree in trees.items()}
-    return {**digests, "table": (run / "table.csv").read_text()}
-
-
 def main() -> None:
     flags = tyro.cli(Flags)
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +63,7 @@ def main() -> None:
         if start(flags, whole, "never").wait():
             sys.exit("the unbroken run failed")
         spent = time.monotonic() - began
-        if contents(broken) != contents(whole):
+        if store.contents(broken) != store.contents(whole):
             sys.exit("the bits differ")
         (log,) = broken.glob("*/log.jsonl")
         lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 from lth.lab import store
-from lth.lab.store import checkpoint
 
 HOSTS = {"lth-a": "10.77.0.1", "lth-b": "10.77.0.2"}
 RUN = "run digits --steps 3000it --eval-every 300it --levels 1 --replicates 2 --quiet"
@@ -50,13 +49,6 @@ def start(host: str, number: int, runs: Path) -> subprocess.Popen:
     command = ["ip", "netns", "exec", host, sys.executable, "-m", "lth", *RUN.split()]
     command += [*FLAGS.split(), str(number), "--runs", str(runs)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-def contents(runs: Path) -> dict[str, str]:
-    (run,) = (path.parent for path in runs.glob("*/config.json"))
-    trees = {p.name: store.load_tree(run, p.name) for p in (run / "tickets").iterdir()}
-    digests = {name: checkpoint.digest(tree) for name, tree in trees.items()}
-    return {**digests, "table": (run / "table.csv").read_text()}
 
 
 def under_way(runs: Path) -> bool:
@@ -106,7 +98,7 @@ def main() -> None:
                 shutil.rmtree(Path("/etc/netns") / host, ignore_errors=True)
         one = [sys.executable, "-m", "lth", *RUN.split(), "--runs", str(alone)]
         subprocess.run(one, check=True, stdout=subprocess.DEVNULL)
-        if contents(runs) != contents(alone):
+        if store.contents(runs) != store.contents(alone):
             sys.exit("the bits differ from those of one process")
     print("the run went on to the bits of one process")
 

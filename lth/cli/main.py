@@ -57,18 +57,8 @@ class ReportFlags:
 
 
 @dataclass(frozen=True)
-class ShowFlags:
-    """A run's results as a table in the terminal."""
-
-    run: tyro.conf.Positional[Path]
-    """A run directory, or the name of a run as 'lth list' prints it."""
-    runs: Path = Path("runs")
-    """Where a run is looked for that is given by its name."""
-
-
-@dataclass(frozen=True)
-class RepairFlags:
-    """Write the tables of a run anew from its tickets, which hold every number."""
+class OneFlags:
+    """A run."""
 
     run: tyro.conf.Positional[Path]
     """A run directory, or the name of a run as 'lth list' prints it."""
@@ -180,10 +170,16 @@ def show_list(args: list[str]) -> int:
     return 0
 
 
+def _one(args: list[str], prog: str, does: str) -> Path:
+    """The run that a command is about, given as a directory or by its name."""
+    read = typed.read(args, OneFlags)
+    flags = tyro.cli(OneFlags, args=read, prog=prog, description=does)
+    return terminal.located(flags.run, flags.runs)
+
+
 def show(args: list[str]) -> int:
     """lth show RUN"""
-    flags = tyro.cli(ShowFlags, args=typed.read(args, ShowFlags), prog="lth show")
-    path = terminal.located(flags.run, flags.runs)
+    path = _one(args, "lth show", "A run's results as a table in the terminal.")
     from lth.lab import stored
 
     terminal.print_summary(stored.open_run(path))
@@ -192,12 +188,12 @@ def show(args: list[str]) -> int:
 
 def repair(args: list[str]) -> int:
     """lth repair RUN"""
-    flags = tyro.cli(RepairFlags, args=typed.read(args, RepairFlags), prog="lth repair")
-    path = terminal.located(flags.run, flags.runs)
-    from lth.lab import runner, store
+    does = "Write the tables of a run anew from its tickets, which hold every number."
+    path = _one(args, "lth repair", does)
+    from lth.lab import measured, store
 
     store.read_config(path)
-    for table in runner.repair(path):
+    for table in measured.repair(path):
         terminal.output.print(f"written anew: {table}", markup=False)
     terminal.output.print(f"{path}: its tables are what its tickets hold", markup=False)
     return 0

@@ -1,6 +1,5 @@
 """Find data files on disk, or download them and check what came."""
 
-import contextlib
 import hashlib
 import http.client
 import os
@@ -92,17 +91,26 @@ def _compare(paths: Sequence[Path], files: Sequence[Remote]) -> None:
     for path, file in zip(paths, files, strict=True):
         if path.name != file.name:
             continue
-        digest = hashlib.md5(usedforsecurity=False)
-        with contextlib.suppress(OSError), path.open("rb") as body:
-            while chunk := body.read(CHUNK):
+        digest = md5(path)
+        if digest != file.md5:
+            warnings.warn(
+                f"{path} is not the file that was published: its MD5 is {digest}, that "
+                f"of {file.name} is {file.md5}",
+                DataWarning,
+                stacklevel=4,
+            )
+
+
+def md5(path: Path) -> str:
+    """Return the MD5 of a file's bytes; of one that cannot be read, why."""
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
                 digest.update(chunk)
-            if digest.hexdigest() != file.md5:
-                warnings.warn(
-                    f"{path} is not the file that was published: its MD5 is "
-                    f"{digest.hexdigest()}, that of {file.name} is {file.md5}",
-                    DataWarning,
-                    stacklevel=4,
-                )
+    except OSError as error:
+        return f"unknown, for it cannot be read ({error.strerror})"
+    return digest.hexdigest()
 
 
 def slurp(path: Path, limit: int) -> bytes:

@@ -24,7 +24,7 @@ from lth.train import TrainState, Unfinished, step_of
 
 PIECE = 2.0  # seconds that are trained before the clock is looked at
 FIRST = 16  # steps, before it is known how long one takes
-GROWTH = 8  # times the last piece, at most
+GROWTH = 8  # times as many, after a piece too short to tell
 
 
 def never() -> bool:
@@ -68,9 +68,10 @@ class Keeper:
         self.unit, self.saving, self.pace = unit, saving, pace
         self.about = {"variant": variant, "level": level}
         self.started: tuple[Any, Any] | None = None
-        self.last = self.begin = time.monotonic()
-        self.compiled = compilation.seconds()
-        self.at = self.origin = 0
+        self.last = time.monotonic()  # when it was saved
+        self.origin = 0  # the step it started at
+        # Where the piece under way began: step, clock, and the clock of compiling.
+        self.piece = (0, self.last, 0.0)
         self.write: Callable[[], None] | None = None  # waits for one under way
 
     def begun(self, state: TrainState, mask: masks.Mask) -> Unfinished | None:
@@ -89,7 +90,7 @@ class Keeper:
         if every:
             count = min(count, every - (at - self.origin) % every)
         count = devices.same(max(1, count // piece) * piece)
-        self.at, self.begin, self.compiled = at, time.monotonic(), compilation.seconds()
+        self.piece = (at, time.monotonic(), compilation.seconds())
         return min(count, left)
 
     def offer(self, unfinished: Unfinished) -> None:
@@ -97,8 +98,9 @@ class Keeper:
         at = step_of(unfinished.state)  # waits for the device
         now = time.monotonic()
         if unfinished.sums is not None:
-            busy = now - self.begin - (compilation.seconds() - self.compiled)
-            self.pace.learn(at - self.at, busy)
+            first, began, compiled = self.piece
+            busy = now - began - (compilation.seconds() - compiled)
+            self.pace.learn(at - first, busy)
         seconds, steps = self.saving.seconds, self.saving.steps
         due = seconds is not None and now - self.last >= seconds
         due = due or bool(steps and (at - self.origin) % steps == 0)
@@ -116,12 +118,23 @@ class Keeper:
             store.drop_trainings(self.unit)
 
     def _found(self, state: TrainState) -> Unfinished | None:
-        """What is kept of this very training."""
-        name = store.training(self.unit)
-        (there,) = devices.agree([name is not None])
+        """What is kept of this very training, as the first process sees it."""
+        tree = self._read(state)
+        (there,) = devices.agree([tree is not None])
         if not there:
             return None
-        name = name or ""
+        if tree is None:
+            raise store.StoreError(
+                f"{self.unit / 'training'} is not what the first process reads there"
+            )
+        sums = jax.tree.map(jnp.asarray, tree.get("sums"))
+        return Unfinished(tree["state"], _unstacked(tree.get("curves", {})), sums)
+
+    def _read(self, state: TrainState) -> dict[str, Any] | None:
+        """The tree that is kept; none is what is damaged, or of another training."""
+        name = store.training(self.unit)
+        if name is None:
+            return None
         try:
             tree = store.load_training(self.unit, name, {"state": state}, self._told())
         except store.ForeignError:
@@ -133,9 +146,7 @@ class Keeper:
             return None
         if tree is None:  # its ticket is stored, or the recipe's functions changed
             self._drop("it is another training")
-            return None
-        sums = jax.tree.map(jnp.asarray, tree.get("sums"))
-        return Unfinished(tree["state"], _unstacked(tree.get("curves", {})), sums)
+        return tree
 
     def _drop(self, why: str) -> None:
         if devices.first_process():

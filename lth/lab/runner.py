@@ -8,16 +8,15 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from lth import lottery, masks, results, train
-from lth.lab import devices, keeping, store
+from lth import lottery, train
+from lth.lab import devices, keeping, measured, store
 from lth.lab.devices import compilation
 from lth.lab.keeping import Saving
 from lth.lab.progress import Progress, Reporter
@@ -79,7 +78,7 @@ def run(
     recipes.check(recipe)
     if jax.process_count() == 1:  # of several, the first fails for all, below
         store.check_writable(path.parent)
-    compilation.keep(partial(store.own_folder, path.parent / ".compiled"))
+    compilation.keep(partial(store.private_folder, path.parent / ".compiled"))
     with contextlib.ExitStack() as stack:
         _first(stack.enter_context, store.claim(path))
         _first(_prepare, recipe, path, about)
@@ -131,7 +130,7 @@ def branch(
     began, compiled, path = time.monotonic(), compilation.seconds(), Path(path)
     devices.check_types()
     recipes.check(recipe)
-    compilation.keep(partial(store.own_folder, path.parent / ".compiled"))
+    compilation.keep(partial(store.private_folder, path.parent / ".compiled"))
     units = [(lottery.only(recipe, group), unit) for group, unit in store.units(path)]
     for _, unit in units:
         missing = set(levels or ()) - store.stored(unit)
@@ -375,29 +374,36 @@ def _checkpoints(recipe: Recipe, unit: Path, tally: _Tally) -> train.TrainState:
     """
     done = devices.agree([store.has(unit, name) for name in recipe.checkpoints])
     listed = zip(recipe.checkpoints.items(), done, strict=True)
-    missing = [item for item, there in listed if not there]
-    order, at = recipes.keys(recipe.replicates, recipes.TRAIN), 0
-    state: Any = recipes.drawn(recipe) if missing else None
-    for name, step in sorted(missing, key=lambda item: item[1]):
+    order = recipes.keys(recipe.replicates, recipes.TRAIN)
+    # The state of the checkpoint before, and how to have it where it is not at hand.
+    state, begin = None, partial(recipes.drawn, recipe)
+    for (name, step), there in sorted(listed, key=lambda item: item[0][1]):
+        if there:
+            state, begin = None, partial(_state, recipe, unit, name)
+            continue
+        state = begin() if state is None else state
         with tally.keep(unit, name, 0) as keep:
-            if step > at:
-                state = lottery.advanced(recipe, state, step, order, keep)
-                at = step
+            if step > train.step_of(state):
+                kept = recipe._replace(keep=keep)
+                state = lottery.advanced(kept, state, step, order)
             _first(store.save_tree, unit, name, {"state": state})
     return early(recipe, unit)
 
 
 def early(recipe: Recipe, unit: Path) -> train.TrainState:
     """The stored state that tickets are rewound to."""
+    return _state(recipe, unit, "early")
+
+
+def _state(recipe: Recipe, unit: Path, name: str) -> train.TrainState:
     like = recipes.shapes(recipe)
-    return store.load_tree(unit, "early", {"state": like})["state"]
+    return store.load_tree(unit, name, {"state": like})["state"]
 
 
 def _save(
     run: Path, unit: Path, replicates: Sequence[int], variant: str, ticket: Ticket
 ) -> None:
-    """Store a ticket, its rows and failures first, so that it is never without them."""
-    density = _densities(ticket.mask)
+    """Store a ticket, its rows first, so that it is never without them."""
     failed = {
         str(replicate): at
         for replicate, at in zip(
@@ -408,70 +414,6 @@ def _save(
     for replicate, (level, step) in failed.items():
         fields = {"replicate": int(replicate), "variant": variant}
         store.log(unit, "failed", **fields, level=level, step=step)
-    rows = list(
-        results.rows(
-            run.name, variant, ticket.level, replicates, density, ticket.metrics
-        )
-    )
-    # What the table can be checked against, and written anew from.
-    facts = {
-        "rows": results.digest(rows),
-        "run_name": run.name,
-        "metrics": list(ticket.metrics),
-        "failed": failed,
-    }
+    rows, facts = measured.rows(run.name, variant, replicates, ticket)
     store.append_rows(unit, rows)
-    store.save(unit, ticket, facts)
-
-
-def repair(path: Path) -> list[str]:
-    """Write the tables of a run anew from its tickets; return what was changed.
-
-    Raises StoreError for a ticket that is damaged, or of another run.
-    """
-    changed = []
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(store.claim(path))
-        for replicates, unit in store.units(path):
-            if unit != path:
-                stack.enter_context(store.claim(unit))
-            for variant, folder in {store.TRUNK: unit, **store.branches(unit)}.items():
-                if folder != unit:
-                    stack.enter_context(store.claim(folder))
-                store.mend_log(folder)
-                if store.write_table(folder, _measured(folder, variant, replicates)):
-                    changed.append(str(folder / "table.csv"))
-        if changed:
-            store.log(path, "repaired", tables=changed)
-    return changed
-
-
-def _measured(
-    unit: Path, variant: str, replicates: Sequence[int]
-) -> Iterator[tuple[Any, ...]]:
-    """The rows of all tickets of a unit, from what they hold themselves."""
-    for level in sorted(store.stored(unit)):
-        ticket = store.load(unit, level)
-        facts = store.facts(unit, store.level_name(level))
-        metrics = {name: ticket.metrics[name] for name in facts["metrics"]}
-        rows = list(
-            results.rows(
-                facts["run_name"],
-                variant,
-                level,
-                replicates,
-                _densities(ticket.mask),
-                metrics,
-            )
-        )
-        if results.digest(rows) != facts["rows"]:
-            raise store.StoreError(
-                f"the rows of {unit} at level {level} cannot be written as they were: "
-                "another lth wrote them"
-            )
-        yield from rows
-
-
-def _densities(mask: masks.Mask) -> np.ndarray:
-    kept = np.asarray(jax.vmap(masks.count)(mask))
-    return kept / (masks.size(mask) // len(kept))
+    store.save(unit, ticket, {**facts, "failed": failed})

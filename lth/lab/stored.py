@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from lth import lottery, masks, results, train
-from lth.lab import config, runner, store
+from lth.lab import config, keeping, runner, store
 from lth.lab.build import assemble, names
-from lth.lab.config import identity, presets, validate
+from lth.lab.config import identity, parse, presets, validate
 from lth.lab.keeping import Saving
 from lth.lottery import Branch, Recipe, Ticket
 from lth.lottery import recipe as recipes
@@ -305,7 +305,8 @@ class Run:
         *,
         name: str = "",
         watch: Callable[[Any], Any] = runner.ignore,
-        saving: Saving = runner.USUAL,
+        save_every: str = "10min",
+        stop: Callable[[], bool] = keeping.never,
     ) -> "Run":
         """Train what is missing of a branch off stored tickets; return this run.
 
@@ -316,7 +317,8 @@ class Run:
           name: What to call a branch, in the table and on disk; by default its
             title.
           watch: Is told where the training is, at each measurement.
-          saving: When trainings under way are saved.
+          save_every: How often a training under way is saved, as `lth.run` has it.
+          stop: Says whether to save at once and raise `keeping.Stopped`.
 
         Returns:
           This run, whose table has the branch now.
@@ -325,6 +327,7 @@ class Run:
           ValueError for a name that is not there and a level that is not stored;
           StoreError for a name that another branch has already.
         """
+        saving = Saving(*parse.parse_saving(save_every, "save_every"), stop)
         recipe = self.recipe()
         if isinstance(what, str):
             name = name or what

@@ -59,35 +59,20 @@ def fit(
     return _fit(recipe, state, mask, keys(recipe.replicates, TRAIN, order), watch)
 
 
-def advanced(
-    recipe: Recipe,
-    state: TrainState,
-    step: int,
-    order: Keys,
-    keep: train.Keep | None = None,
-) -> TrainState:
+def advanced(recipe: Recipe, state: TrainState, step: int, order: Keys) -> TrainState:
     """Return the state as dense training has it at a later step; nothing is measured.
 
     Args:
       recipe: What the run is made of.
-      state: Of all replicates, before that step.
+      state: Of all replicates, before that step; it stays whole.
       step: Counted as in the state.
-      order: The keys that name the order of the data.
-      keep: Where the training is kept while it is under way.
+      order: The keys [r] that name the order of the data.
 
     Returns:
-      The state; the one given stays whole.
+      The state at that step.
     """
-    state, _ = train.fit(
-        state,
-        recipe.mask,
-        train=lambda state, mask, n, *sums: recipe.train(state, mask, n, order, *sums),
-        measures={},
-        stops=(step,),
-        keep=keep,
-        piece=_piece(recipe),
-    )
-    return state
+    by = recipe._replace(measures={}, stops=(step,))
+    return _fit(by, state, recipe.mask, order, ignore)[0]
 
 
 def _fit(recipe, state, mask, order, watch):

@@ -130,16 +130,18 @@ def fit(
     before = None if keep is None else keep.begun(state, mask)
     state, records, sums = before or Unfinished(copied(state))
     records = list(records)
+    now = step_of(state)
     if records:
         at = int(np.ravel(records[-1]["step"])[0])
     for stop in sorted({stop for stop in stops if stop > at}):
-        while (now := step_of(state)) < stop:
+        while now < stop:
             n = keep.steps(now, stop - now, piece) if keep and piece else stop - now
             state, sums = train(state, mask, n, *([] if sums is None else [sums]))
-            if keep and now + n < stop:
+            now += n
+            if keep and now < stop:
                 keep.offer(Unfinished(state, records, sums))
-        record = {"step": np.asarray(state.step)}
-        record |= _means(sums or {}, stop - at)
+        assert sums is not None  # what is kept at a stop has its record
+        record = {"step": np.asarray(state.step), **_means(sums, stop - at)}
         sums = None
         for split, measure in measures.items():
             values = measure(state).items()

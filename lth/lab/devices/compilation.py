@@ -18,8 +18,8 @@ def keep(place: Callable[[], Path | None]) -> None:
     machine, and the next process that needs it reads it. Small programs too: there are
     some eighty to a run, and they take most of the time once the large ones are kept.
 
-    They are code, so the folder is one that only this user writes (`store.own_folder`);
-    where there is none, nothing is kept.
+    They are code, so the folder is one that only this user writes
+    (`store.private_folder`); where there is none, nothing is kept.
     """
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None and (folder := place()) is not None:

@@ -40,7 +40,11 @@ def cache(runs: Path) -> Path:
 
 
 def compiled(folder: Path) -> Check:
-    """Compiled programs are kept in a folder of one's own: they are run as they are."""
+    """Compiled programs are kept in a folder of one's own: they are run as they are.
+
+    `lth run` closes the folder beside its runs to others and passes over theirs
+    (`store.private_folder`); one that JAX was told to use is used as it is.
+    """
     if not folder.is_dir():
         told = f"{folder} is not there yet: the first run makes it"
         return Check("compiled programs", "ok", told)
@@ -50,15 +54,21 @@ def compiled(folder: Path) -> Check:
     mode = stat.filemode(about.st_mode)
     faults = []
     if about.st_uid != os.getuid():
-        faults.append("it belongs to somebody else, whose programs would be run")
+        faults.append(
+            "it belongs to somebody else: a run makes its own beside it, but if JAX was "
+            "told to use it, those programs are run"
+        )
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        faults.append("others may put programs there, which would be run")
+        faults.append(
+            "others may put programs there: a run closes its own folder, but if JAX was "
+            "told to use it, those programs are run"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
         faults.append("it cannot be written: every command compiles anew")
     if empty:
         faults.append(
-            f"{len(empty)} entries are empty and never repaired, such as {empty[0]}: "
-            "delete them"
+            f"{len(empty)} entries are empty and never repaired by JAX, such as "
+            f"{empty[0]}"
         )
     told = (
         f"{folder} holds {len(entries)} programs, {len(empty)} of them empty (user "

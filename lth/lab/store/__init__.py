@@ -1,14 +1,12 @@
 """Run directories: trees of arrays and rows, whole or not at all."""
 
-from lth.lab.store.cache import own_folder
+from lth.lab.store.cache import private_folder
 from lth.lab.store.checkpoint import ForeignError, StoreError, write
 from lth.lab.store.rundir import (
     FORMAT,
     TRUNK,
     BusyError,
-    append_rows,
     branches,
-    check_table,
     check_writable,
     claim,
     create,
@@ -17,11 +15,9 @@ from lth.lab.store.rundir import (
     facts,
     failures,
     has,
-    is_measured,
     latest,
     level_name,
     load,
-    load_measured,
     load_training,
     load_tree,
     log,
@@ -29,17 +25,13 @@ from lth.lab.store.rundir import (
     mend_log,
     read_branch,
     read_config,
-    read_table,
-    reconcile,
     save,
-    save_measured,
     save_training,
     save_tree,
     stored,
     training,
     units,
     whose,
-    write_table,
 )
 from lth.lab.store.sessions import (
     RunWarning,
@@ -47,6 +39,17 @@ from lth.lab.store.sessions import (
     add_session,
     begun,
     environment,
+)
+from lth.lab.store.tables import (
+    append_rows,
+    check_table,
+    contents,
+    is_measured,
+    load_measured,
+    read_table,
+    reconcile,
+    save_measured,
+    write_table,
 )
 
 __all__ = [
@@ -64,6 +67,7 @@ __all__ = [
     "check_table",
     "check_writable",
     "claim",
+    "contents",
     "create",
     "create_branch",
     "drop_trainings",
@@ -81,7 +85,7 @@ __all__ = [
     "log",
     "logged",
     "mend_log",
-    "own_folder",
+    "private_folder",
     "read_branch",
     "read_config",
     "read_table",

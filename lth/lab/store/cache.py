@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 
-def own_folder(folder: Path) -> Path | None:
+def private_folder(folder: Path) -> Path | None:
     """The folder, or one beside it, that only this user writes; None if there is none.
 
     It is closed to others' writing, and what lies there of others goes; beside another
