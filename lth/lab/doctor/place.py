@@ -55,13 +55,13 @@ def compiled(folder: Path) -> Check:
     faults = []
     if about.st_uid != os.getuid():
         faults.append(
-            "it belongs to somebody else: a run makes its own beside it, but if JAX was "
-            "told to use it, those programs are run"
+            "it belongs to somebody else: a run makes its own beside it, but if JAX "
+            "was told to use it, those programs are run"
         )
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         faults.append(
-            "others may put programs there: a run closes its own folder, but if JAX was "
-            "told to use it, those programs are run"
+            "others may put programs there: a run closes its own folder, but if JAX "
+            "was told to use it, those programs are run"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         faults.append("it cannot be written: every command compiles anew")
