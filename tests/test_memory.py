@@ -154,11 +154,11 @@ def test_compile_time_counts_what_overlaps_once(monkeypatch):
 def test_compiled_programs_are_kept_unless_a_place_was_chosen(tmp_path):
     chosen = jax.config.jax_compilation_cache_dir
     assert chosen  # by conftest.py
-    compilation.keep(tmp_path)
+    compilation.keep(lambda: tmp_path)
     assert jax.config.jax_compilation_cache_dir == chosen
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        compilation.keep(tmp_path / "kept")
+        compilation.keep(lambda: tmp_path / "kept")
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "kept")
         jax.jit(lambda x: jnp.sin(x) * 3)(jnp.ones(3))
         assert list((tmp_path / "kept").iterdir())
