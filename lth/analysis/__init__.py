@@ -1,5 +1,17 @@
-"""What a ticket tells: its sizes and multiplications, its batch-norm averages."""
+"""What a ticket tells: how it compares, what lies between networks, what it costs."""
 
-from lth.analysis import batchnorm, cost
+from lth.analysis import batchnorm, connectivity, cost, overlap
+from lth.analysis.connectivity import average, barrier, barriers, line, mixed, paths
 
-__all__ = ["batchnorm", "cost"]
+__all__ = [
+    "average",
+    "barrier",
+    "barriers",
+    "batchnorm",
+    "connectivity",
+    "cost",
+    "line",
+    "mixed",
+    "overlap",
+    "paths",
+]

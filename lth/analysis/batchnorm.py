@@ -15,7 +15,7 @@ def reestimate(
     state: TrainState,
     data: Any,
     key: jax.Array,
-    n: int,
+    steps: int | jax.Array,
 ) -> TrainState:
     """Take the batch-norm averages of a state anew.
 
@@ -28,8 +28,8 @@ def reestimate(
       state: whose params are run.
       data: what `sample` takes batches from.
       key: of the batches and of dropout.
-      n: batches. Averages are running ones, so it is to be several times what they
-        remember.
+      steps: how many batches, the first ones; or their numbers. Averages are running
+        ones, so they are to be several times what those remember.
 
     Returns:
       The state with other stats.
@@ -39,4 +39,5 @@ def reestimate(
         batch = sample(key, step, data)
         return apply(state.params, stats, batch.inputs, True, key)[1], None
 
-    return state._replace(stats=jax.lax.scan(one, state.stats, jnp.arange(n))[0])
+    at = jnp.arange(steps) if isinstance(steps, int) else steps
+    return state._replace(stats=jax.lax.scan(one, state.stats, at)[0])

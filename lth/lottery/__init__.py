@@ -11,7 +11,7 @@ from lth.lottery.loop import (
     prune_untrained,
 )
 from lth.lottery.pruning import make_prune, make_prune_early
-from lth.lottery.recipe import Recipe, check, fingerprint, keys, only
+from lth.lottery.recipe import Objective, Recipe, check, fingerprint, keys, only
 from lth.lottery.trainings import (
     advanced,
     branched,
@@ -25,6 +25,7 @@ from lth.lottery.trainings import (
 __all__ = [
     "Branch",
     "Frozen",
+    "Objective",
     "Prune",
     "Pruned",
     "Recipe",

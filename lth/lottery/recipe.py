@@ -7,7 +7,7 @@ trained by it is in `trainings`.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from lth import masks
 from lth.lottery.branches import Branch
 from lth.lottery.loop import Ticket
-from lth.train import Keep, Metrics, TrainState
+from lth.train import Keep, Loss, Metrics, TrainState
 
 # What a replicate's randomness is for; each folds into the replicate's key.
 INIT, TRAIN, PRUNE, REINIT, SHUFFLE, LEARN, SHUFFLE_GLOBAL, DYNAMIC = range(8)
@@ -47,6 +47,27 @@ def given_to_each(args: Sequence[Any]) -> tuple[Any, ...]:
         return x if np.ndim(x) else np.full(sizes[0], x)
 
     return tuple(jax.tree.map(leaf, tuple(args)))
+
+
+class Objective(NamedTuple):
+    """Holds what the networks of a recipe learn, for what looks into them.
+
+    `apply`, `loss` and `measure` are of one network, as in `lab.make_recipe`; the
+    others of as many as their states and keys lead with, `[k, …]`.
+    """
+
+    # (params, stats, inputs, train, key) -> (outputs, stats)
+    apply: Callable
+    # (params, stats, batch, key) -> (value, (stats, metrics)), in training
+    loss: Loss
+    # (params, stats, batch) -> each metric for each example, in evaluation
+    measure: Callable
+    # (keys [k], n) -> the first n batches [k, n, …] of the orders those keys name
+    batches: Callable[[Keys, int], Any]
+    # (state [k, …], keys [k], n) -> with averages of batch norm of n such batches
+    reestimate: Callable[[TrainState, Keys, int], TrainState]
+    # () -> the training examples, part after part, in the order they are held in
+    examples: Callable[[], Iterator[Any]]
 
 
 class Recipe(NamedTuple):
@@ -79,6 +100,8 @@ class Recipe(NamedTuple):
     stamp: Mapping[str, str] = {}
     # () -> multiply-accumulates of one example, by the path of the weights
     work: Callable[[], Mapping[str, int]] = dict
+    # What is learned, where that is known; probes that need it say so.
+    objective: Objective | None = None
     # Between stops a training may be cut after so many steps; 0: it may not.
     piece: int = 0
     # Where a training is kept while it is under way; a laboratory says so.

@@ -127,6 +127,7 @@ def build(
         branches={n: names.CONTROLS[n](start) for n in parse.split_list(e.controls)},
         each=compose.each_on(plan),
         work=partial(compose.work, task, like),
+        objective=compose.objective(task, plan),
         piece=task.piece,
     )
 
@@ -214,7 +215,8 @@ def _prune(p: Prune, scores: Callable, task, plan, mask: masks.Mask) -> Callable
     else:
         made = lottery.make_prune(scores, ranking.make_keep(p), **_words(p))
     if p.reestimate:
-        made = surgery.reestimated(made, p, task, plan)
+        settle = compose.objective(task, plan).reestimate
+        made = surgery.reestimated(made, p.reestimate, settle)
     return _in_precision(p, made)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lth import criteria, data, lottery, masks, train
-from lth.analysis import cost
+from lth.analysis import batchnorm, cost
 from lth.lab import devices
 from lth.lab.build import changing, learners, names
 from lth.lab.build.tasks import Task, resident
@@ -142,6 +142,7 @@ def make_recipe(
         each=each,
         stamp=known,
         work=partial(work, task, like),
+        objective=objective(task, plan),
         piece=task.piece,
     )
     if optimizer is not None:
@@ -237,9 +238,9 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
         """Each network by itself, for what is streamed comes in one order at a time."""
         rows = []
         for i in range(len(order)):
-            one: Any = jax.tree.map(lambda x, i=i: x[i : i + 1], (state, mask, sums))
+            one: Any = _of(i, (state, mask, sums))
             rows.append(streamed(one[0], one[1], n, order[i : i + 1], one[2]))
-        return jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+        return _joined(rows)
 
     def measured(split, state):
         values = [
@@ -250,6 +251,55 @@ def programs(task: Task, tx: optax.GradientTransformation, plan: devices.Plan):
 
     trained = one_by_one if task.streams else held
     return trained, {name: partial(measured, name) for name in task.parts}
+
+
+def _of(i: int, tree: Any) -> Any:
+    """What a tree holds of one replicate, whose axis stays."""
+    return jax.tree.map(lambda x: x[i : i + 1], tree)
+
+
+def _joined(trees: list) -> Any:
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
+
+
+def objective(task: Task, plan: devices.Plan) -> recipes.Objective:
+    """Return what a recipe tells of what its networks learn, for what looks at them."""
+
+    def drawn(order, data, steps):
+        return jax.vmap(lambda step: task.sample(order, step, data))(steps)
+
+    def settled(state, order, data, steps):
+        return batchnorm.reestimate(
+            task.model.apply, task.sample, state, data, order, steps
+        )
+
+    draw = devices.spread(plan, drawn, (0, None, None))
+    settle = devices.spread(plan, settled, (0, 0, None, None))
+
+    def pieces(order, n):
+        """The blocks of n steps, each with the numbers of its steps."""
+        at = 0
+        for block, length in task.blocks(order[0], 0, n):
+            yield block, np.arange(at, at + length)
+            at += length
+
+    def batches(order, n):
+        if task.streams and len(order) > 1:
+            return _joined([batches(order[i : i + 1], n) for i in range(len(order))])
+        parts = [draw(order, *piece) for piece in pieces(order, n)]
+        return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
+
+    def reestimate(state, order, n):
+        if task.streams and len(order) > 1:
+            parts: Any = [_of(i, (state, order)) for i in range(len(order))]
+            return _joined([reestimate(row, key, n) for row, key in parts])
+        for piece in pieces(order, n) if jax.tree.leaves(state.stats) else ():
+            state = settle(state, order, *piece)
+        return state
+
+    return recipes.Objective(
+        task.model.apply, task.loss, task.measure, batches, reestimate, task.learned
+    )
 
 
 def _no_sums(task: Task) -> Callable[[TrainState, Any], train.Metrics]:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lth import masks
-from lth.analysis import batchnorm
 from lth.criteria import obs
 from lth.lab import devices
 from lth.lab.build import ranking
@@ -111,23 +110,17 @@ def _sparse_gpt(kernel, hessian, alive, share):
     return obs.sparse_gpt(kernel, hessian, float(share))
 
 
-def reestimated(prune: Callable, p: Prune, task: Task, plan: devices.Plan) -> Callable:
+def reestimated(prune: Callable, steps: int, reestimate: Callable) -> Callable:
     """`prune`, and then the averages of batch norm taken anew under its mask."""
-
-    def of_one(state, mask, key, data):
-        state = state._replace(params=masks.apply(state.params, mask))
-        return batchnorm.reestimate(
-            task.model.apply, task.sample, state, data, key, p.reestimate
-        ).stats
-
-    spread = devices.spread(plan, of_one, (0, 0, 0, None))
+    masked = jax.jit(jax.vmap(masks.apply))
 
     def fitted(early, ticket, density, keys):
         made: Any = prune(early, ticket, density, keys)
         if not isinstance(made, Pruned):
             made = Pruned(made, ticket.state)
-        block, _ = next(task.blocks(keys[0], 0, p.reestimate))
-        stats = spread(made.state, made.mask, keys, block)
+        params = masked(made.state.params, made.mask)
+        under = made.state._replace(params=params, opt_state=())
+        stats = reestimate(under, keys, steps).stats
         return made._replace(state=made.state._replace(stats=stats))
 
     return fitted

@@ -43,6 +43,8 @@ class Task(NamedTuple):
     example: Any = None  # one of the data, as it is held
     streams: bool = False  # whether blocks are read in the order of one key
     piece: int = 1  # training may be cut after so many steps, and their multiples
+    # The training examples in the order they are held in, part after part.
+    learned: Callable[[], Iterator[Any]] = lambda: iter(())
 
 
 def load(
@@ -113,7 +115,7 @@ def resident(splits: Mapping[str, Any], place: Callable) -> dict[str, Any]:
       place: Puts a tree on the devices of a run.
 
     Returns:
-      `blocks`, `parts` and `example`.
+      `blocks`, `learned`, `parts` and `example`.
     """
 
     @cache
@@ -125,6 +127,7 @@ def resident(splits: Mapping[str, Any], place: Callable) -> dict[str, Any]:
 
     return {
         "blocks": blocks,
+        "learned": lambda: iter([placed("train")]),
         "parts": {
             name: lambda name=name: iter([placed(name)])
             for name in splits
@@ -175,6 +178,7 @@ def _streamed(d: Data, m: Model, batch_size: int, data_dir, place, pause: str) -
             batch_size, _augmentation(d.augment, (stored, stored, 3), d.size)
         ),
         blocks=blocks,
+        learned=lambda: map(place, folder.in_order(rest, size=stored, rows=ROWS)),
         parts={
             name: lambda files=files: map(
                 place, folder.in_order(files, size=stored, rows=ROWS)
