@@ -228,7 +228,8 @@ def test_batch_norm_averages_are_taken_anew():
     sample = data.make_sample(64, 64)  # every batch is the whole
     state = train.init_state(model.init, optax.sgd(0.1), jax.random.key(0))
     key = jax.random.key(1)
-    found = batchnorm.reestimate(model.apply, sample, state, dataset, key, 30)
+    loss, _ = train.classification(model.apply)
+    found = batchnorm.reestimate(loss, sample, state, dataset, key, 30)
     (averages,) = found.stats["batch_stats"].values()
     np.testing.assert_allclose(averages["mean"], images.mean(0), rtol=1e-5)
     np.testing.assert_allclose(averages["var"], images.var(0), rtol=1e-4)

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lth.train import TrainState
+from lth.train import Loss, TrainState
 
 
 def reestimate(
-    apply: Callable,
+    loss: Loss,
     sample: Callable,
     state: TrainState,
     data: Any,
@@ -23,7 +23,7 @@ def reestimate(
     pruned, rewound or averaged do not fit them (NNCF's batch-norm adaptation).
 
     Args:
-      apply: as in `models.Model`.
+      loss: as of `train.make_train`; only the stats that it returns are asked for.
       sample: `sample(key, step, data)`, as of `data.make_sample`.
       state: whose params are run.
       data: what `sample` takes batches from.
@@ -37,7 +37,7 @@ def reestimate(
 
     def one(stats, step):
         batch = sample(key, step, data)
-        return apply(state.params, stats, batch.inputs, True, key)[1], None
+        return loss(state.params, stats, batch, key)[1][0], None
 
     at = jnp.arange(steps) if isinstance(steps, int) else steps
     return state._replace(stats=jax.lax.scan(one, state.stats, at)[0])

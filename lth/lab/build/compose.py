@@ -269,9 +269,7 @@ def objective(task: Task, plan: devices.Plan) -> recipes.Objective:
         return jax.vmap(lambda step: task.sample(order, step, data))(steps)
 
     def settled(state, order, data, steps):
-        return batchnorm.reestimate(
-            task.model.apply, task.sample, state, data, order, steps
-        )
+        return batchnorm.reestimate(task.loss, task.sample, state, data, order, steps)
 
     draw = devices.spread(plan, drawn, (0, None, None))
     settle = devices.spread(plan, settled, (0, 0, None, None))
