@@ -1,5 +1,5 @@
-"""What a ticket tells: its sizes and multiplications, its batch-norm averages."""
+"""What a ticket tells: sizes and multiplications, averages, which units match."""
 
-from lth.analysis import batchnorm, cost
+from lth.analysis import batchnorm, cost, matching
 
-__all__ = ["batchnorm", "cost"]
+__all__ = ["batchnorm", "cost", "matching"]
