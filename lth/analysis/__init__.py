@@ -1,5 +1,5 @@
-"""What a ticket tells: sizes and multiplications, averages, which units match."""
+"""What a ticket tells: sizes, multiplications, averages, units that match or die."""
 
-from lth.analysis import batchnorm, cost, matching
+from lth.analysis import batchnorm, cost, graph, matching
 
-__all__ = ["batchnorm", "cost", "matching"]
+__all__ = ["batchnorm", "cost", "graph", "matching"]
