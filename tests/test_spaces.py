@@ -290,6 +290,25 @@ def shifted(p, x):
     return (h[:, 1:] - h[:, :-1]) @ p["b"]
 
 
+def ranked(p, x):
+    """Positions that a mask made inside tells apart."""
+    h = jnp.tanh(x @ p["a"])
+    return jnp.where(jnp.arange(4)[None] < 2, h, 0.0) @ p["b"]
+
+
+def bordered(p, x):
+    """The first two channels get something that the others do not."""
+    h = jnp.tanh(x @ p["a"])
+    return (h + jnp.pad(jnp.ones((len(x), 2)), ((0, 0), (0, 3)))) @ p["b"]
+
+
+def empty(p, x):
+    h = jnp.concatenate(
+        [jnp.tanh(x @ p["a"]), jnp.zeros((len(x), 0, 2)).reshape(3, 0)], 1
+    )
+    return h @ p["b"]
+
+
 def outer(p, x):
     h = jnp.tanh(x @ p["a"])
     return (h[:, :, None] * h[:, None]).reshape(len(x), -1) @ p["b"]
@@ -324,6 +343,9 @@ OWN = {  # the function, its weights, and the sizes of its spaces
     "sorted": (sorted_, weights((6, 4), (4, 2)), []),
     "scaled": (scaled, weights((6, 4), (4, 2)), []),
     "shifted": (shifted, weights((6, 4), (3, 2)), []),
+    "ranked": (ranked, weights((6, 4), (4, 2)), []),
+    "bordered": (bordered, weights((6, 5), (5, 2)), [2, 3]),
+    "empty": (empty, weights((6, 4), (4, 2)), [4]),
     "outer": (outer, weights((6, 4), (16, 2)), []),
 }
 X = examples(jax.ShapeDtypeStruct((3, 6), jnp.float32))
@@ -526,3 +548,29 @@ def test_axes_that_are_cut_in_ways_that_do_not_fit_are_frozen():
     factors.join(whole, factors.product([Factor(4), Factor(3)]))
     assert [leaf.size for leaf in factors.leaves(whole)] == [2, 2, 3]
     assert not factors.reason(whole)
+
+
+def normalised(params, stats, x, train, key):
+    """Batch normalisation by its averages, on plain trees."""
+    h = x @ params["a"]
+    h = (h - stats["mean"][None]) * jax.lax.rsqrt(stats["var"] + 1e-5)[None]
+    h = jax.nn.relu(h * params["scale"][None] + params["shift"][None])
+    return h @ params["b"], stats
+
+
+def test_averages_are_sliced_too_and_kernels_alone_do_not_do():
+    like = {"a": (6, 5), "b": (5, 2), "scale": (5,), "shift": (5,)}
+    params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in like.items()}
+    stats = {k: jax.ShapeDtypeStruct((5,), jnp.float32) for k in ("mean", "var")}
+    tree = drawn({"params": params, "stats": stats})
+    tree["params"]["shift"] += 1  # so that the normalisation lets something through
+    (space,) = compress.find(normalised, params, stats, X)
+    kept, function = {space.name: [0, 3]}, run(normalised)
+    small = compress.keep(tree, [space], kept)
+    assert small["stats"]["var"].shape == (2,)
+    assert close(function(small, X), function(compress.clear(tree, [space], kept), X))
+    makes = space._replace(
+        members={at: space.members[at] for at in space.having("makes")}
+    )
+    alone = compress.clear(tree, [makes], kept)
+    assert not close(function(small, X), function(alone, X), 1e-2)

@@ -13,8 +13,8 @@ def reshape(eqn: Any, operands: list[Value], notes: Notes) -> list[Value]:
     """Group the axes that hold the same numbers, and cut them anew."""
     value, old, new = operands[0], eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     turned = eqn.params.get("dimensions") if eqn.primitive.name == "reshape" else None
-    if turned is not None:
-        return values.refused(eqn, operands, "turns axes")
+    if turned is not None or 0 in old:
+        return values.refused(eqn, operands, "turns axes or holds nothing")
     axes, origins = [Factor(n, free=True) for n in new], [values.NONE] * len(new)
     for was, now in _groups(old, new):
         sources = [value.axes[i] for i in was]
