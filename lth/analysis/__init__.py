@@ -1,6 +1,13 @@
 """What a ticket tells: how it compares, what lies between networks, what it costs."""
 
-from lth.analysis import batchnorm, connectivity, cost, overlap
+from lth.analysis import (
+    batchnorm,
+    connectivity,
+    cost,
+    graph,
+    matching,
+    overlap,
+)
 from lth.analysis.connectivity import average, barrier, barriers, line, mixed, paths
 
 __all__ = [
@@ -10,7 +17,9 @@ __all__ = [
     "batchnorm",
     "connectivity",
     "cost",
+    "graph",
     "line",
+    "matching",
     "mixed",
     "overlap",
     "paths",
