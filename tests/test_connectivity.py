@@ -205,9 +205,9 @@ def test_averages_are_taken_anew_at_each_point():
         np.testing.assert_allclose(found.stats["mean"][r], mean, atol=1e-5)
     # The batches are those that training sees, in its order.
     first = next(e["points"] for e in objective.examples())
-    assert {tuple(x) for x in np.reshape(batches["points"], (-1, own.INPUTS))} <= {
-        tuple(x) for x in np.asarray(first)
-    }
+    assert {
+        tuple(x) for x in np.reshape(np.asarray(batches["points"]), (-1, own.INPUTS))
+    } <= {tuple(x) for x in np.asarray(first)}
     point = connectivity.mixed([start, found], [[0.5, 0.5]])
     assert point.stats["mean"].shape == (2, own.OUTPUTS)
     again = objective.reestimate(point, keys, 4)  # of equal params
