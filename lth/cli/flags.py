@@ -113,6 +113,20 @@ def read(args: list[str], kind: type) -> list[str]:
     return result
 
 
+def parted(args: list[str], kind: type) -> tuple[list[str], list[str]]:
+    """Part the arguments: those of `kind`, a dataclass, and flags that it has not."""
+    known = {flag for flag, _, _, _ in _leaves(kind)} | {"-h", "--help"}
+    ours: list[str] = []
+    others: list[str] = []
+    part = ours
+    for arg in _split(args):
+        if arg.startswith("--") or arg == "-h":
+            flag = re.sub("^--no-", "--", arg.replace("_", "-"))
+            part = ours if flag in known else others
+        part.append(arg)
+    return ours, others
+
+
 def _split(args: list[str]) -> Iterator[str]:
     """The arguments, --flag=value as two."""
     for arg in args:

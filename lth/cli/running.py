@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -137,7 +137,7 @@ def supermask(args: list[str]) -> int:
 
 def branch(args: list[str]) -> int:
     """lth branch RUN NAME [--levels 3,7]"""
-    flags, opened = _stored(args, "lth branch")
+    flags, opened, _ = _stored(args, "lth branch", {}, "branch")
     keep: Any = {"save_every": flags.save_every, "stop": interrupt.asked}
     with terminal.progress(flags.quiet) as watch, _leaving():
         try:
@@ -148,19 +148,34 @@ def branch(args: list[str]) -> int:
 
 
 def measure(args: list[str]) -> int:
-    """lth measure RUN PROBE [--levels 3,7]"""
-    flags, opened = _stored(args, "lth measure")
+    """lth measure RUN PROBE [--levels 3,7] [its amounts]"""
+    from lth.lab.build import names
+
+    flags, opened, amounts = _stored(args, "lth measure", names.PROBES, "probe")
     try:
-        table = opened.measure(flags.what, levels=flags.levels or None)
+        table = opened.measure(flags.what, levels=flags.levels or None, **amounts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     terminal.print_measured(table, opened.path.name)
     return 0
 
 
-def _stored(args: list[str], prog: str) -> tuple[StoredFlags, Any]:
-    """The flags of a command about a stored run, and the run with its recipe."""
-    flags = tyro.cli(StoredFlags, args=typed.read(args, StoredFlags), prog=prog)
+def _stored(
+    args: list[str], prog: str, table: Mapping[str, Callable], what: str
+) -> tuple[StoredFlags, Any, dict[str, Any]]:
+    """The flags of a command about a stored run, the run with its recipe, and amounts.
+
+    `table` has, by name, what makes a branch or a probe; its parameters are flags.
+    """
+    ours, others = typed.parted(args, StoredFlags)
+    described = f"{what}s by name, and their own flags:\n{_amounts(table)}"
+    flags = tyro.cli(
+        StoredFlags,
+        args=typed.read(ours, StoredFlags),
+        prog=prog,
+        description=described if table else None,
+    )
+    amounts = _read_amounts(others, table.get(flags.what), f"{prog} RUN {flags.what}")
     path = terminal.located(flags.run, flags.runs)
     if flags.deterministic:
         compiler.make_deterministic()
@@ -176,7 +191,37 @@ def _stored(args: list[str], prog: str) -> tuple[StoredFlags, Any]:
         given = opened.content.get("arguments", [])
         made, _ = _made(own.function(source), source, given, prog)
         opened = stored.open_run(path, made)
-    return flags, opened
+    return flags, opened, amounts
+
+
+def _amounts(table: Mapping[str, Callable]) -> str:
+    """Each name, and the flags that it has beside those of all."""
+    from lth.lab.build import naming
+
+    lines = []
+    for name, make in table.items():
+        known = [
+            f"--{n.replace('_', '-')} {v!r}" for n, v in naming.usual(make).items()
+        ]
+        lines.append(f"{name}: {', '.join(known) or 'none'}")
+    return "\n\n".join(lines)
+
+
+def _read_amounts(args: list[str], make: Callable | None, prog: str) -> dict[str, Any]:
+    """Read the flags that are the parameters of what makes a branch or a probe."""
+    if not args:
+        return {}
+    from lth.lab.build import naming
+
+    known = naming.usual(make) if make else {}
+    for arg in args:
+        if arg.startswith("--") and arg[2:].replace("-", "_") not in known:
+            there = ", ".join(f"--{n.replace('_', '-')}" for n in known) or "none"
+            raise ConfigError(
+                f"there is no flag {arg}; the flags of {prog} are {there}"
+            )
+    assert make is not None
+    return own.called(make, args, prog)[1]
 
 
 def _no_preset(name: str, there: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ Arrays come back as they are stored, in dicts, without a network or an optimizer
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +14,17 @@ import jax
 import numpy as np
 import pandas as pd
 
-from lth import lottery, masks, results, train
+from lth import lottery, masks, results
 from lth.lab import config, keeping, runner, store
-from lth.lab.build import assemble, names
+from lth.lab.build import assemble, names, naming
 from lth.lab.config import identity, parse, presets, validate
 from lth.lab.keeping import Saving
 from lth.lottery import Branch, Recipe, Ticket
 from lth.lottery import recipe as recipes
 
-# Numbers about a stored ticket: (recipe, early, ticket) -> {name: [r]}
-Probe = Callable[[Recipe, train.TrainState, Ticket], dict[str, jax.Array]]
+# Numbers about a stored ticket: (recipe, early, ticket) -> {metric: [r]}. One of four
+# parameters is also given `stored(variant, level)`, which loads others of the run.
+Probe = Callable[..., dict[str, Any]]
 
 
 class State(NamedTuple):
@@ -346,36 +348,52 @@ class Run:
         name: str,
         probe: Probe | None = None,
         levels: Sequence[int] | None = None,
+        **amounts: Any,
     ) -> pd.DataFrame:
         """Measure stored tickets; what is measured once is kept beside them.
 
         Args:
           name: What the numbers are called, and of a probe that comes from a name,
             its name.
-          probe: `(recipe, early, ticket) -> {metric: number [r]}`.
+          probe: `(recipe, early, ticket) -> {metric: numbers [r]}`; with a fourth
+            parameter, `stored`, it can load what else is stored of the same
+            replicates: `stored(variant, level)`, by default the ticket and this level.
           levels: Of the tickets; by default all that are stored.
+          **amounts: Of a probe that comes from a name, such as `to="reinit"` of a
+            barrier; those that are not usual are part of what it is called.
 
         Returns:
-          Rows with the columns of `table`, the split being `name`.
+          Rows with the columns of `table`, the split being what the probe is called.
 
         Raises:
-          ValueError for a name that no folder can have, a probe that is not there and
-          one that does not give one number a replicate.
+          ValueError for a name that no folder can have, a probe that is not there, an
+          amount that it has not, a level that is not stored and numbers that are not
+          one a replicate.
         """
+        found: Any = probe
+        if found is None:
+            found, name = naming.made(names.PROBES, name, amounts, "probe")
+        elif amounts:
+            raise ValueError(
+                f"a probe of your own has its amounts; got {', '.join(amounts)}"
+            )
         recipes.check_name(name, "probe")
-        probe = probe or names.PROBES.get(name)
-        if probe is None:
-            there = ", ".join(names.PROBES)
-            raise ValueError(f"probes by name are {there}; got {name!r}")
         recipe = self.recipe()
         wanted = sorted(self.levels if levels is None else set(levels))
+        if lost := [level for level in wanted if level not in self.levels]:
+            raise ValueError(
+                f"levels stored of {self.path} are {_said(self.levels)}; got "
+                f"{_said(lost)}"
+            )
         for group, unit in self._units:
             part = lottery.only(recipe, group)
             early = runner.early(part, unit)
             for level in wanted:
                 if not store.is_measured(unit, name, level):
                     ticket = store.load(unit, level, (part.mask, early))
-                    numbers = probe(part, early, ticket)
+                    stored = self._loader(unit, level, (part.mask, early))
+                    more = [stored] if len(signature(found).parameters) > 3 else []
+                    numbers = found(part, early, ticket, *more)
                     rows = _measured(self.path.name, name, group, ticket, numbers)
                     store.save_measured(unit, name, level, rows)
         tables = [
@@ -385,6 +403,21 @@ class Run:
         ]
         order = ["level", "metric", "replicate"]
         return pd.concat(tables).sort_values(order, kind="stable", ignore_index=True)
+
+    def _loader(self, unit: Path, level: int, like: Any) -> Callable[..., Ticket]:
+        """What loads other tickets of a unit."""
+        here = level
+
+        def stored(variant: str = store.TRUNK, level: int = here) -> Ticket:
+            folder = self._folder(unit, variant)
+            if level not in store.stored(folder):
+                raise ValueError(
+                    f"{variant} has no ticket of level {level} in {unit}; it has "
+                    f"{_said(sorted(store.stored(folder)))}"
+                )
+            return store.load(folder, level, like)
+
+        return stored
 
     def compare(self, other: "Run", metric: str | None = None) -> pd.DataFrame:
         """This run's scores less those of another, by variant and level.

@@ -20,8 +20,9 @@ from lth.criteria import history
 from lth.data import augment
 from lth.dynamic import forward
 from lth.lab import config
+from lth.lab.build import probing
 from lth.lab.config import needs
-from lth.lottery import Branch, Ticket, branches, mix, rewind, starts
+from lth.lottery import Branch, branches, mix, rewind, starts
 from lth.lottery.rewind import Rewind
 from lth.masks import Density, Mask, Params, Scores, schedules
 from lth.models import Model
@@ -357,25 +358,14 @@ def _zero_reshuffled(initial, final, mask, key):
     return starts.freeze_init_zero_reshuffled(initial, frozen, mask, key)
 
 
-def _densities(recipe: Any, early: TrainState, ticket: Ticket) -> dict[str, jax.Array]:
-    """The density of each layer."""
-    return jax.vmap(masks.densities)(ticket.mask)
-
-
-def _distance(recipe: Any, early: TrainState, ticket: Ticket) -> dict[str, jax.Array]:
-    """How far the kept weights went from the early ones, in L2."""
-
-    def of_one(early, late, mask):
-        moved = jax.tree.map(jnp.subtract, late, masks.apply(early, mask))
-        return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(moved)))
-
-    params = early.params, ticket.state.params
-    return {"l2": jax.jit(jax.vmap(of_one))(*params, ticket.mask)}
-
-
-PROBES: dict[str, Callable[..., dict[str, jax.Array]]] = {
-    "densities": _densities,
-    "distance": _distance,
+# Each makes a probe; its parameters are flags of `lth measure`.
+PROBES: dict[str, Callable[..., probing.Probe]] = {
+    "densities": probing.densities,
+    "distance": probing.distance,
+    "barrier": probing.barrier,
+    "overlap": probing.overlaps,
+    "signs": probing.signs,
+    "paths": probing.paths,
 }
 
 CONTROLS: dict[str, Callable[[Start], Branch]] = {

@@ -1,0 +1,48 @@
+"""Amounts: the annotated parameters of a function that makes a branch or a probe."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def usual(make: Callable) -> dict[str, Any]:
+    """Return the amounts of a function that makes something, at their defaults."""
+    return {n: p.default for n, p in inspect.signature(make).parameters.items()}
+
+
+def made(
+    table: Mapping[str, Callable], name: str, amounts: Mapping[str, Any], what: str
+) -> tuple[Any, str]:
+    """Make what a name and amounts stand for.
+
+    Args:
+      table: Functions that make such things, by name.
+      name: Which of them.
+      amounts: Its arguments.
+      what: What it is called in errors, such as `probe`.
+
+    Returns:
+      What was made, and what it is called: its name, with what is not usual.
+
+    Raises:
+      ValueError: for a name and an amount that are not there, with those that are.
+    """
+    if name not in table:
+        there = ", ".join(table)
+        raise ValueError(f"{what}s by name are {there}; got {name!r}")
+    known = usual(table[name])
+    for amount in amounts:
+        if amount not in known:
+            there = ", ".join(known) or "none"
+            raise ValueError(f"amounts of the {what} {name} are {there}; got {amount}")
+    return table[name](**amounts), called(name, amounts, known)
+
+
+def called(name: str, amounts: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """Say what something of these amounts is called, as in `noise-scale=0.5`."""
+    told = [
+        f"{amount}={str(amounts[amount]).strip('/').rsplit('/', 1)[-1]}"
+        for amount in known
+        if amount in amounts and amounts[amount] != known[amount]
+    ]
+    return "-".join([name, *told])
