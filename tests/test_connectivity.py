@@ -239,7 +239,7 @@ def test_overlap_is_counted_and_chance_is_between_its_bounds(seed, d, e):
         return
     found = overlap.overlap(one, two)
     np.testing.assert_allclose((found.jaccard, found.chance), brute(one, two))
-    assert found.low <= found.chance <= found.high
+    assert found.chance_low <= found.chance <= found.chance_high
     assert overlap.overlap(one, one).jaccard == 1 or not any(
         m.any() for m in one.values()
     )
@@ -254,7 +254,7 @@ def test_independent_masks_overlap_by_chance_in_19_of_20():
             for _ in range(2)
         ]
         found = overlap.overlap(*pair)
-        inside += found.low <= found.jaccard <= found.high
+        inside += found.chance_low <= found.jaccard <= found.chance_high
     assert 365 <= inside <= 394  # 380 expected, deviation 4.4
 
 
@@ -264,7 +264,7 @@ def test_overlap_at_a_million_weights():
     found = overlap.overlap(one, two)
     wanted = (one["a"] & two["a"]).sum() / (one["a"] | two["a"]).sum()
     assert found.jaccard == pytest.approx(wanted)
-    assert found.low <= found.jaccard <= found.high
+    assert found.chance_low <= found.jaccard <= found.chance_high
     assert abs(found.chance - 0.04 / 0.36) < 1e-6
 
 

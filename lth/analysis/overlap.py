@@ -18,8 +18,8 @@ class Overlap(NamedTuple):
 
     jaccard: float  # kept by both / kept by either, in [0, 1]
     chance: float  # at the expected number of weights that both keep
-    low: float  # of the 95 % interval of chance
-    high: float
+    chance_low: float  # of the 95 % interval of chance
+    chance_high: float
 
     @property
     def beyond(self) -> float:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import tyro
 
@@ -61,6 +61,24 @@ def called(make: Callable[..., Any], args: list[str], prog: str):
     )
     usual = {n: p.default for n, p in inspect.signature(make).parameters.items()}
     return result, {n: v for n, v in given.items() if not _same(v, usual[n])}
+
+
+def amounts(make: Callable[..., Any], args: list[str], prog: str) -> dict[str, Any]:
+    """Read flags for those parameters of a function that have a default.
+
+    Nothing is called. What is given is returned, also where it is the default.
+    """
+    every = inspect.signature(make).parameters.values()
+    known = [p for p in every if p.default is not p.empty]
+    hints = get_type_hints(make)
+
+    def read(**named):
+        return named
+
+    read.__signature__ = inspect.Signature(known)  # type: ignore[attr-defined]
+    read.__annotations__ = {p.name: hints[p.name] for p in known}
+    read.__doc__ = make.__doc__
+    return tyro.cli(read, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def told(flags: dict[str, Any]) -> dict[str, Any]:

@@ -136,12 +136,15 @@ def supermask(args: list[str]) -> int:
 
 
 def branch(args: list[str]) -> int:
-    """lth branch RUN NAME [--levels 3,7]"""
-    flags, opened, _ = _stored(args, "lth branch", {}, "branch")
+    """lth branch RUN NAME [--levels 3,7] [its amounts]"""
+    from lth.lab.build import names
+
+    flags, opened, amounts = _stored(args, "lth branch", names.BRANCHES, "branch")
     keep: Any = {"save_every": flags.save_every, "stop": interrupt.asked}
     with terminal.progress(flags.quiet) as watch, _leaving():
         try:
-            opened.branch(flags.what, flags.levels or None, watch=watch, **keep)
+            options = {"watch": watch, **keep, **amounts}
+            opened.branch(flags.what, flags.levels or None, **options)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     return _conclude(opened, flags.quiet)
@@ -168,12 +171,12 @@ def _stored(
     `table` has, by name, what makes a branch or a probe; its parameters are flags.
     """
     ours, others = typed.parted(args, StoredFlags)
-    described = f"{what}s by name, and their own flags:\n{_amounts(table)}"
+    described = f"By name there are, with their own flags:\n\n{_amounts(table)}"
     flags = tyro.cli(
         StoredFlags,
         args=typed.read(ours, StoredFlags),
         prog=prog,
-        description=described if table else None,
+        description=described,
     )
     amounts = _read_amounts(others, table.get(flags.what), f"{prog} RUN {flags.what}")
     path = terminal.located(flags.run, flags.runs)
@@ -203,7 +206,7 @@ def _amounts(table: Mapping[str, Callable]) -> str:
         known = [
             f"--{n.replace('_', '-')} {v!r}" for n, v in naming.usual(make).items()
         ]
-        lines.append(f"{name}: {', '.join(known) or 'none'}")
+        lines.append(f"{name} {' '.join(known)}")
     return "\n\n".join(lines)
 
 
@@ -221,7 +224,7 @@ def _read_amounts(args: list[str], make: Callable | None, prog: str) -> dict[str
                 f"there is no flag {arg}; the flags of {prog} are {there}"
             )
     assert make is not None
-    return own.called(make, args, prog)[1]
+    return own.amounts(make, args, prog)
 
 
 def _no_preset(name: str, there: Iterable[str]) -> str:

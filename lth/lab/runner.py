@@ -281,7 +281,7 @@ def _hang(
             _first(_prepare_branch, folder, name, recipe.branches[name])
             if not _missing(folder, _wanted(recipe, unit, levels)):
                 _first(store.drop_trainings, folder)
-        first = early(recipe, unit)
+        first, states = early(recipe, unit), _needed(recipe, unit, names)
         for level in _wanted(recipe, unit, levels):
             left = [n for n in names if _missing(folders[n], [level])]
             if not left:
@@ -297,10 +297,28 @@ def _hang(
                 report = tally.report(by, folders[group[0]], group[0], level)
                 with tally.keep(folders[group[0]], "+".join(group), level) as keep:
                     kept = recipe._replace(keep=keep)
-                    news = lottery.branched(kept, group, first, ticket, before, report)
+                    news = lottery.branched(
+                        kept, group, first, ticket, before, report, states
+                    )
                     for name, new in zip(group, news, strict=True):
                         at, replicates = folders[name], recipe.replicates
                         _first(_save, tally.run, at, replicates, name, new)
+
+
+def _needed(recipe: Recipe, unit: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The stored states of the dense training that branches ask for, by name."""
+    found = {}
+    for name in names:
+        for state in recipe.branches[name].needs:
+            if not store.has(unit, state):
+                there = ", ".join(n for n in recipe.checkpoints if store.has(unit, n))
+                raise store.StoreError(
+                    f"the branch {name} needs the state {state} of the dense training; "
+                    f"{unit} has {there}. List its step in --checkpoint-at, or in the "
+                    "checkpoints of the recipe, and run again"
+                )
+            found[state] = _state(recipe, unit, state)
+    return found
 
 
 def _together(recipe: Recipe, names: Sequence[str]) -> list[list[str]]:

@@ -309,6 +309,7 @@ class Run:
         watch: Callable[[Any], Any] = runner.ignore,
         save_every: str = "10min",
         stop: Callable[[], bool] = keeping.never,
+        **amounts: Any,
     ) -> "Run":
         """Train what is missing of a branch off stored tickets; return this run.
 
@@ -317,10 +318,11 @@ class Run:
             from a name, such as `reinit`.
           levels: Of the tickets; by default all that are stored and pruned.
           name: What to call a branch, in the table and on disk; by default its
-            title.
+            title, or its name with the amounts that are not usual.
           watch: Is told where the training is, at each measurement.
           save_every: How often a training under way is saved, as `lth.run` has it.
           stop: Says whether to save at once and raise `keeping.Stopped`.
+          **amounts: Of a branch that comes from a name, such as `scale=0.5` of noise.
 
         Returns:
           This run, whose table has the branch now.
@@ -331,17 +333,29 @@ class Run:
         """
         saving = Saving(*parse.parse_saving(save_every, "save_every"), stop)
         recipe = self.recipe()
-        if isinstance(what, str):
-            name = name or what
-            if what not in recipe.branches:
-                there = ", ".join(recipe.branches) or "none"
-                raise ValueError(f"branches by name are {there}; got {what!r}")
-            what = recipe.branches[what]
-        name = name or what.title
-        recipe = recipe._replace(branches={**recipe.branches, name: what})
+        made, called = self._made(recipe, what, amounts)
+        name = name or called
+        recipe = recipe._replace(branches={**recipe.branches, name: made})
         runner.branch(recipe, self.path, name, levels, watch, saving)
         self.__dict__.pop("table", None)
         return self
+
+    def _made(
+        self, recipe: Recipe, what: "str | Branch", amounts
+    ) -> tuple[Branch, str]:
+        """A branch, and what it is called unless it is given a name."""
+        if not isinstance(what, str):
+            if amounts:
+                raise ValueError(
+                    f"a branch of your own has its amounts; got {', '.join(amounts)}"
+                )
+            return what, what.title
+        if what in recipe.branches and not amounts:
+            return recipe.branches[what], what
+        table = {**dict.fromkeys(recipe.branches, dict), **recipe.offers}
+        made, called = naming.made(table, what, amounts, "branch")
+        known = naming.usual(table[what])
+        return (made._replace(settings=known | amounts) if known else made), called
 
     def measure(
         self,

@@ -1,6 +1,6 @@
 """The lottery: prune, rewind, retrain, again and again; and what hangs off a ticket."""
 
-from lth.lottery import branches, rewind, starts
+from lth.lottery import branches, early_bird, rewind, starts, transfer
 from lth.lottery.branches import Branch, Frozen, Pruned
 from lth.lottery.loop import (
     Prune,
@@ -35,6 +35,7 @@ __all__ = [
     "branched",
     "branches",
     "check",
+    "early_bird",
     "fingerprint",
     "first_ticket",
     "fit",
@@ -50,4 +51,5 @@ __all__ = [
     "starts",
     "trained_dense",
     "trained_masked",
+    "transfer",
 ]

@@ -95,6 +95,8 @@ class Recipe(NamedTuple):
     rewind: Callable[[TrainState, TrainState, Keys], TrainState]
     first: "First | None" = None  # level 0; None: `trained_dense`
     branches: Mapping[str, Branch] = {}
+    # What makes branches by name; the arguments are amounts, such as a scale of noise.
+    offers: Mapping[str, Callable[..., Branch]] = {}
     each: Callable[[Callable], Callable] = cache(mapped)  # of one replicate -> of all
     # What tells its data and batches from others: digests, by name.
     stamp: Mapping[str, str] = {}

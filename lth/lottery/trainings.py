@@ -5,8 +5,9 @@ may do without.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -31,6 +32,8 @@ from lth.lottery.recipe import (
     stream,
 )
 from lth.train import Metrics, TrainState
+
+NONE: Mapping[str, TrainState] = MappingProxyType({})
 
 
 def ignore(state: TrainState, record: Metrics) -> None:
@@ -184,6 +187,7 @@ def branched(
     ticket: Ticket,
     before: Ticket | None = None,
     watch: Watch = ignore,
+    states: Mapping[str, TrainState] = NONE,
 ) -> list[Ticket]:
     """Return what branches make of one ticket, trained together on the device.
 
@@ -195,6 +199,7 @@ def branched(
       ticket: The stored one that they hang off.
       before: The ticket of the level before, for branches that prune for themselves.
       watch: Is told each measurement, of all of them.
+      states: Of the dense training, by the names that the branches need.
 
     Returns:
       A ticket of the same level for each name, in their order.
@@ -204,13 +209,13 @@ def branched(
         raise ValueError(f"{', '.join(names)}: one changes the recipe, so not together")
     by = changed(recipe, names[0])
     starts = [
-        _start(recipe, branch, name, early, ticket, before)
+        _start(recipe, by, branch, name, early, ticket, before, states)
         for name, branch in zip(names, chosen, strict=True)
     ]
     orders = [keys(recipe.replicates, TRAIN, branch.order) for branch in chosen]
-    states, under = ([pair[i] for pair in starts] for i in (0, 1))
+    begun, under = ([pair[i] for pair in starts] for i in (0, 1))
     mask = _joined(under)
-    state, metrics = _fit(by, _joined(states), mask, _joined(orders), watch)
+    state, metrics = _fit(by, _joined(begun), mask, _joined(orders), watch)
     trained: list[Any] = [(mask, state, metrics)]
     if len(names) > 1:
         trained = _parted((mask, state, metrics), len(names), len(recipe.replicates))
@@ -225,17 +230,19 @@ def _parted(tree: Any, parts: int, count: int) -> list:
     ]
 
 
-def _start(recipe, branch, name, early, ticket, before):
+def _start(recipe, by, branch, name, early, ticket, before, states):
     """Where a branch begins, of all replicates: (state, mask)."""
+    needed = [{n: states[n] for n in branch.needs}] if branch.needs else []
     if branch.prune is not None:
         if before is None:
             raise ValueError(f"the branch {name} prunes, and nothing at level 0 is")
-        made = _pruned(recipe, partial(branch.prune, recipe), early, before)
+        prune = partial(branch.prune, recipe)
+        made = _pruned(recipe, lambda *args: prune(*args, *needed), early, before)
         metrics = {**ticket.metrics, **made.facts}
         ticket = ticket._replace(mask=made.mask, state=made.state, metrics=metrics)
     drawn = keys(recipe.replicates, stream(name), ticket.level)
-    state, mask = recipe.each(branch.start)(early, ticket, drawn)
-    check_like(mask, recipe.mask, f"the mask of the branch {name}")
+    state, mask = recipe.each(branch.start)(early, ticket, drawn, *needed)
+    check_like(mask, by.mask, f"the mask of the branch {name}")
     return state, mask
 
 

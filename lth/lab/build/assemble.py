@@ -99,8 +99,16 @@ def build(
     scores = _scores(e.prune, e.model, task, plan)
     one = _rewind(e.rewind, tx)
     invert, frozen = _inverted(e.prune, scores), compose.make_frozen(task, tx, plan)
-    start = names.Start(init, one, times.rewind_to, invert, frozen)
+
+    def other(data: str, classes: str) -> Recipe:
+        """The same settings on other data."""
+        chosen = tuple(map(int, parse.split_list(classes)))
+        named = replace(e.data, name=data or e.data.name, classes=chosen)
+        return build(replace(e, data=named, controls=""), data_dir, over).recipe
+
+    start = names.Start(init, one, times.rewind_to, invert, frozen, tx, other)
     every = jax.jit(jax.vmap(init))
+    finds = (e.learn.method, e.dynamic.rule) != ("none", "none")
     first = None
     if e.learn.method != "none":
         moves = learners.optimizer(e.learn, e.optimizer, epoch, times.steps)
@@ -125,6 +133,7 @@ def build(
         rewind=_of_all(one, every if e.rewind.mode == "reinit" else None),
         first=first,
         branches={n: names.CONTROLS[n](start) for n in parse.split_list(e.controls)},
+        offers=compose.offers(start, validate.fitting(e.prune, e.rewind, finds)),
         each=compose.each_on(plan),
         work=partial(compose.work, task, like),
         objective=compose.objective(task, plan),

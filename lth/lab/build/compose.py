@@ -119,9 +119,9 @@ def make_recipe(
         own = _learned_task(task, learn, learn_tx, learn_by)
         known["learned"] = _told(_shapes_of(learning, own))
         first = learners.make_first(learn, learning, programs(own, learn_tx, plan), tx)
+    frozen = make_frozen(task, tx, plan)
+    start = names.Start(init, rewind, rewind_to, None, frozen, tx)
     if not isinstance(branches, Mapping):
-        frozen = make_frozen(task, tx, plan)
-        start = names.Start(init, rewind, rewind_to, None, frozen)
         branches = {name: control(name, start) for name in branches}
     recipe = Recipe(
         replicates=numbers,
@@ -139,6 +139,7 @@ def make_recipe(
         rewind=lambda early, late, keys: jax.vmap(rewind)(early, late),
         first=first,
         branches=branches,
+        offers=offers(start, [n for n in names.CONTROLS if n != "invert"]),
         each=each,
         stamp=known,
         work=partial(work, task, like),
@@ -165,6 +166,12 @@ def _learned_task(task: Task, learn: Supermask, tx: Any, by: Any) -> Task:
 def magnitude(early, late, mask, key) -> masks.Scores:
     """|w| of the trained weights."""
     return criteria.magnitude(late.params)
+
+
+def offers(start: names.Start, controls: Sequence[str]) -> dict[str, Callable]:
+    """What makes branches by name, of a run that these controls go with."""
+    there = {n for n in names.BRANCHES if n not in names.CONTROLS or n in controls}
+    return {n: partial(make, start) for n, make in names.BRANCHES.items() if n in there}
 
 
 def control(name: str, start: names.Start) -> Branch:

@@ -20,7 +20,8 @@ from lth.criteria import history
 from lth.data import augment
 from lth.dynamic import forward
 from lth.lab import config
-from lth.lab.build import probing
+from lth.lab.build import branching, probing
+from lth.lab.build.branching import Start
 from lth.lab.config import needs
 from lth.lottery import Branch, branches, mix, rewind, starts
 from lth.lottery.rewind import Rewind
@@ -324,17 +325,6 @@ REWINDS: dict[str, Rewind] = {  # beside reinit, which draws
 }
 
 
-class Start(NamedTuple):
-    """What a control may start from."""
-
-    init: Callable[[jax.Array], TrainState]  # of one replicate
-    rewind: Rewind  # as tickets do
-    rewind_to: int
-    invert: Any = None  # prunes the early weights, lowest scores kept
-    # The recipe whose loss and measures know stats that are `lottery.Frozen`
-    frozen: Callable[[Any], Any] = lambda recipe: recipe
-
-
 def _signs_kept(s: Start) -> Branch:
     def action(params, mask, key):
         return starts.signs_kept(s.init(key).params, params)
@@ -401,4 +391,21 @@ CONTROLS: dict[str, Callable[[Start], Branch]] = {
         _zero_reshuffled, "pruned weights frozen, as many 0 at random"
     ),
     "mix": lambda s: mix.mixed(s.init, s.frozen, s.rewind),
+}
+
+# Each makes a branch of what there is to start from; its other parameters are flags of
+# `lth branch`.
+BRANCHES: dict[str, Callable[..., Branch]] = {
+    **CONTROLS,
+    "random_mask": branching.random_mask,
+    "order": branching.order,
+    "rewound_to": branching.rewound_to,
+    "retrain": branching.retrain,
+    "noise": branching.noise,
+    "norms_late": branching.norms_late,
+    "norms_early": branching.norms_early,
+    "continued": branching.continued,
+    "steps": branching.steps,
+    "early_bird": branching.early_bird_mask,
+    "transfer": branching.transfer,
 }

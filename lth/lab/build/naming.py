@@ -7,7 +7,8 @@ from typing import Any
 
 def usual(make: Callable) -> dict[str, Any]:
     """Return the amounts of a function that makes something, at their defaults."""
-    return {n: p.default for n, p in inspect.signature(make).parameters.items()}
+    every = inspect.signature(make).parameters.values()
+    return {p.name: p.default for p in every if p.default is not p.empty}
 
 
 def made(
@@ -29,7 +30,8 @@ def made(
     """
     if name not in table:
         there = ", ".join(table)
-        raise ValueError(f"{what}s by name are {there}; got {name!r}")
+        several = {"branch": "branches"}.get(what, f"{what}s")
+        raise ValueError(f"{several} by name are {there}; got {name!r}")
     known = usual(table[name])
     for amount in amounts:
         if amount not in known:

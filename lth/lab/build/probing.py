@@ -162,8 +162,8 @@ def overlaps(to: str = "before", run: str = "", level: int = -1) -> Probe:
             np.mean([_told(overlap.overlap(a, b)) for b in each], 0)
             for a, each in zip(mine, others, strict=True)
         ]
-        names = "jaccard", "chance", "chance_low", "chance_high", "beyond"
-        return dict(zip(names, np.transpose(found), strict=True))
+        metrics: list[str] = [*overlap.Overlap._fields, "beyond"]
+        return dict(zip(metrics, np.transpose(found), strict=True))
 
     return probe
 
