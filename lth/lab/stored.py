@@ -117,7 +117,7 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @cached_property
-    def config(self) -> Any:
+    def config(self) -> config.Experiment | None:
         """Its configuration, an `Experiment`; None of a run of one's own functions."""
         if "config" not in self.content:
             return None
@@ -280,22 +280,23 @@ class Run:
 
         Raises ValueError for a run of functions of one's own that was opened without.
         """
-        if self._recipe is None and self.config is None:
+        if self._recipe is not None:
+            return self._recipe
+        e = self.config
+        if e is None:
             raise ValueError(
                 f"{self.path} is a run of functions of your own: give them to it, "
                 "lth.open_run(path, recipe)"
             )
-        if self._recipe is None:
-            e = self.config
-            controls = ",".join(validate.fitting(e.prune, e.rewind, self.finds_mask))
-            every = dataclasses.replace(e, controls=controls)
-            built = assemble.build(every, self._data_dir)
-            if built.data != self.content["data"]:
-                raise store.StoreError(
-                    f"{self.path} was trained on other data than is found now; give "
-                    "open_run(path, data_dir=…) the folder of the old files"
-                )
-            self._recipe = lottery.only(built.recipe, self.replicates)
+        controls = ",".join(validate.fitting(e.prune, e.rewind, self.finds_mask))
+        every = dataclasses.replace(e, controls=controls)
+        built = assemble.build(every, self._data_dir)
+        if built.data != self.content["data"]:
+            raise store.StoreError(
+                f"{self.path} was trained on other data than is found now; give "
+                "open_run(path, data_dir=…) the folder of the old files"
+            )
+        self._recipe = lottery.only(built.recipe, self.replicates)
         return self._recipe
 
     def branch(
