@@ -111,11 +111,11 @@ def _typed(values: "DataclassInstance") -> "DataclassInstance":
     """The dataclass with whole numbers in fields of type float made floats."""
     changes = {}
     for name, hint in get_type_hints(type(values)).items():
-        value: Any = getattr(values, name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            changes[name] = _typed(value)
-        elif hint is float:
+        value = getattr(values, name)
+        if hint is float:
             changes[name] = float(value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changes[name] = _typed(value)
     return dataclasses.replace(values, **changes)
 
 
