@@ -40,7 +40,7 @@ def pytest_configure(config):
     Most of the time of the tests is compiling. The key of a program is all that it was
     made from, compiler and flags too. The folder is pytest's own, which `--cache-clear`
     empties. It is no variable of the environment, for the commands that tests start are
-    to find what they find without the tests.
+    to find what they find without the tests; those that need not ask for `compiled`.
     """
     if hasattr(config, "workerinput"):
         folder = config.workerinput["compiled"]
@@ -54,6 +54,16 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def compiled(pytestconfig) -> dict[str, str]:
+    """The variables of a process that is to share the compiled programs."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": pytestconfig.stash[COMPILED],
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def processor() -> str:

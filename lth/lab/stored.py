@@ -26,7 +26,7 @@ Probe = Callable[[Recipe, train.TrainState, Ticket], dict[str, jax.Array]]
 
 
 class State(NamedTuple):
-    """A stored state: dicts of arrays. The optimizer's is not among them."""
+    """Holds a stored state: dicts of arrays. The optimizer's is not among them."""
 
     step: np.ndarray
     params: dict[str, Any]
@@ -100,7 +100,7 @@ def _said(value: Any) -> str:
 
 
 class Run:
-    """A run on disk. Arrays of its states and masks lead with the replicate."""
+    """Reads a run on disk. Arrays of its states and masks lead with the replicate."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Run:
 
     @property
     def preset(self) -> str:
-        """The preset it comes from, or an empty text."""
+        """Return the preset it comes from, or an empty text."""
         return self.content.get("preset") or ""
 
     @property
@@ -202,14 +202,14 @@ class Run:
 
     @property
     def variants(self) -> list[str]:
-        """`ticket`, and the branches that were trained."""
+        """Return `ticket`, and the branches that were trained."""
         found = {name for _, unit in self._units for name in store.branches(unit)}
         known = [name for name in config.CONTROLS if name in found]
         return [store.TRUNK, *known, *sorted(found - set(known))]
 
     @property
     def titles(self) -> dict[str, str]:
-        """What tables and legends call each branch."""
+        """Say what tables and legends call each branch."""
         return {
             name: store.read_branch(folder)["title"]
             for _, unit in self._units
@@ -218,12 +218,12 @@ class Run:
 
     @property
     def replicates(self) -> list[int]:
-        """The numbers of the replicates, in the order of the arrays."""
+        """Return the numbers of the replicates, in the order of the arrays."""
         return [replicate for group, _ in self._units for replicate in group]
 
     @property
     def init(self) -> State:
-        """The initialisation."""
+        """Return the initialisation."""
         return self._state("init")
 
     @property
@@ -232,7 +232,7 @@ class Run:
         return self._state("early")
 
     def checkpoint(self, step: int) -> State:
-        """The dense network at a step listed in `checkpoint_at`."""
+        """Return the dense network at a step listed in `checkpoint_at`."""
         return self._state(f"step_{step}")
 
     def ticket(
@@ -241,7 +241,7 @@ class Run:
         variant: str = store.TRUNK,
         replicate: int | None = None,
     ) -> StoredTicket:
-        """The ticket of a level, or what a branch made of it.
+        """Return the ticket of a level, or what a branch made of it.
 
         With `replicate`, the number of one, its ticket alone: arrays without the axis
         of replicates, as functions of one network take them.
@@ -404,14 +404,14 @@ class Run:
         ]
 
     def densities(self) -> dict[int, dict[str, float]]:
-        """The density of each layer at each level, mean over replicates."""
+        """Return the density of each layer at each level, mean over replicates."""
         return {
             level: {path: float(np.mean(d)) for path, d in kept.items()}
             for level, kept in self._densities.items()
         }
 
     def savings(self) -> dict[int, dict[str, float]]:
-        """What each level's tickets save, mean over replicates.
+        """Return what each level's tickets save, mean over replicates.
 
         `weights` left of the whole network, `compression`, all over those left, and
         `speedup`, dense over kept multiply-accumulates, were zeros free to skip; NaN

@@ -48,9 +48,19 @@ def by_cuts(p: Prune, scores: Callable) -> Callable:
 
 
 def by_surgery(p: Prune, task: Task, plan: devices.Plan, mask: masks.Mask) -> Callable:
-    """The `prune` of a recipe in which kept weights make up for those that go.
+    """Make the `prune` of a recipe in which kept weights make up for those that go.
 
-    Raises ConfigError for what is prunable and no dense kernel.
+    Args:
+      p: Which surgery, and on how many batches.
+      task: The network and its data.
+      plan: The devices.
+      mask: Covers what can be pruned.
+
+    Returns:
+      `prune(early, ticket, density, keys)`.
+
+    Raises:
+      ConfigError for what is prunable and no dense kernel.
     """
     odd = [
         path
@@ -112,7 +122,17 @@ def _sparse_gpt(kernel, hessian, alive, share):
 
 
 def reestimated(prune: Callable, p: Prune, task: Task, plan: devices.Plan) -> Callable:
-    """`prune`, and then the averages of batch norm taken anew under its mask."""
+    """Make a `prune` that takes averages of batch norm anew under the mask it found.
+
+    Args:
+      prune: Finds the mask.
+      p: On how many batches they are taken.
+      task: The network and its data.
+      plan: The devices.
+
+    Returns:
+      `prune(early, ticket, density, keys)`.
+    """
 
     def of_one(state, mask, key, data):
         state = state._replace(params=masks.apply(state.params, mask))

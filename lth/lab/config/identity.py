@@ -91,7 +91,7 @@ def as_dict(values: "DataclassInstance") -> dict[str, Any]:
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The fields by names with dots."""
+    """Return the fields by names with dots."""
     found = {}
     for name, value in fields.items():
         if isinstance(value, dict):
@@ -102,7 +102,7 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def apart(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """The fields in which one experiment differs from another, by names with dots."""
+    """Return the fields in which an experiment differs from another, with dots."""
     base = flat(theirs)
     return {name: value for name, value in flat(ours).items() if value != base[name]}
 

@@ -13,7 +13,7 @@ from lth.lab.config.identity import as_dict, from_dict
 def configured(
     what: str | Experiment, changes: Mapping[str, Any]
 ) -> tuple[str, Experiment]:
-    """The name of a preset, or `experiment`, and what it comes to with other settings.
+    """Return the name of a preset, or `experiment`, and what it is with other settings.
 
     `what` is that name, or an experiment. A setting is a field, such as `levels`; a
     field of a section, `"prune.rate"`; or a section with some of its fields,
