@@ -136,6 +136,24 @@ def test_the_reading_path_is_short():
     assert sum(map(code, [*(ROOT / name for name in path), study])) < 600
 
 
+# What is no study: what they share, and tests of the store that take hours.
+OTHERS = {"study.py", "damage_test.py", "kill_test.py"}
+LONG = {"movement.py": 212, "superposition.py": 232}  # no longer than they are
+
+
+def test_studies_are_short():
+    """A study is its docstring, and 150 lines beside it at most."""
+    studies = sorted((ROOT.parent / "experiments").glob("*.py"))
+    assert len(studies) > 12
+    for path in studies:
+        if path.name in OTHERS:
+            continue
+        text = path.read_text()
+        told = ast.parse(text).body[0]
+        lines = len(text.splitlines()) - (told.end_lineno or 0)
+        assert lines <= LONG.get(path.name, 150), path
+
+
 def code(path: Path) -> int:
     """The lines of a file beside docstrings and blank ones."""
     text = path.read_text()
