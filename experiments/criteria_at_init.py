@@ -180,9 +180,8 @@ def claims(table: pd.DataFrame) -> str:
     """Write who loses layers, and controls less the masks they control."""
     empty = table[(table["metric"] == "empty") & table["run"].str.startswith("A ")]
     lost = empty.pivot_table("value", empty["density"].round(4), "run", sort=False)
-    equal = (
-        table[table["split"] == "sums"].groupby("metric")["value"].agg(["min", "max"])
-    )
+    ratios = table[table["split"] == "sums"].groupby("metric")["value"]
+    equal = ratios.agg(["min", "max"])
     rows = []
     for level in range(1, 1 + table.loc[table["run"] == "B snip", "level"].max()):
         for name in TRAINED:

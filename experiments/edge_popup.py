@@ -68,8 +68,7 @@ class Flags(study.Flags):
     """Where things are, and how much to run."""
 
     replicates: int = 3
-    swaps: int = 100
-    """Weights that hill climbing exchanges at a time."""
+    swaps: int = 100  # weights that hill climbing exchanges at a time
 
 
 def widths(width: float) -> tuple[int, int]:
@@ -97,9 +96,7 @@ def hill_climbing(fitness, ones, key, trials: int, swaps: int) -> masks.Mask:
 
 
 def searched(find: Callable, flags: Flags) -> lottery.Recipe:
-    """Make the recipe whose level 0 is what a search finds, in as many trials as there
-    would be steps.
-    """
+    """Make the recipe whose level 0 a search finds, in as many trials as steps."""
     splits = data.load("mnist", flags.data_dir, 5000, 0)
     module = models.MLP(initialiser="signed_constant")
     model = models.standardized(models.from_linen(module, (28, 28, 1)), 0.0, 255.0)

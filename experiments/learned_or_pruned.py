@@ -51,7 +51,6 @@ import jax
 import optax
 import pandas as pd
 import study
-import tyro
 from matplotlib.figure import Figure
 
 import lth
@@ -123,7 +122,7 @@ def untrained(recipe, early, ticket) -> dict[str, jax.Array]:
     return {"accuracy": recipe.measures["test"](state)["accuracy"]}
 
 
-def overlaps(folder) -> pd.DataFrame:
+def overlaps(flags, folder) -> pd.DataFrame:
     """Compare the last masks of all cells: rows as probes have them."""
     runs, rows = {name: lth.open_run(folder / name) for name in CELLS}, []
     last = {name: run.ticket(max(run.levels)).mask for name, run in runs.items()}
@@ -183,16 +182,6 @@ def figure(table: pd.DataFrame) -> Figure:
     return drawn
 
 
-def main() -> None:
-    flags, name = tyro.cli(Flags), "learned_or_pruned"
-    folder = flags.runs / name
-    flags.out.mkdir(parents=True, exist_ok=True)
-    table = study.measured(CELLS, flags, folder, {"untrained": untrained})
-    table = pd.concat([table, overlaps(folder)], ignore_index=True)
-    ends(table).round(4).to_csv(flags.out / f"{name}.csv", index=False)
-    figure(table).savefig(flags.out / f"{name}.png", dpi=90)
-    print(claims(table))
-
-
 if __name__ == "__main__":
-    main()
+    more = {"probes": {"untrained": untrained}, "beside": overlaps, "written": ends}
+    study.main(CELLS, claims, figure, "learned_or_pruned", flags=Flags, **more)

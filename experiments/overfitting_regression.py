@@ -54,7 +54,6 @@ at step 1600 and it reaches density 71.1% (sparsity 28.9%), not density 25.0% (s
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -107,20 +106,19 @@ def made(sizes: dict[str, int], width: int) -> tuple:
 
 def pruned(flags: Flags, ramp: tuple) -> lth.lottery.Recipe:
     """Make a recipe that prunes along a ramp as it trains: its level 0, and no more."""
-    sizes, width, batch = FULL if flags.full else SMALL
+    sizes, width, many = FULL if flags.full else SMALL
     learned, held, model = made(sizes, width)
     initial, final, begin, end = ramp
     ends = round(begin * flags.steps), round(end * flags.steps)
     schedule = schedules.polynomial(initial, final, *ends, frequency=10)
     keep = partial(masks.keep_top, scope="layer")  # each kernel by itself, as in tfmot
     rule = dynamic.gradual(schedule, flags.steps, keep=keep)
-    # What is held out serves as both: nothing is chosen by it.
+    # What is held out serves as both: nothing is chosen by it. Targets are as they are.
     splits = {"train": learned, "learned": learned, "validation": held, "test": held}
     recipe = lth.make_recipe(
         model, dynamic.sparsify(optax.adam(1e-3), rule),
-        *train.regression(model.apply, 0.0, 1.0), splits,  # targets as they are
-        batch_size=batch, steps=flags.steps, densities=(), eval_every=flags.steps,
-        replicates=flags.replicates,
+        *train.regression(model.apply, 0.0, 1.0), splits, batch_size=many, densities=(),
+        steps=flags.steps, eval_every=flags.steps, replicates=flags.replicates,
     )  # fmt: skip
 
     def init(keys):
@@ -144,8 +142,7 @@ CELLS = {n: partial(pruned, ramp=ramp) for n, ramp in {**RAMPS, **OTHERS}.items(
 
 def left(params: masks.Params, mask: masks.Mask) -> jax.Array:
     """Count the numbers of a network that are left: kept weights, and all biases."""
-    free = sum(leaf.size for leaf in jax.tree.leaves(params)) - masks.size(mask)
-    return masks.count(mask) + free
+    return masks.count(mask) - masks.size(mask) + optax.tree.size(params)
 
 
 def at_the_end(recipe, early, ticket) -> dict[str, jax.Array]:
@@ -170,16 +167,15 @@ def claims(table: pd.DataFrame) -> str:
     """Write losses in 1e-3, and how much worse fast schedules are than the slow one."""
     found, rows = ends(table), []
     for name in CELLS:
-        of: Any = found.loc[name]
+        of = found.query("run == @name")
         row: dict = {"schedule": name}
         row["training"] = "{:.2g} ± {:.2g}".format(*results.interval(of["learned"]))
         row["validation"], row["validation_ci"] = results.interval(of["validation"])
         row["median"] = of["validation"].median()
         rows.append(row | of[["left", "ensemble"]].iloc[0].to_dict())
-    losses = found["validation"]
-    ratio = results.interval(losses["fast, 0-20"] / losses["slow, 0-800"])
-    told = results.text(pd.DataFrame(rows))
-    return f"{told}\nfast over slow: {results.around(*ratio)}"
+    fast, slow = (found["validation"][n] for n in ("fast, 0-20", "slow, 0-800"))
+    told = f"fast over slow: {results.around(*results.interval(fast / slow))}"
+    return f"{results.text(pd.DataFrame(rows))}\n{told}"
 
 
 def figure(table: pd.DataFrame) -> Figure:
@@ -188,8 +184,7 @@ def figure(table: pd.DataFrame) -> Figure:
     panels = drawn.subplots(1, 3)
     for column, axes in zip(("learned", "validation"), panels, strict=False):
         for sparsity, name in zip(SPARSITIES, RAMPS, strict=True):
-            values: Any = found.loc[name, column]
-            mean, half = results.interval(values)
+            mean, half = results.interval(found.query(f"run == {name!r}")[column])
             below = min(half, 0.9 * mean)  # an axis may be logarithmic
             axes.errorbar(f"{sparsity:g}", mean, [[below], [half]], fmt="ko")
         axes.set(xlabel="final sparsity", ylabel=f"loss of {column} examples (1e-3)")

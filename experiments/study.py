@@ -26,7 +26,9 @@ class Flags:
     steps: int | None = None  # of each training; by default as the study has it
 
 
-def main(cells, claims, figure, name, *, probes=(), flags=Flags) -> None:
+def main(
+    cells, claims, figure, name, *, probes=(), flags=Flags, beside=None, written=None
+) -> None:
     """Run a study: print its claims, write `name`.csv and `name`.png.
 
     Args:
@@ -36,11 +38,16 @@ def main(cells, claims, figure, name, *, probes=(), flags=Flags) -> None:
       name: Of the study; its runs lie in a folder of that name.
       probes: By name, of what is measured of the tickets of all cells.
       flags: `Flags`, or what has more of them.
+      beside: `(flags, folder) -> table`: more rows, of all cells together.
+      written: `(table) -> table`, for `name`.csv; by default `summary`.
     """
     chosen = tyro.cli(flags)
-    table = measured(cells, chosen, chosen.runs / name, dict(probes))
+    folder = chosen.runs / name
+    table = measured(cells, chosen, folder, dict(probes))
+    if beside:
+        table = pd.concat([table, beside(chosen, folder)], ignore_index=True)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    summary(table).round(5).to_csv(chosen.out / f"{name}.csv", index=False)
+    (written or summary)(table).round(5).to_csv(chosen.out / f"{name}.csv", index=False)
     figure(table).savefig(chosen.out / f"{name}.png", dpi=90)
     print(claims(table))
 

@@ -60,7 +60,6 @@ import numpy as np
 import optax
 import pandas as pd
 import study
-import tyro
 from matplotlib.figure import Figure
 
 import lth
@@ -227,6 +226,16 @@ def inferred(flags: Flags, run, recipe, early, ticket) -> dict[str, jax.Array]:
     return recipe.each(one)(early.stats.weights, stacked, early.stats.inner)
 
 
+def given_and_inferred(flags: Flags, folder) -> pd.DataFrame:
+    """Measure the masks of the last ticket of each cell that learns masks."""
+    tables = []
+    for cell in list(CELLS)[: len(MASKS)]:
+        run = lth.open_run(folder / cell, CELLS[cell](flags))
+        probe, last = partial(inferred, flags, run), [max(run.levels)]
+        tables.append(run.measure("masks", probe, last).assign(run=cell))
+    return pd.concat(tables)
+
+
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Return what each cell has after all its tasks, in %: means and intervals."""
     unit = ["run", "replicate"]
@@ -269,19 +278,6 @@ def figure(table: pd.DataFrame) -> Figure:
     return drawn
 
 
-def main() -> None:
-    flags, name = tyro.cli(Flags), "superposition"
-    tables = [study.measured(CELLS, flags, flags.runs / name)]
-    for cell in list(CELLS)[: len(MASKS)]:
-        run = lth.open_run(flags.runs / name / cell, CELLS[cell](flags))
-        probe, last = partial(inferred, flags, run), [max(run.levels)]
-        tables.append(run.measure("masks", probe, last).assign(run=cell))
-    table = pd.concat(tables, ignore_index=True)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    ends(table).round(5).to_csv(flags.out / f"{name}.csv", index=False)
-    figure(table).savefig(flags.out / f"{name}.png", dpi=80)
-    print(claims(table))
-
-
 if __name__ == "__main__":
-    main()
+    more = {"beside": given_and_inferred, "written": ends, "flags": Flags}
+    study.main(CELLS, claims, figure, "superposition", **more)

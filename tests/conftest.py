@@ -1,10 +1,13 @@
 """What all tests share: strict arithmetic, and small problems compiled once."""
 
 import functools
+import hashlib
 import itertools
 import math
 import os
+import platform
 import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import hypothesis
@@ -28,16 +31,21 @@ hypothesis.settings.load_profile("lth")
 
 
 COMPILED = pytest.StashKey[str]()
+ROOM = 2**31  # bytes of compiled programs, from which on all are compiled anew
 
 
 def pytest_configure(config):
-    """Let all processes of a run share what they compile: much of it is the same.
+    """Let all processes share what they compile, and runs of the tests after this one.
 
-    The folder lasts as long as the run. It is no variable of the environment, for the
-    commands that tests start are to find what they find without the tests.
+    Most of the time of the tests is compiling. The key of a program is all that it was
+    made from, compiler and flags too. The folder is pytest's own, which `--cache-clear`
+    empties. It is no variable of the environment, for the commands that tests start are
+    to find what they find without the tests; those that need not ask for `compiled`.
     """
     if hasattr(config, "workerinput"):
         folder = config.workerinput["compiled"]
+    elif hasattr(config, "cache"):
+        folder = str(kept(config.cache.mkdir(f"compiled-{processor()}")))
     else:
         made = tempfile.TemporaryDirectory(prefix="lth-tests-")
         config.add_cleanup(made.cleanup)
@@ -46,6 +54,39 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def compiled(pytestconfig) -> dict[str, str]:
+    """The variables of a process that is to share the compiled programs."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": pytestconfig.stash[COMPILED],
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def processor() -> str:
+    """Name what a processor can do: programs of another one may not run on it."""
+    told = platform.processor()
+    if (about := Path("/proc/cpuinfo")).exists():
+        told = about.read_text().partition("\n\n")[0]
+        heads = ("model name", "flags", "Features")
+        told = str([line for line in told.splitlines() if line.startswith(heads)])
+    return hashlib.sha256(told.encode()).hexdigest()[:10]
+
+
+def kept(folder: Path) -> Path:
+    """Remove programs that are not whole, which JAX never repairs, and all if too many.
+
+    A process that is killed leaves an empty file.
+    """
+    sizes = {path: path.stat().st_size for path in folder.iterdir()}
+    everything = sum(sizes.values()) > ROOM
+    for path, size in sizes.items():
+        if everything or not size:
+            path.unlink(missing_ok=True)
+    return folder
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -278,7 +278,7 @@ def test_settings_out_of_range_are_refused(change, message):
 
 
 def test_settings_are_changed_as_python_gives_them():
-    e = settings.changed(
+    name, e = settings.configured(
         presets.PRESETS["digits"].experiment,
         {
             "levels": 3,
@@ -299,7 +299,8 @@ def test_settings_are_changed_as_python_gives_them():
     assert (e.model.widths, e.data.classes) == ((30, 10), (3, 1))
     moves = {"momentum": 0.9, "cosine": True}
     assert e.learn.optimizer == replace(Experiment().learn.optimizer, **moves)
-    assert settings.changed(e, {}) == e
+    assert settings.configured(e, {}) == (name, e)
+    assert name == "experiment"
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,7 @@ def test_settings_are_changed_as_python_gives_them():
 )
 def test_a_setting_that_is_none_or_cannot_be_so_is_refused(change, message):
     with pytest.raises(ConfigError, match=message):
-        settings.changed(Experiment(), change)
+        settings.configured(Experiment(), change)
 
 
 def test_stored_configurations_are_not_trusted():

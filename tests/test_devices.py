@@ -47,14 +47,14 @@ class Worker:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def started(tmp_path_factory):
+def started(tmp_path_factory, compiled):
     """All workers, from the first of these tests on."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     eight = "--xla_force_host_platform_device_count=8"
     folder = tmp_path_factory.mktemp("joined")
-    fast = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    fast = {**compiled, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     workers = [
         Worker("many", tmp_path_factory.mktemp("many"), XLA_FLAGS=eight),
         *(Worker("joined", i, port, folder, **fast) for i in range(2)),

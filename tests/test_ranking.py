@@ -64,8 +64,8 @@ def mask_of(params):
 
 
 @functools.cache
-def scorer(criterion):
-    p = Prune(criterion=criterion, batches=2)
+def scorer(criterion, batches=2):
+    p = Prune(criterion=criterion, batches=batches)
     made = ranking.make_scores(p, E.model, task())
     return jax.jit(jax.vmap(made, (0, 0, 0, 0, None)))
 
@@ -217,22 +217,17 @@ def test_the_dead_score_nothing_and_are_not_chosen():
 
 
 def test_scores_of_one_batch_and_of_more_differ():
-    one = replace(E, prune=Prune(criterion="snip", batches=1))
     initial, state, keys, block = trained()
-    args = first(initial), first(state), mask_of(initial), keys[0], block
-    a = ranking.make_scores(one.prune, one.model, task())(*args)
-    more = replace(E, prune=Prune(criterion="snip", batches=4))
-    b = ranking.make_scores(more.prune, more.model, task())(*args)
-    assert not equal(a, b)
+    one = scorer("snip", 1)(initial, state, both(mask_of(initial)), keys, block)
+    assert not equal(first(one), first(scores("snip")))
 
 
 def test_synflow_sees_no_data():
     initial, state, keys, block = trained()
-    e = replace(E, prune=Prune(criterion="synflow"))
-    function = ranking.make_scores(e.prune, e.model, task())
     other = jax.tree.map(lambda x: x[::-1], block)
-    a = function(first(initial), first(state), mask_of(initial), keys[0], block)
-    b = function(first(initial), first(state), mask_of(initial), keys[1], other)
+    ones = both(mask_of(initial))
+    a = scorer("synflow")(initial, state, ones, keys, block)
+    b = scorer("synflow")(initial, state, ones, keys[::-1], other)
     assert equal(a, b)
 
 

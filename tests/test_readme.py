@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lth import masks
 from lth.cli import main, running
 from lth.lab import doctor
 from lth.lab.config import validate
@@ -24,10 +25,36 @@ SHELL = [
 COMMANDS = [line for line in SHELL if line.startswith("lth ")]
 
 
+def finds_tickets(found, told):
+    """What comes of the quickstart."""
+    assert found["ticket"].level == 12
+    assert found["ticket"].metrics["test_accuracy"][-1] > 0.9
+    assert len(told.splitlines()) == 12
+
+
+def starts_from_masked_params(found, told):
+    """What comes of the rules that change a mask in training."""
+    assert found["params"]["kernel"].shape == (20, 10)
+    assert float(masks.density(found["opt_state"].mask)) == 1  # it prunes in training
+
+
+FACTS = {"lottery.imp": finds_tickets, "dynamic.sparsify": starts_from_masked_params}
+
+
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.split("\n")[0])
-def test_python_runs_as_it_stands(block, tmp_path, monkeypatch):
+def test_python_runs_as_it_stands(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    found: dict = {"__name__": "readme"}
+    exec(compile(block, "README.md", "exec"), found)
+    told = capsys.readouterr().out
+    for part, fact in FACTS.items():
+        if part in block:
+            fact(found, told)
+
+
+@pytest.mark.parametrize("part", FACTS)
+def test_a_fact_is_of_one_block(part):
+    assert sum(part in block for block in PYTHON) == 1
 
 
 def test_there_is_something_to_run():

@@ -10,7 +10,7 @@ import lth
 ROOT = Path(lth.__file__).parent
 ROOMS = (
     *("masks", "models", "data", "results", "criteria", "train", "supermask"),
-    *("compress", "plot", "lottery", "dynamic", "analysis"),
+    *("compress", "plot", "lottery", "dynamic", "analysis", "lab", "cli"),
 )
 MANY = 4  # arguments, from which on they are listed
 # What a fragment begins with. A sentence may too, if it has one of the verbs.

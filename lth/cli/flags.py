@@ -166,7 +166,7 @@ def _unknown(arg: str, kind: type) -> str:
 
 
 def describe(kind: type) -> dict[str, str]:
-    """The help of each flag of a dataclass, on one line.
+    """Return the help of each flag of a dataclass, on one line.
 
     It becomes the fields' own, for `tyro` keeps the breaks of source lines.
     """

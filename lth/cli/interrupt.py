@@ -50,7 +50,7 @@ def listen() -> None:
 
 
 def asked() -> bool:
-    """Whether a signal came, asked by a training that will save and stop."""
+    """Return whether a signal came, asked by a training that will save and stop."""
     _asked[0] = time.monotonic()
     return bool(_signals)
 

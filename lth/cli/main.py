@@ -58,7 +58,7 @@ class ReportFlags:
 
 @dataclass(frozen=True)
 class OneFlags:
-    """A run."""
+    """Which run is meant."""
 
     run: tyro.conf.Positional[Path]
     """A run directory, or the name of a run as 'lth list' prints it."""
@@ -68,7 +68,7 @@ class OneFlags:
 
 @dataclass(frozen=True)
 class ListFlags:
-    """The presets, and the runs in a folder."""
+    """Shows the presets, and the runs in a folder."""
 
     runs: Path = Path("runs")
     """The folder of runs."""
@@ -76,7 +76,7 @@ class ListFlags:
 
 @dataclass(frozen=True)
 class DoctorFlags:
-    """Whether this machine computes right numbers, in less than a minute."""
+    """Finds whether this machine computes right numbers, in less than a minute."""
 
     runs: Path = Path("runs")
     """The folder of runs, whose locks, space and compiled programs are looked at."""
@@ -89,7 +89,7 @@ class DoctorFlags:
 
 
 def main() -> None:
-    """The entry point of the command `lth`."""
+    """Run the command `lth`: this is its entry point."""
     interrupt.listen()
     warnings.showwarning = _say
     try:

@@ -191,7 +191,7 @@ def _results(table: pd.DataFrame, titles) -> str:
 
 
 def cells(table: pd.DataFrame, titles=plot.NONE) -> list[list[str]]:
-    """The summary of a table as text, in the columns of the report's results."""
+    """Return the summary of a table as text, in the columns of the report's results."""
     unit = ["run", "variant", "level"]
     matches = results.matching(table).set_index(unit)["matches"].to_dict()
     return [

@@ -12,7 +12,7 @@ import jax
 from lth import lottery, masks
 from lth.lab import devices, runner, store
 from lth.lab.build import assemble
-from lth.lab.config import identity, parse, settings
+from lth.lab.config import Experiment, identity, parse, settings
 from lth.lab.keeping import Saving
 from lth.lab.progress import Progress
 from lth.lab.runner import Outcome
@@ -24,7 +24,7 @@ RUNS = Path("runs")
 
 
 def run(
-    what: Any,
+    what: str | Experiment | Recipe,
     path: str | Path | None = None,
     *,
     name: str = "",
@@ -80,7 +80,7 @@ def run(
 
 
 def build(
-    what: Any,
+    what: str | Experiment,
     *,
     data_dir: str | Path | None = None,
     over: str = "replicates",

@@ -55,7 +55,7 @@ class Pace:
         self.rate = steps * GROWTH / PIECE if seconds < 0.05 else steps / seconds
 
     def steps(self) -> int:
-        """How many steps to train in a piece."""
+        """Return how many steps to train in a piece."""
         return max(1, int(self.rate * PIECE)) if self.rate else FIRST
 
 
@@ -192,7 +192,18 @@ class Keeper:
 def keeping(
     unit: Path, variant: str, level: int, saving: Saving, pace: Pace
 ) -> Iterator[Keeper]:
-    """Keep one training, until what came of it is stored: that is done in the block."""
+    """Keep one training, until what came of it is stored: that is done in the block.
+
+    Args:
+      unit: The folder of the run, or of its added replicates.
+      variant: What is trained: the trunk, or a branch.
+      level: How many rounds of pruning are behind it.
+      saving: When it is saved.
+      pace: How fast it goes.
+
+    Yields:
+      The keeper that training calls (`train.Keep`).
+    """
     keeper = Keeper(unit, variant, level, saving, pace)
     yield keeper
     keeper.end()

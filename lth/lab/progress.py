@@ -28,7 +28,7 @@ class Progress(NamedTuple):
 
 
 class Reporter(NamedTuple):
-    """What `train.fit` tells of its measurements: to the log and to who watches."""
+    """Tells what `train.fit` measures: to the log and to who watches."""
 
     path: Path
     variant: str

@@ -30,7 +30,7 @@ USUAL = Saving()
 
 
 class Outcome(NamedTuple):
-    """A run that ended."""
+    """Holds what came of a run that ended."""
 
     path: Path
     # (variant, replicate): level and step of its first loss or weight not finite.
@@ -159,7 +159,7 @@ def _ended(path: Path, began: float, compiled: float) -> Outcome:
 
 
 def branch_id(name: str, branch: Branch) -> str:
-    """The id of a branch: a hash of its name, its data order and its amounts."""
+    """Return the id of a branch: a hash of its name, its data order and its amounts."""
     known = [name, branch.order, dict(branch.settings)]
     text = json.dumps(known, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

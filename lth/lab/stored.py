@@ -28,7 +28,7 @@ Probe = Callable[..., dict[str, Any]]
 
 
 class State(NamedTuple):
-    """A stored state: dicts of arrays. The optimizer's is not among them."""
+    """Holds a stored state: dicts of arrays. The optimizer's is not among them."""
 
     step: np.ndarray
     params: dict[str, Any]
@@ -102,7 +102,7 @@ def _said(value: Any) -> str:
 
 
 class Run:
-    """A run on disk. Arrays of its states and masks lead with the replicate."""
+    """Reads a run on disk. Arrays of its states and masks lead with the replicate."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @cached_property
-    def config(self) -> Any:
+    def config(self) -> config.Experiment | None:
         """Its configuration, an `Experiment`; None of a run of one's own functions."""
         if "config" not in self.content:
             return None
@@ -137,7 +137,7 @@ class Run:
 
     @property
     def preset(self) -> str:
-        """The preset it comes from, or an empty text."""
+        """Return the preset it comes from, or an empty text."""
         return self.content.get("preset") or ""
 
     @property
@@ -204,14 +204,14 @@ class Run:
 
     @property
     def variants(self) -> list[str]:
-        """`ticket`, and the branches that were trained."""
+        """Return `ticket`, and the branches that were trained."""
         found = {name for _, unit in self._units for name in store.branches(unit)}
         known = [name for name in config.CONTROLS if name in found]
         return [store.TRUNK, *known, *sorted(found - set(known))]
 
     @property
     def titles(self) -> dict[str, str]:
-        """What tables and legends call each branch."""
+        """Say what tables and legends call each branch."""
         return {
             name: store.read_branch(folder)["title"]
             for _, unit in self._units
@@ -220,12 +220,12 @@ class Run:
 
     @property
     def replicates(self) -> list[int]:
-        """The numbers of the replicates, in the order of the arrays."""
+        """Return the numbers of the replicates, in the order of the arrays."""
         return [replicate for group, _ in self._units for replicate in group]
 
     @property
     def init(self) -> State:
-        """The initialisation."""
+        """Return the initialisation."""
         return self._state("init")
 
     @property
@@ -234,7 +234,7 @@ class Run:
         return self._state("early")
 
     def checkpoint(self, step: int) -> State:
-        """The dense network at a step listed in `checkpoint_at`."""
+        """Return the dense network at a step listed in `checkpoint_at`."""
         return self._state(f"step_{step}")
 
     def ticket(
@@ -243,7 +243,7 @@ class Run:
         variant: str = store.TRUNK,
         replicate: int | None = None,
     ) -> StoredTicket:
-        """The ticket of a level, or what a branch made of it.
+        """Return the ticket of a level, or what a branch made of it.
 
         With `replicate`, the number of one, its ticket alone: arrays without the axis
         of replicates, as functions of one network take them.
@@ -282,22 +282,23 @@ class Run:
 
         Raises ValueError for a run of functions of one's own that was opened without.
         """
-        if self._recipe is None and self.config is None:
+        if self._recipe is not None:
+            return self._recipe
+        e = self.config
+        if e is None:
             raise ValueError(
                 f"{self.path} is a run of functions of your own: give them to it, "
                 "lth.open_run(path, recipe)"
             )
-        if self._recipe is None:
-            e = self.config
-            controls = ",".join(validate.fitting(e.prune, e.rewind, self.finds_mask))
-            every = dataclasses.replace(e, controls=controls)
-            built = assemble.build(every, self._data_dir)
-            if built.data != self.content["data"]:
-                raise store.StoreError(
-                    f"{self.path} was trained on other data than is found now; give "
-                    "open_run(path, data_dir=…) the folder of the old files"
-                )
-            self._recipe = lottery.only(built.recipe, self.replicates)
+        controls = ",".join(validate.fitting(e.prune, e.rewind, self.finds_mask))
+        every = dataclasses.replace(e, controls=controls)
+        built = assemble.build(every, self._data_dir)
+        if built.data != self.content["data"]:
+            raise store.StoreError(
+                f"{self.path} was trained on other data than is found now; give "
+                "open_run(path, data_dir=…) the folder of the old files"
+            )
+        self._recipe = lottery.only(built.recipe, self.replicates)
         return self._recipe
 
     def branch(
@@ -450,14 +451,14 @@ class Run:
         ]
 
     def densities(self) -> dict[int, dict[str, float]]:
-        """The density of each layer at each level, mean over replicates."""
+        """Return the density of each layer at each level, mean over replicates."""
         return {
             level: {path: float(np.mean(d)) for path, d in kept.items()}
             for level, kept in self._densities.items()
         }
 
     def savings(self) -> dict[int, dict[str, float]]:
-        """What each level's tickets save, mean over replicates.
+        """Return what each level's tickets save, mean over replicates.
 
         `weights` left of the whole network, `compression`, all over those left, and
         `speedup`, dense over kept multiply-accumulates, were zeros free to skip; NaN

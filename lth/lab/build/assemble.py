@@ -287,9 +287,16 @@ def _learned(learn: Learn, learned, task: tasks.Task, plan: devices.Plan, moves,
 def times_of(
     t: Lengths, milestones: tuple[str, str], batch_size: int, epoch: int
 ) -> Times:
-    """Steps: in all, of the rewind point, of measurements and checkpoints; checked.
+    """Turn lengths into steps: of the training, the rewind point, the measurements.
 
-    `milestones` are those of the optimizer of weights and of scores.
+    Args:
+      t: The lengths, as they are written.
+      milestones: Those of the optimizer of weights and of scores, which are checked.
+      batch_size: How many examples a step takes.
+      epoch: How many steps go to an epoch.
+
+    Returns:
+      The steps, checked.
     """
     steps = parse.parse_steps(t.steps, epoch, "--steps")
     every = parse.parse_steps(t.eval_every, epoch, "--eval-every")

@@ -164,7 +164,17 @@ def _learned_task(task: Task, learn: Supermask, tx: Any, by: Any) -> Task:
 
 
 def magnitude(early, late, mask, key) -> masks.Scores:
-    """|w| of the trained weights."""
+    """Score by |w| of the trained weights.
+
+    Args:
+      early: Is not looked at.
+      late: The trained state.
+      mask: Is not looked at.
+      key: Is not looked at.
+
+    Returns:
+      The scores.
+    """
     return criteria.magnitude(late.params)
 
 
@@ -175,7 +185,7 @@ def offers(start: names.Start, controls: Sequence[str]) -> dict[str, Callable]:
 
 
 def control(name: str, start: names.Start) -> Branch:
-    """A control by its name. Raises ValueError for one that is not there."""
+    """Return a control by its name. Raises ValueError for one that is not there."""
     there = [n for n in names.CONTROLS if n != "invert" or start.invert]
     if name not in there:
         raise ValueError(f"branches by name are {', '.join(there)}; got {name!r}")
@@ -188,7 +198,7 @@ def step_name(step: int) -> str:
 
 
 def whole_mask(mask: masks.Mask, replicates: int) -> masks.Mask:
-    """All ones, with the axis of replicates in front."""
+    """Return all ones, with the axis of replicates in front."""
     return jax.tree.map(lambda m: jnp.ones((replicates, *m.shape), bool), mask)
 
 
@@ -386,9 +396,23 @@ def _length(part: Any) -> int:
 def own_task(
     model, loss, measure, splits, batch_size, augment, plan, sample=None
 ) -> Task:
-    """The Task of data that a device holds, under functions of the user's own.
+    """Make the Task of data that a device holds, under functions of the user's own.
 
-    Raises ValueError where splits, batches, loss and measure do not fit each other.
+    Args:
+      model: The network.
+      loss: What it is trained on.
+      measure: What is measured of it.
+      splits: The data by name: `train`, and at least one more to measure on.
+      batch_size: How many examples a step takes.
+      augment: What happens to a batch first, or None.
+      plan: The devices.
+      sample: What draws a batch; by default epochs without replacement.
+
+    Returns:
+      The task.
+
+    Raises:
+      ValueError where splits, batches, loss and measure do not fit each other.
     """
     parts = splits._asdict() if isinstance(splits, data.Splits) else dict(splits)
     if "train" not in parts or len(parts) < 2:

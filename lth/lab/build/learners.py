@@ -20,7 +20,17 @@ SAMPLES = 10  # masks that a Bernoulli supermask is measured by
 
 
 def learner(learn: Learn, model: Model, mask: masks.Mask, steps: int) -> Supermask:
-    """What learns a mask over the leaves that `mask` covers, in so many steps."""
+    """Make what learns a mask over the leaves that `mask` covers.
+
+    Args:
+      learn: By which method, and its numbers.
+      model: The network under the mask.
+      mask: Covers what can be pruned.
+      steps: How long it is learned.
+
+    Returns:
+      The learner.
+    """
     covered = set(masks.paths(mask))
     return LEARNERS[learn.method](
         learn, model, steps, lambda path, leaf: path in covered
@@ -53,7 +63,17 @@ def _drawn_and_rounded(learned: Supermask, measure: Callable) -> Callable:
 def optimizer(
     learn: Learn, weights: Optimizer, epoch: int, steps: int
 ) -> optax.GradientTransformation:
-    """What moves scores, and the weights beside them where they are trained too."""
+    """Make what moves scores, and the weights beside them where they are trained too.
+
+    Args:
+      learn: The method, and the optimizer of scores.
+      weights: The optimizer of weights.
+      epoch: How many steps go to an epoch.
+      steps: How many there are.
+
+    Returns:
+      The optimizer of both.
+    """
     scores = networks.optimizer(learn.optimizer, epoch, steps, "--learn.optimizer")
     if learn.method in FROZEN:
         return scores

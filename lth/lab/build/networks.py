@@ -24,9 +24,16 @@ def network(m: Model, examples: Examples) -> models.Model:
 def optimizer(
     o: config.Optimizer, epoch: int, steps: int, flag: str = "--optimizer"
 ) -> optax.GradientTransformation:
-    """The optimizer of a training of `steps` steps, `epoch` of them to an epoch.
+    """Make the optimizer of a training.
 
-    `flag` is what errors call it.
+    Args:
+      o: Its name and numbers.
+      epoch: How many steps go to an epoch.
+      steps: How many the training takes.
+      flag: What errors call it.
+
+    Returns:
+      The optimizer.
     """
     rate = _schedule(o, epoch, steps, flag)
     if o.name == "adam":

@@ -19,7 +19,7 @@ GRASP_TEMPERATURE = 200  # of the logits, in the code of Wang et al.
 
 
 def make_inputs(task: tasks.Task, p: Prune) -> Callable[..., Any]:
-    """`inputs(state, mask, key, data)` of one replicate: what meets each kernel."""
+    """Make `inputs(state, mask, key, data)` of one replicate: what kernels meet."""
 
     def inputs(state, mask, key, data):
         order, _ = jax.random.split(key)
@@ -185,7 +185,7 @@ def precision(p: Prune) -> contextlib.AbstractContextManager:
 
 
 def prunable(p: Prune, params: masks.Params) -> masks.Mask:
-    """The all-ones mask over what the experiment prunes."""
+    """Return the all-ones mask over what the experiment prunes."""
 
     def matching(pattern):
         return masks.matching(pattern, params) if pattern else []
@@ -200,7 +200,7 @@ def prunable(p: Prune, params: masks.Params) -> masks.Mask:
 
 
 def densities(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
-    """The density of each of `count` levels, or the tree of densities by layer.
+    """Return the density of each of `count` levels, or the tree of densities by layer.
 
     Raises ConfigError for a level that would keep as many weights as the one before it.
     """

@@ -47,9 +47,19 @@ def by_cuts(p: Prune, scores: Callable) -> Callable:
 
 
 def by_surgery(p: Prune, task: Task, plan: devices.Plan, mask: masks.Mask) -> Callable:
-    """The `prune` of a recipe in which kept weights make up for those that go.
+    """Make the `prune` of a recipe in which kept weights make up for those that go.
 
-    Raises ConfigError for what is prunable and no dense kernel.
+    Args:
+      p: Which surgery, and on how many batches.
+      task: The network and its data.
+      plan: The devices.
+      mask: Covers what can be pruned.
+
+    Returns:
+      `prune(early, ticket, density, keys)`.
+
+    Raises:
+      ConfigError for what is prunable and no dense kernel.
     """
     odd = [
         path
@@ -111,7 +121,10 @@ def _sparse_gpt(kernel, hessian, alive, share):
 
 
 def reestimated(prune: Callable, steps: int, reestimate: Callable) -> Callable:
-    """`prune`, and then the averages of batch norm taken anew under its mask."""
+    """Make a `prune` that takes averages of batch norm anew under the mask it found.
+
+    `reestimate(state, keys, steps)` takes those of states anew.
+    """
     masked = jax.jit(jax.vmap(masks.apply))
 
     def fitted(early, ticket, density, keys):

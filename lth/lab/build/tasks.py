@@ -56,7 +56,7 @@ def load(
     place: Callable = jax.device_put,
     pause: str = "1ep",
 ) -> Task:
-    """The Task of an experiment.
+    """Make the Task of an experiment.
 
     Args:
       d: Which data, and what becomes of them.
@@ -108,7 +108,7 @@ def _held(d: Data, m: Model, batch_size: int, data_dir, place: Callable) -> Task
 
 
 def resident(splits: Mapping[str, Any], place: Callable) -> dict[str, Any]:
-    """The fields of a Task about data that stay on the device, once asked for.
+    """Make the fields of a Task about data that stay on the device, once asked for.
 
     Args:
       splits: Trees of arrays, examples in front: `train`, and what is measured.

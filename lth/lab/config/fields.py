@@ -61,7 +61,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """The network."""
+    """The network that is trained."""
 
     name: Literal[
         "mlp",
@@ -116,7 +116,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How weights move."""
+    """How weights are moved."""
 
     name: Literal["adam", "sgd"] = "adam"
     """sgd has heavy-ball momentum; with adam, weight decay is decoupled (AdamW)."""
@@ -157,7 +157,7 @@ Moved = Literal[
 
 @dataclass(frozen=True)
 class Prune:
-    """Which weights go at each level."""
+    """Which weights are pruned at each level."""
 
     criterion: Literal[
         "magnitude",

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from lth.lab.config.fields import EXTENDING, ConfigError, Experiment
 from lth.lab.config.parse import (
@@ -14,6 +14,9 @@ from lth.lab.config.parse import (
     parse_rates,
     split_list,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def identity(experiment: Experiment) -> str:
@@ -82,13 +85,13 @@ def extended(new: Experiment, old: Experiment) -> Experiment:
     )
 
 
-def as_dict(values: Any) -> dict[str, Any]:
+def as_dict(values: "DataclassInstance") -> dict[str, Any]:
     """The fields of a dataclass as JSON holds them; `from_dict` reads them back."""
     return json.loads(json.dumps(dataclasses.asdict(_typed(values))))
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The fields by names with dots."""
+    """Return the fields by names with dots."""
     found = {}
     for name, value in fields.items():
         if isinstance(value, dict):
@@ -99,20 +102,20 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def apart(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """The fields in which one experiment differs from another, by names with dots."""
+    """Return the fields in which an experiment differs from another, with dots."""
     base = flat(theirs)
     return {name: value for name, value in flat(ours).items() if value != base[name]}
 
 
-def _typed(values: Any) -> Any:
+def _typed(values: "DataclassInstance") -> "DataclassInstance":
     """The dataclass with whole numbers in fields of type float made floats."""
     changes = {}
     for name, hint in get_type_hints(type(values)).items():
         value = getattr(values, name)
-        if dataclasses.is_dataclass(value):
-            changes[name] = _typed(value)
-        elif hint is float:
+        if hint is float:
             changes[name] = float(value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changes[name] = _typed(value)
     return dataclasses.replace(values, **changes)
 
 

@@ -38,10 +38,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 
 def has(criterion: str, what: str) -> bool:
-    """Whether a criterion needs one of the above."""
+    """Return whether a criterion needs one of the above."""
     return what in NEEDS[criterion]
 
 
 def needing(what: str) -> tuple[str, ...]:
-    """The criteria that need it."""
+    """Return the criteria that need it."""
     return tuple(name for name, all_needs in NEEDS.items() if what in all_needs)

@@ -56,7 +56,7 @@ class Structure(NamedTuple):
 
 @cache
 def parse_structure(text: str) -> Structure:
-    """The structure in weight, block:4x4, filter, channel or 2:4."""
+    """Return the structure in weight, block:4x4, filter, channel or 2:4."""
     if text in ("weight", "filter", "channel"):
         return Structure(text)
     if match := re.fullmatch(r"block:(\d+(?:x\d+)*)", text):
@@ -74,7 +74,7 @@ def parse_structure(text: str) -> Structure:
 
 
 def parse_densities(text: str) -> list[float]:
-    """The densities of levels 1, 2, …; none of an empty text."""
+    """Return the densities of levels 1, 2, …; none of an empty text."""
     try:
         values = [float(item) for item in split_list(text)]
     except ValueError:
@@ -97,7 +97,7 @@ class Cut(NamedTuple):
 
 @cache
 def parse_cuts(text: str) -> list[Cut]:
-    """The cuts of levels 1, 2, … in 0.01,0.02 or 0.5sd,1sd; none of an empty text."""
+    """Return the cuts of levels in 0.01,0.02 or 0.5sd,1sd; none of an empty text."""
     found = [re.fullmatch(r"(\d*\.?\d+(?:e-?\d+)?)(sd)?", i) for i in split_list(text)]
     cuts = [Cut(float(m[1]), bool(m[2])) for m in found if m]
     rising = all(a.value < b.value for a, b in itertools.pairwise(cuts))
@@ -111,7 +111,7 @@ def parse_cuts(text: str) -> list[Cut]:
 
 
 def split_list(text: str) -> list[str]:
-    """The items of a comma-separated list; none of an empty text."""
+    """Return the items of a comma-separated list; none of an empty text."""
     return [item.strip() for item in text.split(",")] if text else []
 
 

@@ -10,35 +10,33 @@ from lth.lab.config.fields import ConfigError, Experiment
 from lth.lab.config.identity import as_dict, from_dict
 
 
-def configured(what: Any, changes: Mapping[str, Any]) -> tuple[str, Experiment]:
-    """The name of a preset, or `experiment`, and what it comes to with changes.
+def configured(
+    what: str | Experiment, changes: Mapping[str, Any]
+) -> tuple[str, Experiment]:
+    """Return the name of a preset, or `experiment`, and what it is with other settings.
 
-    `what` is that name, or an experiment. Raises ConfigError for an unknown name.
+    `what` is that name, or an experiment. A setting is a field, such as `levels`; a
+    field of a section, `"prune.rate"`; or a section with some of its fields,
+    `prune={"rate": 0.5}`. Lists that are texts on the command line may be lists here,
+    and steps numbers. Raises ConfigError for an unknown name, a field that is not there
+    or a value that it cannot have.
     """
     if isinstance(what, Experiment):
-        return "experiment", changed(what, changes)
-    name = str(what)
-    preset = presets.named(presets.ALIASES.get(name, name)) or presets.named(name)
-    if preset is None:
-        there = ", ".join(presets.PRESETS)
-        raise ConfigError(f"unknown preset {what!r}; there are {there}")
-    return what, changed(preset.experiment, changes)
-
-
-def changed(e: Experiment, settings: Mapping[str, Any]) -> Experiment:
-    """The experiment with other settings.
-
-    A setting is a field, such as `levels`; a field of a section, `"prune.rate"`; or a
-    section with some of its fields, `prune={"rate": 0.5}`. Lists that are texts on the
-    command line may be lists here, and steps numbers. Raises ConfigError for a field
-    that is not there or a value that it cannot have.
-    """
-    for name, value in settings.items():
-        e = _set(e, name.split("."), value, name)
-    return from_dict(as_dict(e))
+        name, e = "experiment", what
+    else:
+        name = str(what)
+        preset = presets.named(presets.ALIASES.get(name, name)) or presets.named(name)
+        if preset is None:
+            there = ", ".join(presets.PRESETS)
+            raise ConfigError(f"unknown preset {what!r}; there are {there}")
+        e = preset.experiment
+    for path, value in changes.items():
+        e = _set(e, path.split("."), value, path)
+    return name, from_dict(as_dict(e))
 
 
 def _set(part: Any, path: list[str], value: Any, name: str) -> Any:
+    """The dataclass, of whatever kind, with another value at a path of fields."""
     if not dataclasses.is_dataclass(part) or isinstance(part, type):
         raise ConfigError(f"there is no setting {name!r}: {part!r} has no fields")
     hints = get_type_hints(type(part))

@@ -47,7 +47,7 @@ def check_bytes(asked: int, what: str) -> None:
 
 
 def out_of_memory(error: Exception) -> str:
-    """What to say of a device's own error when its memory ran out."""
+    """Say what became of a device's memory, in place of the error that it ran out."""
     asked = re.search(r"[\d.]+ ?(?:[KMGT]iB|[KMGT]B|bytes)\b", str(error))
     what = f"it asked for {asked[0]}, more than is left" if asked else str(error)
     return f"the device's memory is too small: {what}. {ADVICE}"

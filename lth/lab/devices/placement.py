@@ -65,7 +65,7 @@ def _in_turn(devices: list[Any]) -> list[Any]:
 
 
 def share(plan: Plan, tree: Any) -> Any:
-    """A tree of arrays copied to every device of the plan."""
+    """Copy a tree of arrays to every device of the plan."""
     return _placed(tree, NamedSharding(plan.mesh, P()))
 
 
@@ -95,7 +95,7 @@ def _constrained(x: jax.Array, sharding: NamedSharding) -> jax.Array:
 def spread(
     plan: Plan, function: Callable, axes: tuple[int | None, ...], donate: bool = False
 ) -> Callable:
-    """`function` of one replicate, compiled for all of them on the plan's devices.
+    """Compile `function` of one replicate for all of them on the plan's devices.
 
     Compiled at the first call for each set of shapes. What leads with more or fewer
     replicates than the plan has, is spread by a plan of its own.
@@ -127,7 +127,7 @@ def spread(
 
 
 def replanned(old: Plan, replicates: int) -> Plan:
-    """The plan of another number of replicates."""
+    """Return the plan of another number of replicates."""
     return plan(replicates, old.over, old.precision)
 
 

@@ -97,7 +97,7 @@ def verdict(checks: Sequence[Check]) -> dict[str, Any]:
 
 
 def summary(verdict: Mapping[str, Any]) -> str:
-    """A verdict in a sentence."""
+    """Say a verdict in a sentence."""
     count, warnings = verdict["checks"], verdict["warnings"]
     if verdict["status"] == "FAILED":
         names = ", ".join(verdict["failures"]) or "nothing was checked"

@@ -101,7 +101,7 @@ def slices(
 
 
 def overlaps(jaxpr: core.Jaxpr) -> list[str]:
-    """The updates in a program whose new numbers come from the array they go into.
+    """Find the updates of a program whose new numbers come from the array they go into.
 
     They come from it, or from an array of its size that it was made of and whose place
     it may have taken. One number alone is read before it is written.

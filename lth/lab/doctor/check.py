@@ -26,6 +26,7 @@ class Difference(NamedTuple):
 
     @property
     def wrong(self) -> bool:
+        """Return whether it is larger than is right."""
         return not self.error <= self.tolerance  # NaN is wrong
 
 
@@ -77,6 +78,15 @@ def tree_difference(
 
     The unit of a small one is the median size of its leaf, for it may be the sum of
     large ones.
+
+    Args:
+      what: How to call them.
+      ours: A tree of arrays.
+      right: The tree it should be, best in double precision.
+      tolerance: How far a number may be off, in its unit; 0 asks for the very number.
+
+    Returns:
+      The largest difference.
     """
     leaves, expected = jax.tree.leaves(ours), jax.tree.leaves(right)
     if len(leaves) != len(expected):

@@ -39,7 +39,7 @@ NETWORKS = {  # ours, NumPy's, and the shape of an example
 def gradients(
     make_loss: Callable = train.classification, grad: Callable = jax.grad
 ) -> Check:
-    """The gradient of every weight of two networks, against central differences."""
+    """Compare the gradient of every weight of two networks with central differences."""
     found, weights = [], 0
     for name, (module, right, shape) in NETWORKS.items():
         model = models.from_linen(module, shape)

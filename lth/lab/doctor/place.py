@@ -79,7 +79,7 @@ def compiled(folder: Path) -> Check:
 
 
 def disk(runs: Path, free: Callable[[Path], int] | None = None) -> Check:
-    """The space left where runs go."""
+    """Look at the space left where runs go."""
     there = existing(runs)
     left = free(there) if free else shutil.disk_usage(there).free
     told = f"{left / 2**30:.1f} GiB are left in {there}"

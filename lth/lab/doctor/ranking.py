@@ -34,12 +34,12 @@ def _linear() -> restated.Linear:
 
 
 def tree(leaves: Any) -> dict[str, Any]:
-    """The two kernels of `restated.Linear` as a tree of params."""
+    """Return the two kernels of `restated.Linear` as a tree of params."""
     return {name: {"kernel": w} for name, w in zip("ab", leaves, strict=True)}
 
 
 def linear_loss(params: Any, batch: Any) -> jax.Array:
-    """The loss of `restated.Linear`."""
+    """Return the loss of `restated.Linear`."""
     kernels = [params[name]["kernel"] for name in "ab"]
     outs = [x @ w.reshape(-1, w.shape[-1]) for x, w in zip(batch, kernels, strict=True)]
     return sum(jnp.mean(jnp.square(out).sum(-1)) for out in outs) / 2  # type: ignore[return-value]

@@ -15,6 +15,7 @@ SHAPES = ((1009, 991), (3, 3, 41, 37))  # 1 013 572 weights, odd in every axis
 
 
 def doubles(*arrays: Any) -> list[Array]:
+    """Return the arrays in double precision."""
     return [np.asarray(x, np.float64) for x in arrays]
 
 
@@ -49,7 +50,7 @@ def linear(seed: int = 0) -> Linear:
 
 
 def gradients(kernels: list[Array], x: list[Array]) -> list[Array]:
-    """Of the loss of `Linear`, in its kernels."""
+    """Return the gradients of the loss of `Linear`, in its kernels."""
     flat = [each.reshape(-1, each.shape[-1]) for each in doubles(*x)]
     flat_w = [w.reshape(-1, w.shape[-1]) for w in doubles(*kernels)]
     products = [
@@ -68,6 +69,7 @@ def ranks(values: Array) -> Array:
 
 
 def lamp(w: Array) -> Array:
+    """Return w² as a share of itself and all that are larger in the layer."""
     energy = w.ravel()[::-1] ** 2
     order = np.argsort(energy, kind="stable")
     share = np.empty_like(energy)
@@ -76,6 +78,7 @@ def lamp(w: Array) -> Array:
 
 
 def standardised(w: Array) -> Array:
+    """Return |w| less its mean, by its deviation; of convolutions, by output."""
     size, axes = np.abs(w), tuple(range(w.ndim - 1)) if w.ndim == 4 else None
     return (size - size.mean(axes, keepdims=True)) / size.std(axes, keepdims=True)
 
@@ -186,7 +189,7 @@ CRITERIA: dict[str, Callable[[Linear], list[Array]]] = {
 
 
 def synflow(kernels: list[Array]) -> list[Array]:
-    """|w| times what flows in from the inputs and on to the outputs, all of them 1."""
+    """Return |w| times what flows in from inputs of 1 and on to outputs of 1."""
     sizes = [np.abs(w) for w in doubles(*kernels)]
     before = [np.ones(len(sizes[0]))]
     for w in sizes[:-1]:
@@ -198,7 +201,7 @@ def synflow(kernels: list[Array]) -> list[Array]:
 
 
 def taylor(p: Linear) -> list[Array]:
-    """|sum over a kernel's outputs and window of w times its gradient|, by input."""
+    """Return |sum over a kernel's outputs and window of w times gradient|, by input."""
     scores = []
     for w, g in zip(doubles(*p.final), gradients(p.final, p.x), strict=True):
         axes = tuple(i for i in range(w.ndim) if i != w.ndim - 2)
@@ -253,7 +256,7 @@ def highest(scores: Array, k: int) -> Array:
 def convolution(
     x: Array, kernel: Array, strides: tuple[int, int], pads: tuple, grad: Any = None
 ) -> tuple[Array, ...]:
-    """A convolution of images, and the gradients of its outputs' sum times `grad`.
+    """Convolve images, and return the gradients of the outputs' sum times `grad` too.
 
     Args:
       x: [batch, h, w, in].
@@ -296,7 +299,7 @@ def convolution(
 
 
 def mlp(params: dict, x: Array) -> Array:
-    """The logits of `models.MLP`."""
+    """Return the logits of `models.MLP`."""
     x = x.reshape(len(x), -1)
     for name in sorted(params):  # hidden_0, hidden_1, …, output
         x = x @ params[name]["kernel"] + params[name]["bias"]
@@ -305,7 +308,7 @@ def mlp(params: dict, x: Array) -> Array:
 
 
 def conv(params: dict, x: Array) -> Array:
-    """The logits of `models.Conv` of depth 2."""
+    """Return the logits of `models.Conv` of depth 2."""
     for i in range(2):
         layer = params[f"conv_{i}"]
         (x,) = convolution(x, layer["kernel"], (1, 1), ((1, 1), (1, 1)))
@@ -317,13 +320,14 @@ def conv(params: dict, x: Array) -> Array:
 
 
 def cross_entropy(logits: Array, label: Array) -> float:
+    """Return the mean cross-entropy of integer labels."""
     high = logits.max(-1, keepdims=True)
     total = np.log(np.exp(logits - high).sum(-1)) + high[:, 0]
     return float((total - logits[np.arange(len(logits)), label]).mean())
 
 
 class Step(NamedTuple):
-    """An optimizer's numbers, as the command calls them."""
+    """Holds an optimizer's numbers, as the command calls them."""
 
     name: str
     learning_rate: float
@@ -333,7 +337,18 @@ class Step(NamedTuple):
 
 
 def stepped(o: Step, w: Array, gradient: Callable, keep: Array, steps: int) -> Array:
-    """Weights after so many masked steps: pruned ones neither move nor are moved."""
+    """Take masked steps: pruned weights neither move nor are moved.
+
+    Args:
+      o: The optimizer.
+      w: Where the weights start.
+      gradient: Of them, a function.
+      keep: 1 for the kept ones, 0 for the others.
+      steps: How many to take.
+
+    Returns:
+      The weights after them.
+    """
     m, v = np.zeros_like(w), np.zeros_like(w)
     for t in range(1, steps + 1):
         g = gradient(w) * keep

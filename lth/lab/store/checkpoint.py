@@ -38,11 +38,11 @@ LOGGERS = ("absl", "asyncio", "concurrent.futures")
 
 
 class StoreError(RuntimeError):
-    """A run directory that cannot be read or written: which and why."""
+    """A run directory is damaged, or cannot be read or written: which and why."""
 
 
 class ForeignError(StoreError):
-    """A checkpoint that lies in another's place."""
+    """A checkpoint is in another's place."""
 
 
 def save(path: Path, tree: dict[str, Any], about: Mapping[str, Any] = EMPTY) -> None:
@@ -157,7 +157,7 @@ def _me() -> dict[str, Any]:
 
 
 def load(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The checkpoint `path`; see `load_with_about`."""
+    """Read the checkpoint `path`; see `load_with_about`."""
     return load_with_about(path, like)[0]
 
 
@@ -218,7 +218,7 @@ def _damaged(path: Path, reason: str) -> str:
 
 
 def digest(tree: Any) -> str:
-    """A hash of the paths, shapes, types and bits of all leaves.
+    """Return a hash of the paths, shapes, types and bits of all leaves.
 
     Leaves are taken in the order of their paths, so it is the same for a tuple with
     named fields and for the dict of them that is read back.

@@ -76,7 +76,7 @@ def read_branch(unit: Path) -> dict[str, Any]:
 
 
 def branches(unit: Path) -> dict[str, Path]:
-    """The folder of each branch of a run, or of its added replicates, by its name."""
+    """Return the folder of each branch of a run, or of added replicates, by name."""
     paths = sorted((unit / "branches").glob("*/branch.json"))
     found = [(read_branch(path.parent), path.parent) for path in paths]
     return {content["name"]: path for content, path in found}
@@ -227,7 +227,7 @@ def save(unit: Path, ticket: Ticket, facts: Mapping[str, Any] = EMPTY) -> None:
 
 
 def load(unit: Path, level: int, like: Any = None) -> Ticket:
-    """The stored ticket of a level.
+    """Read the stored ticket of a level.
 
     `like` is a tree (mask, state) with the structure, shapes and types to expect;
     without it all is dicts of arrays, and lists where there were tuples of any kind.
@@ -240,13 +240,20 @@ def load(unit: Path, level: int, like: Any = None) -> Ticket:
 def save_tree(
     unit: Path, name: str, tree: dict[str, Any], facts: Mapping[str, Any] = EMPTY
 ) -> None:
-    """Store a dict of trees of arrays as the checkpoint `name`."""
+    """Store a dict of trees of arrays as a checkpoint.
+
+    Args:
+      unit: The folder of the run, or of its added replicates or a branch.
+      name: What the checkpoint is called.
+      tree: The trees.
+      facts: What lies beside them as text.
+    """
     about = {"of": whose(unit, name), **facts}
     checkpoint.save(unit / "tickets" / name, tree, about)
 
 
 def whose(unit: Path, name: str) -> dict[str, Any]:
-    """The identity of a checkpoint: of which run, replicates and branch, and its name.
+    """Return whose a checkpoint is: of which run, replicates and branch, and its name.
 
     It lies inside the checkpoint, so that one in another's place is known as that.
     """
@@ -288,7 +295,7 @@ def _check_place(path: Path, about: dict[str, Any], unit: Path, name: str) -> No
 def load_tree(
     unit: Path, name: str, like: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The checkpoint `name`; see `checkpoint.load` for `like`."""
+    """Read the checkpoint `name`; see `checkpoint.load` for `like`."""
     if not has(unit, name):
         names = sorted(p.name for p in (unit / "tickets").glob("*"))
         raise StoreError(
@@ -301,7 +308,7 @@ def load_tree(
 
 
 def training(unit: Path) -> str | None:
-    """The name of the last checkpoint of the training under way in a unit, if any."""
+    """Return the name of the last checkpoint of a unit's training under way, if any."""
     names = [path.name for path in (unit / "training").glob("step_*")]
     steps = [int(m[1]) for m in map(STEP.fullmatch, names) if m]
     return f"step_{max(steps)}" if steps else None
@@ -310,10 +317,18 @@ def training(unit: Path) -> str | None:
 def save_training(
     unit: Path, name: str, tree: dict[str, Any], told: Mapping[str, Any]
 ) -> Callable[[], None]:
-    """Begin to store a training under way; return what waits for it.
+    """Begin to store a training under way.
 
-    It is called before the next one is stored. Those before this one go once it is
-    whole.
+    Those before this one go once it is whole.
+
+    Args:
+      unit: The folder of the run, or of its added replicates or a branch.
+      name: What the checkpoint is called.
+      tree: The state and what was measured.
+      told: Which training it is.
+
+    Returns:
+      What waits for it, to be called before the next one is stored.
     """
     folder = unit / "training"
     with writing(folder):
@@ -334,7 +349,17 @@ def save_training(
 def load_training(
     unit: Path, name: str, like: dict[str, Any], told: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """The stored training under way, or None where that is not the one told."""
+    """Read the stored training under way.
+
+    Args:
+      unit: The folder of the run, or of its added replicates or a branch.
+      name: What the checkpoint is called.
+      like: The structure of what was stored.
+      told: Which training is wanted.
+
+    Returns:
+      What was stored, or None where that is another training.
+    """
     path = unit / "training" / name
     about = checkpoint.about(path)
     _check_place(path, about, unit, f"training {name}")

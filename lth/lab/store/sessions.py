@@ -57,7 +57,7 @@ def environment() -> dict[str, Any]:
 
 
 def recorded(run: Path) -> list[dict[str, Any]]:
-    """The processes that worked on a run, in order.
+    """Return the processes that worked on a run, in order.
 
     Raises StoreError where the record of them is damaged.
     """

@@ -93,7 +93,14 @@ def is_measured(unit: Path, probe: str, level: int) -> bool:
 
 
 def save_measured(unit: Path, probe: str, level: int, rows: Any) -> None:
-    """Store the rows of a probe for a level, whole or not at all."""
+    """Store the rows of a probe for a level, whole or not at all.
+
+    Args:
+      unit: The folder of the run, or of its added replicates or a branch.
+      probe: The name of the probe.
+      level: Of which ticket it told.
+      rows: The table.
+    """
     path = _measured(unit, probe, level)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +109,7 @@ def save_measured(unit: Path, probe: str, level: int, rows: Any) -> None:
 
 
 def load_measured(unit: Path, probe: str, level: int) -> Any:
-    """The rows of a probe for a level (`results.from_text`). Raises StoreError."""
+    """Read the rows of a probe for a level (`results.from_text`). Raises StoreError."""
     path = _measured(unit, probe, level)
     try:
         digest, _, text = path.read_text().partition("\n")

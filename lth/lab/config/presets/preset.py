@@ -9,7 +9,7 @@ from lth.lab.config import Experiment, Rewind
 
 
 class Preset(NamedTuple):
-    """An experiment worth a name."""
+    """An experiment that has a name."""
 
     experiment: Experiment
     title: str

@@ -86,7 +86,7 @@ def _check_effects(sections: Mapping[str, Any]) -> None:
 
 
 def field(sections: Mapping[str, Any], path: str) -> Any:
-    """The field of an experiment under names with dots."""
+    """Return the field of an experiment under names with dots."""
     first, *rest = path.split(".")
     value = sections[first]
     for name in rest:
@@ -131,7 +131,7 @@ def _check_controls(text: str, p: Prune, r: Rewind, found: bool) -> None:
 
 
 def fitting(p: Prune, r: Rewind, found: bool) -> list[str]:
-    """The controls that go with an experiment of these sections.
+    """Return the controls that go with an experiment of these sections.
 
     `found` says whether its mask is found in the first training.
     """

@@ -22,7 +22,7 @@ OF = {
 
 
 class Outside(NamedTuple):
-    """What else a learned mask leaves without effect, or goes without."""
+    """Holds what else a learned mask leaves without effect, or goes without."""
 
     levels: int
     controls: str

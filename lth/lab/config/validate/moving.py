@@ -22,7 +22,7 @@ OF = {
 
 
 class Outside(NamedTuple):
-    """What else a mask that changes in training leaves without effect."""
+    """Holds what else a mask that changes in training leaves without effect."""
 
     levels: int
     checkpoint_at: str

@@ -38,7 +38,14 @@ def _surgery(p: Prune, r: Rewind, m: Model, on: bool) -> list[tuple[bool, str]]:
 
 
 def check(p: Prune, r: Rewind, o: Optimizer, m: Model) -> None:
-    """Refuse settings of `prune` that contradict one another or the rest."""
+    """Refuse settings of `prune` that contradict one another or the rest.
+
+    Args:
+      p: The settings.
+      r: How kept weights are rewound.
+      o: The optimizer, which some criteria ask.
+      m: The network, which not all structures fit.
+    """
     kind, listed = parse_structure(p.structure), parse_densities(p.densities)
     transformer = m.name in ("vit", "transformer")
     asked = needs.NEEDS[p.criterion].__contains__
