@@ -201,13 +201,14 @@ def _amounts(table: Mapping[str, Callable]) -> str:
     """Each name, and the flags that it has beside those of all."""
     from lth.lab.build import naming
 
-    lines = []
-    for name, make in table.items():
-        known = [
-            f"--{n.replace('_', '-')} {v!r}" for n, v in naming.usual(make).items()
-        ]
-        lines.append(f"{name} {' '.join(known)}")
-    return "\n\n".join(lines)
+    known = {name: naming.usual(make) for name, make in table.items()}
+    plain = ", ".join(name for name, flags in known.items() if not flags)
+    told = [
+        " ".join([name, *(f"--{n.replace('_', '-')} {v!r}" for n, v in flags.items())])
+        for name, flags in known.items()
+        if flags
+    ]
+    return "\n\n".join([plain, *told])
 
 
 def _read_amounts(args: list[str], make: Callable | None, prog: str) -> dict[str, Any]:
