@@ -27,7 +27,17 @@ class Flags:
 
 
 def main(
-    cells, claims, figure, name, *, probes=(), flags=Flags, beside=None, written=None
+    cells,
+    claims,
+    figure,
+    name,
+    *,
+    branches=(),
+    probes=(),
+    flags=Flags,
+    beside=None,
+    written=None,
+    folder="",
 ) -> None:
     """Run a study: print its claims, write `name`.csv and `name`.png.
 
@@ -36,23 +46,29 @@ def main(
       claims: `(table) -> text`. The table has the rows of all cells and probes.
       figure: `(table) -> figure`.
       name: Of the study; its runs lie in a folder of that name.
-      probes: By name, of what is measured of the tickets of all cells.
+      branches: Of the tickets of all cells: pairs of a name and the arguments of
+        `Run.branch`, such as `("order", {"levels": range(3)})`.
+      probes: What is measured of those tickets: pairs of a name and a probe, or the
+        arguments of `Run.measure`.
       flags: `Flags`, or what has more of them.
       beside: `(flags, folder) -> table`: more rows, of all cells together.
       written: `(table) -> table`, for `name`.csv; by default `summary`.
+      folder: Where its runs lie, if it shares them with another study.
     """
     chosen = tyro.cli(flags)
-    folder = chosen.runs / name
-    table = measured(cells, chosen, folder, dict(probes))
+    place = chosen.runs / (folder or name)
+    table = measured(cells, chosen, place, probes, branches)
     if beside:
-        table = pd.concat([table, beside(chosen, folder)], ignore_index=True)
+        table = pd.concat([table, beside(chosen, place)], ignore_index=True)
     chosen.out.mkdir(parents=True, exist_ok=True)
     (written or summary)(table).round(5).to_csv(chosen.out / f"{name}.csv", index=False)
     figure(table).savefig(chosen.out / f"{name}.png", dpi=90)
     print(claims(table))
 
 
-def measured(cells: Mapping[str, Any], flags: Flags, folder: Path, probes=()):
+def measured(
+    cells: Mapping[str, Any], flags: Flags, folder: Path, probes=(), branches=()
+) -> pd.DataFrame:
     """Return the table of all cells; what is stored in `folder` is not done again."""
     devices.use_cores(flags.replicates)  # before a cell makes its first array
     changes: dict[str, Any] = {"replicates": flags.replicates}
@@ -63,9 +79,14 @@ def measured(cells: Mapping[str, Any], flags: Flags, folder: Path, probes=()):
         for name, cell in cells.items()
     }
     runs = lth.sweep(due, folder, data_dir=flags.data_dir, watch=_told)
+    for name, run in runs.items():
+        for branch, options in branches:
+            run.branch(branch, watch=partial(_told, name), **options)
     tables = [sweep.table(runs)]
-    for name, run in runs.items() if probes else ():
-        tables += [run.measure(p, f).assign(run=name) for p, f in dict(probes).items()]
+    for name, run in runs.items():
+        for probe, what in probes.items() if isinstance(probes, dict) else probes:
+            options = what if isinstance(what, Mapping) else {"probe": what}
+            tables.append(run.measure(probe, **options).assign(run=name))
     return pd.concat(tables, ignore_index=True)
 
 
