@@ -1,5 +1,7 @@
 """Scores of examples by hand and by NumPy, and the choices made by them."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,23 +125,29 @@ def parts(*sizes: int) -> list[data.Dataset]:
 def test_scores_go_over_all_parts_in_order():
     """Chunks that do not divide a part, parts that are less than one."""
     every = parts(23, 7, 3)
-    found = examples.scores_of(
-        apply, PARAMS, STATS, iter(every), examples.el2n, chunk=5
-    )
+    traces = []
+
+    def score(logits, labels):
+        traces.append(len(labels))
+        return examples.el2n(logits, labels)
+
+    found = examples.scores_of(apply, PARAMS, STATS, iter(every), score, chunk=5)
+    assert set(traces) == {5, 3}
     inputs, labels = (np.concatenate(x) for x in zip(*every, strict=True))
     logits = inputs @ np.asarray(PARAMS["w"]) + np.asarray(STATS["shift"])
     np.testing.assert_allclose(found, el2n_written_out(logits, labels), rtol=1e-4)
-    # The same of networks mapped over; and compiled for each shape once.
-    before = examples._measured._cache_size()
+    # Of other networks nothing is compiled anew.
+    known = len(traces)
+    again = examples.scores_of(apply, PARAMS, STATS, every, score, chunk=5)
+    np.testing.assert_array_equal(again, found)
+    assert len(traces) == known
+    # The same of networks mapped over.
     two = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), (PARAMS, STATS))
     both = jax.vmap(
-        lambda p, s: examples.scores_of(apply, p, s, every, examples.el2n, chunk=5)
+        lambda p, s: examples.scores_of(apply, p, s, every, score, chunk=5)
     )(*two)
     np.testing.assert_allclose(both[0], found, rtol=1e-5)
     np.testing.assert_allclose(both[1], el2n_written_out(2 * logits, labels), rtol=1e-4)
-    again = examples.scores_of(apply, PARAMS, STATS, every, examples.el2n, chunk=5)
-    np.testing.assert_array_equal(again, found)
-    assert before <= examples._measured._cache_size() <= before + 3
 
 
 def test_scores_of_texts_are_means_and_other_trees_are_measured():
@@ -163,8 +171,9 @@ def test_scores_of_texts_are_means_and_other_trees_are_measured():
     found = examples.measured(measure, PARAMS, STATS, [tree, tree], chunk=4)
     assert found["accuracy"].dtype == bool
     np.testing.assert_array_equal(found["first"], [*part.inputs[:, 0]] * 2)
+    dicts = cast("Any", [tree])
     with pytest.raises(ValueError, match="pairs of inputs and targets; got dict"):
-        examples.scores_of(apply, PARAMS, STATS, [tree], examples.el2n)
+        examples.scores_of(apply, PARAMS, STATS, dicts, examples.el2n)
     with pytest.raises(ValueError, match="no examples"):
         examples.scores_of(apply, PARAMS, STATS, [], examples.el2n)
     wrong = part._replace(targets=part.targets.astype(np.float32))
@@ -240,12 +249,13 @@ def test_chosen_at_a_million():
 
 def test_choices_that_make_no_sense_are_refused():
     scores = np.arange(4.0)
-    for args, told in (
+    refused: tuple[tuple[Any, str], ...] = (
         ((0.0,), r"in \(0, 1\]; got 0.0"),
         ((1.5,), r"in \(0, 1\]; got 1.5"),
         ((0.5, "best"), "'hardest', 'easiest' or 'random'; got 'best'"),
         ((0.5, "random"), "need a key"),
-    ):
+    )
+    for args, told in refused:
         with pytest.raises(ValueError, match=told):
             examples.chosen(scores, *args)
     with pytest.raises(ValueError, match="NaN"):

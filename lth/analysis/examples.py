@@ -21,7 +21,7 @@ Which = Literal["hardest", "easiest", "random"]
 Measure = Callable[[Params, Stats, Any], Any]
 
 
-def el2n(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def el2n(logits: Any, labels: Any) -> jax.Array:
     """Score |softmax(logits) - one-hot(label)|: the length of the error, in [0, √2].
 
     Paul et al. (2021, arXiv:2107.07075), there of networks trained for a few epochs and
@@ -100,7 +100,7 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def forgetting(correct: jax.Array) -> jax.Array:
+def forgetting(correct: Any) -> jax.Array:
     """Count how often each example was right and is wrong the next time.
 
     Toneva et al. (2019, arXiv:1812.05159). An example that is never right has nothing
