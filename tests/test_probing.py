@@ -4,14 +4,17 @@ import shutil
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import lth
 from lth import analysis, masks
 from lth.analysis import graph, overlap
 from lth.lab import store
 from lth.lab.build import probing
+from lth.lottery import recipe as recipes
 from tests import own
 from tests.conftest import assert_same
 
@@ -31,6 +34,12 @@ def trunk(tmp_path_factory):
 @pytest.fixture
 def run(trunk, tmp_path):
     return lth.open_run(shutil.copytree(trunk, tmp_path / "mine"), mine())
+
+
+PROBED = [
+    *("barrier", "overlap", "signs", "distance", "paths", "densities"),
+    *("sharpness", "gradient"),
+]
 
 
 def values(table, metric, level):
@@ -73,7 +82,7 @@ def test_a_barrier_is_that_of_networks_mixed_by_hand(run, to, ends):
 
 def test_probes_leave_every_file_of_the_trunk_and_its_branches_as_it_was(run):
     before = own.hashes(run.path)
-    for name in ("barrier", "overlap", "signs", "distance", "paths", "densities"):
+    for name in PROBED:
         first = run.measure(name)
         assert first.equals(run.measure(name))
     assert own.hashes(run.path, but=("probes",)) == before
@@ -167,3 +176,35 @@ def test_what_is_not_there_is_refused(run):
         one.measure("overlap", to="replicates")
     with pytest.raises(ValueError, match=r"other shapes: .*\(4, 6\).* in .*\(4, 7\)"):
         one.measure("overlap", to="ticket", run=str(run.path))
+
+
+def test_curvature_and_gradients_at_the_rewind_point(run):
+    """Against the whole Hessian, of the loss over the same batches."""
+    recipe = mine()
+    objective = recipe.objective
+    assert objective is not None
+    sharp = run.measure("sharpness", batches=3, steps=30, count=2)
+    slope = run.measure("gradient", batches=3)
+    order = recipes.keys(recipe.replicates, recipes.TRAIN)
+    batches = objective.batches(order, 3)
+    for r in (0, 1):
+        mask = run.ticket(2, replicate=r).mask
+        start = jax.tree.map(lambda x, r=r: jnp.asarray(x[r]), run.early.params)
+        start = masks.apply(start, mask)
+        flat, back = ravel_pytree(start)
+        kept = np.flatnonzero(ravel_pytree(mask)[0])
+
+        def loss(w, i, r=r, back=back):
+            batch = jax.tree.map(lambda x: x[r, i], batches)
+            return objective.loss(back(w), {}, batch, order[r])[0]
+
+        whole = np.mean([jax.hessian(loss)(flat, i) for i in range(3)], 0)
+        tops = np.linalg.eigvalsh(whole[np.ix_(kept, kept)])[::-1]
+        for i in (0, 1):
+            found = values(sharp, f"top_{i + 1}", 2)[r]
+            assert found == pytest.approx(tops[i], rel=1e-3)
+        each = np.stack([jax.grad(loss)(flat, i)[kept] for i in range(3)])
+        norm = np.linalg.norm(each.mean(0))
+        assert values(slope, "norm", 2)[r] == pytest.approx(norm, rel=1e-4)
+    with pytest.raises(ValueError, match="EL2N is of data with inputs and targets"):
+        run.measure("el2n")

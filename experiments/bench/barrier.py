@@ -10,6 +10,7 @@ quartiles of pairs taken in turn.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,7 +37,7 @@ class Flags:
 
 def cells(flags: Flags) -> dict[str, lth.lottery.Recipe]:
     """Return a network without and one with batch norm."""
-    small = {"replicates": 1, "levels": 0}
+    small: dict[str, Any] = {"replicates": 1, "levels": 0}
     resnet = small | {"model.width": 0.5, "data.examples": flags.examples}
     return {
         "MLP, digits": lth.build("digits", **small),
