@@ -244,6 +244,22 @@ def test_averages_are_taken_anew(begun):
         soups(plain._replace(objective=None), 2)
 
 
+def test_a_replicate_fails_where_a_particle_does():
+    never = train.NEVER
+    record = {
+        "step": np.array([4, 4, 4, 4]),
+        "diverged": np.array([never, 3, never, never]),
+        "train_loss": np.array([1.0, np.nan, 2.0, 4.0]),
+        "test_loss": np.array([5.0, 6.0]),
+    }
+    found = lottery.averaging._joined(record, 2)
+    assert found["step"].tolist() == [4, 4]
+    assert found["diverged"].tolist() == [3, never]
+    assert np.isnan(found["train_loss"][0])
+    assert found["train_loss"][1] == 3
+    assert found["test_loss"].tolist() == [5, 6]
+
+
 def test_what_cannot_be_averaged_is_refused(plain):
     with pytest.raises(ValueError, match="at least 1"):
         soups(plain, 0)

@@ -5,10 +5,11 @@ once, in orders of the data of their own, as particles that follow each other on
 axis of replicates. The particles live as long as the training, and are kept with it
 while it is under way; the ticket that is stored, pruned and rewound is their mean.
 
-Where measurements are made on the way, they are of that mean. Beside it stand the
-particles' own scores on test data, in the split `particles`: `accuracy_0` and so on,
-`accuracy_mean` and `accuracy_best`, the best of them on these data (of a loss, the
-lowest). `train_…` are means over particles. A replicate fails where a particle does.
+Measurements on the way are of that mean too. Beside it stand the particles' own scores
+on test data, in the split `particles`: `accuracy_0` and so on, `accuracy_mean` and
+`accuracy_best`, the best of them on these data (of a loss, the lowest). A particle that
+collects an average of its weights is scored by that. `train_…` are means over
+particles. A replicate fails where a particle does.
 """
 
 from collections.abc import Callable
