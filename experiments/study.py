@@ -1,5 +1,6 @@
 """What studies share: flags, cells trained and measured, a table and figure written."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -91,15 +92,45 @@ def measured(
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return `results.summary`, with means of what probes measured beside it."""
+    """Return `results.summary`, with means of what probes measured beside it.
+
+    Of what was measured on the way, such as the scores of particles, it is the end.
+    """
     unit, found = ["run", "variant", "level"], results.summary(table)
     probed = table[~table["split"].isin(["train", "validation", "test", "mask"])]
+    last = probed.groupby([*unit, "replicate", "split", "metric"])["step"]
+    probed = probed[probed["step"] == last.transform("max")]
     for (split, metric), rows in probed.groupby(["split", "metric"], sort=False):
         pairs: Any = rows.groupby(unit)["value"].agg(results.interval)
         means = pairs.apply(pd.Series)
         means.columns = [f"{split}_{metric}", f"{split}_{metric}_ci"]
         found = found.merge(means.reset_index(), "left", unit)
     return found
+
+
+def particles(table: pd.DataFrame, which: str) -> pd.DataFrame:
+    """Return the rows of an averaged run with particles in the place of their mean.
+
+    `which` is `mean`, `best` (on test data), or a number of theirs.
+    """
+    rows = table[table["metric"] == f"accuracy_{which}"]
+    return rows.assign(split="test", metric="accuracy")
+
+
+def seconds(cells, flags, folder: Path) -> pd.DataFrame:
+    """Return how long each level of each cell took from the end of the one before.
+
+    The clock of the log is read; levels 0 and 1 are left out, for they compile.
+    """
+    rows = []
+    for cell in cells:
+        lines = (folder / cell / "log.jsonl").read_text().splitlines()
+        told = [e for e in map(json.loads, lines) if e["event"] == "measured"]
+        ends = {e["level"]: e["time"] for e in told}
+        for level in range(2, max(ends) + 1):
+            took = ends[level] - ends[level - 1]
+            rows.append((cell, 0, "ticket", level, 0, 0, "clock", "seconds", took))
+    return pd.DataFrame(rows, columns=list(results.COLUMNS))
 
 
 def _told(cell: str, at) -> None:
