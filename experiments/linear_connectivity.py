@@ -45,7 +45,7 @@ STABLE = 2  # points of error, the paper's
 class Flags(study.Flags):
     """Where things are, and how much to run."""
 
-    replicates: int = 3
+    replicates: int = 5
 
 
 def barriers(table: pd.DataFrame) -> pd.DataFrame:
@@ -95,8 +95,10 @@ def figure(table: pd.DataFrame) -> Figure:
     left.axhline(STABLE, color="0.5", lw=0.8, ls=":")
     plot.density_axis(left)
     left.set(ylabel="barrier between children (points)", yscale="symlog")
+    left.set_ylim(bottom=0)
     left.legend(frameon=False, fontsize="small")
     plot.accuracy(table[table["variant"] == "ticket"], right)
+    right.set_ylim(85, 98.5)
     steps, n = table["step"].max(), table["replicate"].nunique()
     drawn.suptitle(f"LeNet-300-100 on MNIST, Adam 0.01, {steps} steps, n = {n}")
     return drawn

@@ -11,7 +11,18 @@ The MLP on digits, three criteria and four replicates: the Jaccard index of the 
 replicates, and of each criterion's with magnitude's for the same replicate, less that
 of masks with as many weights in each layer: (jaccard - chance) / (1 - chance).
 
-RESULT
+What it gave (two CPU cores, jax 0.10.2, n = 4, 95 % intervals; overlap beyond chance):
+
+    density  magnitude, replicates  SNIP-like, replicates  SNIP-like and magnitude
+       50 %          0.002 ± 0.003          0.105 ± 0.007            0.208 ± 0.031
+     12.5 %          0.003 ± 0.003          0.030 ± 0.004            0.148 ± 0.007
+      3.1 %          0.004 ± 0.004          0.008 ± 0.003            0.081 ± 0.012
+      1.6 %          0.004 ± 0.004          0.009 ± 0.006            0.057 ± 0.019
+
+Masks of random scores overlap by chance: within 0.003 of 0 at every density, as they
+must. Tickets of different initialisations share nothing that their layers' densities
+do not give them: the structure is one of the initialisation. |w dL/dw| finds weights in
+common, those at the pixels that carry something, and a good part of magnitude's.
 """
 
 from dataclasses import dataclass

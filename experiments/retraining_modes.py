@@ -13,7 +13,23 @@ density and retrained for 552 steps in each mode: the same mask, batches and num
 steps. `weights` are rewound to step 48, `weights of init` are those of step 0 at its
 place, and with fresh moments the optimizer's begin anew.
 
-RESULT
+What it gave (two CPU cores, jax 0.10.2, n = 5, 95 % intervals; dense 97.89 %; test
+accuracy at the end, and differences from `weights` within replicates, in points):
+
+                                  20 %   - weights          5 %    - weights
+    weights               97.39 ± 0.58                94.78 ± 1.13
+    weights, fresh mom.   97.44 ± 0.29  0.06 ± 0.29   94.94 ± 1.30   0.17 ± 0.46
+    weights of init       97.44 ± 0.45  0.06 ± 0.29   94.50 ± 1.25  -0.28 ± 0.42
+    learning rate         98.06 ± 0.34  0.67 ± 0.31   96.72 ± 0.66   1.94 ± 1.31
+    rate, fresh moments   97.89 ± 0.39  0.50 ± 0.29   95.72 ± 0.52   0.94 ± 0.79
+    fine-tuning           93.11 ± 2.77 -4.28 ± 2.56   49.11 ± 21.5  -45.7 ± 21.2
+    weights, last rate    91.00 ± 4.84 -6.39 ± 4.63   53.67 ± 20.4  -41.1 ± 20.6
+    fresh initialisation  95.56 ± 0.55 -1.83 ± 0.63   83.89 ± 2.41  -10.9 ± 1.86
+
+At 2 % learning-rate rewinding is 10.7 ± 4.3 points ahead of weights and fine-tuning
+56 behind. All three claims hold. Beyond them: where the weights come from (step 0 or
+48) does not matter on digits, which is stable at step 0; moments do at 2 %, where
+fresh ones gain weights 6.4 ± 3.9 points and cost the learning rate about 3.
 """
 
 from dataclasses import dataclass
@@ -39,11 +55,28 @@ CELLS = {
     f"{100 * d:g} %": ("digits", SETTINGS | {"prune.densities": str(d)})
     for d in DENSITIES
 }
-MODES = ("learning_rate", "finetune", "weights_low_rate", "reinit")
+MODES = {  # what each is called, and the branch that it is
+    "weights": "ticket",
+    "weights, fresh moments": "retrain-mode=weights-moments=drop",
+    "weights of init": "rewound_to",
+    "learning rate": "retrain",
+    "learning rate, fresh moments": "retrain-moments=drop",
+    "fine-tuning": "retrain-mode=finetune",
+    "weights, last rate": "retrain-mode=weights_low_rate",
+    "fresh initialisation": "retrain-mode=reinit",
+}
 BRANCHES = [
-    *(("retrain", {"mode": mode}) for mode in MODES),
-    ("retrain", {"mode": "weights", "moments": "drop"}),
-    ("retrain", {"mode": "learning_rate", "moments": "drop"}),
+    *(
+        ("retrain", {"mode": mode, "moments": moments})
+        for mode, moments in (
+            ("weights", "drop"),
+            ("learning_rate", "keep"),
+            ("learning_rate", "drop"),
+            ("finetune", "keep"),
+            ("weights_low_rate", "keep"),
+            ("reinit", "keep"),
+        )
+    ),
     ("rewound_to", {"at": "init"}),
 ]
 
@@ -60,21 +93,22 @@ def claims(table: pd.DataFrame) -> str:
     ends = results.final(table[table["level"] == 1])
     ends["value"] *= 100
     rows = []
-    for variant, of_mode in ends.groupby("variant", sort=False):
-        row: dict[str, object] = {"mode": str(variant).replace("retrain-", "")}
+    for mode, variant in MODES.items():
+        of_mode = ends[ends["variant"] == variant]
+        row: dict[str, object] = {"mode": mode}
         for cell in CELLS:
             mine = of_mode[of_mode["run"] == cell]
             weights = ends.query(f"run == {cell!r} and variant == 'ticket'")
             row[cell], row[f"{cell}_ci"] = results.interval(mine["value"])
             pair = mine.set_index("replicate")["value"]
             less = pair - weights.set_index("replicate")["value"]
-            name = f"less weights at {cell}"
+            name = f"- weights, {cell}"
             row[name], row[f"{name}_ci"] = results.interval(less)
         rows.append(row)
     dense = results.summary(table[table["level"] == 0])["accuracy"].mean()
     return (
         f"dense {100 * dense:.2f} %; test accuracy and differences within replicates "
-        f"in points, n = {table['replicate'].nunique()} (the ticket is `weights`)\n"
+        f"in points, n = {table['replicate'].nunique()}\n"
         f"{results.text(pd.DataFrame(rows))}"
     )
 
@@ -84,10 +118,8 @@ def figure(table: pd.DataFrame) -> Figure:
     drawn = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = drawn.subplots()
     one = results.summary(table[table["level"] == 1])
-    for i, (variant, rows) in enumerate(one.groupby("variant", sort=False)):
-        label = (
-            "weights" if variant == "ticket" else str(variant).replace("retrain-", "")
-        )
+    for i, (label, variant) in enumerate(MODES.items()):
+        rows = one[one["variant"] == variant].sort_values("density")
         color, style = plot.COLORS[i % len(plot.COLORS)], "o-" if i < 6 else "s--"
         x, y, half = (rows[n] for n in ("density", "accuracy", "accuracy_ci"))
         axes.errorbar(

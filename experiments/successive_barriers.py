@@ -64,6 +64,7 @@ def figure(table: pd.DataFrame) -> Figure:
         axes.plot(missed["density %"], missed["barrier"], "o", ms=2, color="white")
     plot.density_axis(axes)
     axes.set(ylabel="barrier to the level before (points)", yscale="symlog")
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize="small")
     return drawn
 

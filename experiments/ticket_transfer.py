@@ -10,7 +10,19 @@ LeNet-300-100; tickets of the digits 0 to 4 of MNIST (5 000 examples), trained o
 digits 5 to 9 under their own head (five classes both), from the early weights: the
 ticket's mask, its mask shuffled within layers, and tickets found on 5 to 9 themselves.
 
-RESULT
+What it gave (two CPU cores, jax 0.10.2, n = 4, 95 % intervals of differences within
+replicates, test accuracy on 5 to 9 at the end, in points):
+
+     density   carried - ticket of 5 to 9   carried - random mask
+     50.00 %                -0.37 ± 0.47             +0.23 ± 0.07
+     25.00 %                -0.84 ± 0.26             +0.53 ± 0.19
+     12.50 %                -1.34 ± 0.41             +1.07 ± 0.36
+      6.25 %                -2.05 ± 0.54             +0.59 ± 0.57
+      3.13 %                -2.35 ± 1.40             +2.07 ± 1.32
+      1.56 %                 -8.1 ± 11.0             +24.9 ± 20.6
+
+Carried masks beat random ones at every density; nearly as good as tickets found there
+they are only where half of the weights are kept.
 """
 
 from dataclasses import dataclass
