@@ -14,7 +14,21 @@ its tickets, and a second child of each early state under each ticket's mask. Ba
 are on test, in points, at 11 places on the line (error at the worst less the mean of
 the ends).
 
-RESULT
+What it gave (two CPU cores, jax 0.10.2, n = 5, 95 % intervals):
+
+     density    barrier, k = 0        k = 37       k = 150   test %, k = 0        k = 37
+     100.00 %      7.79 ± 3.54   0.21 ± 0.26   0.42 ± 0.30    95.71 ± 0.73  95.71 ± 0.73
+      50.00 %      1.84 ± 1.50   0.18 ± 0.14   0.20 ± 0.12    96.02 ± 0.72  96.21 ± 0.13
+      12.50 %      0.08 ± 0.07   0.17 ± 0.13   0.11 ± 0.11    97.16 ± 0.20  97.14 ± 0.29
+       3.13 %      0.26 ± 0.18   0.10 ± 0.13   0.08 ± 0.10    96.46 ± 0.22  96.97 ± 0.14
+       1.56 %      1.23 ± 3.02   0.17 ± 0.10   0.15 ± 0.14   89.63 ± 10.24  94.09 ± 5.05
+
+The dense network is unstable at k = 0 and stable 37 steps later: the first claim holds.
+The second holds in part: stable and matching agree for 16 of 18 tickets, but the dense
+network's instability does not keep the denser tickets of k = 0 from matching, since
+their own training is stable (pruning lowers the barrier), and the two that disagree are
+stable and do not match, at 1.6 %. That pruned networks match only where they are stable
+is so without an exception.
 """
 
 from dataclasses import dataclass
