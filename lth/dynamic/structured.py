@@ -33,7 +33,8 @@ def srigl(
     Before that outputs are ablated, with all their weights, of which too few are
     salient: those that the layer keeps, or that it would grow were there no fan-in. The
     others share what an ablated one read, so that their fan-in grows, in whole weights,
-    up to all of the inputs. What is ablated stays so, and its bias stays and trains.
+    up to all of the inputs. What is ablated stays so, and its bias stays and trains. A
+    layer of density 1 stays whole.
 
     Args:
       density: of each layer, in (0, 1], or a tree (`allocation.erdos_renyi`): an output
@@ -81,6 +82,10 @@ def _covered(tree: Any, mask: Any) -> list[jax.Array]:
 def _exchanged(fraction, ablate, sizes, density, keep, w, grad) -> jax.Array:
     """The next mask of one layer, whose outputs are tiles of these `sizes`."""
     lines: Callable = partial(_lines, sizes=sizes)
+    outputs, inputs = lines(keep).shape
+    at_first = topk.round_count(density, inputs)
+    if at_first == inputs:
+        return keep
     kept = jnp.sum(keep, dtype=jnp.int32)
     count = (kept * fraction).astype(jnp.int32)
     size, slope = jnp.abs(w), jnp.abs(grad)
@@ -92,9 +97,7 @@ def _exchanged(fraction, ablate, sizes, density, keep, w, grad) -> jax.Array:
     enough = jnp.minimum(ablate * jnp.max(reads), jnp.max(salient))
     alive = salient >= enough
 
-    outputs, inputs = lines(keep).shape
-    budget = outputs * topk.round_count(density, inputs)
-    fan_in = jnp.minimum(budget // jnp.sum(alive), inputs)
+    fan_in = jnp.minimum(outputs * at_first // jnp.sum(alive), inputs)
     held = lines(stay) & alive[:, None]
     free = ~held & alive[:, None]
     grown = _top(lines(slope), free, fan_in - jnp.sum(held, -1))
