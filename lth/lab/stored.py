@@ -417,6 +417,7 @@ class Run:
             for _, unit in self._units
         ]
         order = ["level", "metric", "replicate"]
+        tables = [t for t in tables if len(t)] or tables[:1]
         return pd.concat(tables).sort_values(order, kind="stable", ignore_index=True)
 
     def _loader(self, unit: Path, level: int, like: Any) -> Callable[..., Ticket]:

@@ -54,7 +54,8 @@ def transferred(
         return made[0]
 
     def changed(recipe):
-        return recipes.only(there(), recipe.replicates)._replace(keep=recipe.keep)
+        new = recipes.only(there(), recipe.replicates)
+        return new._replace(keep=recipe.keep, trained=recipe.trained)
 
     def start(early, ticket, key):
         def init(key):
