@@ -11,7 +11,20 @@ The runs are those of `linear_connectivity.py`, if they are there: LeNet-300-100
 MNIST, Adam at 0.01, a rewind point that is unstable (k = 0) and two that are not.
 Barriers on test, in points, between the ends of level L - 1 and L, at 11 places.
 
-RESULT
+What it gave (two CPU cores, jax 0.10.2, n = 5, 95 % intervals; `x` does not match):
+
+     density        k = 0         k = 37       k = 150
+     50.00 %  2.25 ± 1.53    0.30 ± 0.26   0.33 ± 0.36
+     25.00 %  0.60 ± 0.42    0.23 ± 0.18   0.25 ± 0.17
+     12.50 %  0.20 ± 0.13    0.24 ± 0.22   0.24 ± 0.22
+      6.25 %  0.11 ± 0.10    0.14 ± 0.09   0.11 ± 0.08
+      3.13 %  0.71 ± 0.32    0.61 ± 1.01   0.43 ± 0.30
+      1.56 %  3.75 ± 4.80 x  1.81 ± 2.37 x 1.04 ± 0.57
+
+With a limit of 0.5 points, connected and matching agree for 13 of 18 tickets. The two
+that do not match are the two with the largest barriers but one, so that matching is
+lost only where the connection is; but the first levels of k = 0 match without one. So
+one half of "exactly" holds here, the other does not.
 """
 
 import linear_connectivity as runs
