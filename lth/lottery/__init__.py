@@ -1,6 +1,6 @@
 """The lottery: prune, rewind, retrain, again and again; and what hangs off a ticket."""
 
-from lth.lottery import branches, early_bird, rewind, starts, transfer
+from lth.lottery import ablations, branches, early_bird, rewind, starts, transfer
 from lth.lottery.branches import Branch, Frozen, Pruned
 from lth.lottery.loop import (
     Prune,
@@ -31,6 +31,7 @@ __all__ = [
     "Recipe",
     "Ticket",
     "Train",
+    "ablations",
     "advanced",
     "branched",
     "branches",
