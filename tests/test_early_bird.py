@@ -1,6 +1,7 @@
 """Early-bird masks: their distance, when they settle, and the branch of one."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -87,7 +88,8 @@ def test_several_steps_fill_the_queue_or_are_refused():
 
 def weights(*rows):
     """A state of two replicates."""
-    return TrainState(np.zeros(2, np.int32), {"w": np.float32(rows)}, {}, ())
+    values = np.array(rows, np.float32)
+    return TrainState(jnp.zeros(2, jnp.int32), {"w": values}, {}, ())
 
 
 class Known:

@@ -207,6 +207,7 @@ def test_a_transfer_trains_as_the_other_recipe_does(stored):
     by = recipe()._replace(branches={"o": branch})
     (found,) = lottery.branched(by, ["o"], early, ticket)
     keys = recipes.keys((0, 1), recipes.stream("o"), 2)
+    assert branch.changed is not None
     branch.changed(recipe())
     state, mask = by.each(branch.start)(early, ticket, keys)
     wanted, _ = lottery.fit(other(), state, mask)

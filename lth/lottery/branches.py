@@ -179,7 +179,20 @@ def held(
 
 
 def as_the_trunk(recipe, early, before, density, keys) -> Pruned:
-    """The ticket's own mask again, beside the state that it was chosen by."""
+    """Prune as the trunk does: the ticket's mask, and the state it was chosen by.
+
+    It is the `prune` of branches whose start looks at the training before the ticket's.
+
+    Args:
+      recipe: That of the run.
+      early: The state that tickets are rewound to.
+      before: The ticket of the level before.
+      density: Of the ticket.
+      keys: Of each replicate, [r].
+
+    Returns:
+      The mask and that state.
+    """
     return Pruned(recipe.prune(early, before, density, keys), before.state)
 
 

@@ -65,7 +65,8 @@ def transferred(
                 f"tickets begin at step {recipe.rewind_to}, and training on the other "
                 f"data ends at step {there().stops[-1]}"
             )
-        fits(*(_one(recipes.shapes(r).params) for r in (recipe, there())), head)
+        ours, theirs = (_one(recipes.shapes(r).params) for r in (recipe, there()))
+        fits(ours, theirs, head)
         return recipes.only(there(), recipe.replicates)
 
     def init(key):

@@ -141,8 +141,16 @@ def _check_controls(text: str, p: Prune, r: Rewind, m: Model, found: bool) -> No
 def fitting(p: Prune, r: Rewind, m: Model, found: bool) -> list[str]:
     """Return the controls that may hang off an experiment of these sections.
 
-    `found` says whether its mask is found in the first training. Asked for by
-    themselves, ablations go with any way of rewinding.
+    Asked for by themselves, ablations go with any way of rewinding.
+
+    Args:
+      p: How it prunes.
+      r: How it rewinds.
+      m: Its network.
+      found: Whether its mask is found in the first training.
+
+    Returns:
+      Their names.
     """
     every = CONTROLS if r.mode == "weights" else ABLATIONS
     return [control for control in every if not _unfit(control, p, m, found)]
