@@ -216,9 +216,7 @@ KINDS = {
     "text": Kind(make_text, inside("input.txt"), read_text, 0.1, sealed=False),
     "study": Kind(make_study, inside("study.py"), read_study, 0.1, sealed=False),
     "config": Kind(make_run, inside("*/config.json"), read_run, 0.08),
-    "branch": Kind(
-        make_run, inside("*/branches/*/branch.json"), read_run, 0.03, sealed=False
-    ),
+    "branch": Kind(make_run, inside("*/branches/*/branch.json"), read_run, 0.03),
     "table": Kind(make_run, TABLES, read_run, 0.07),
     "log": Kind(make_run, inside("*/log.jsonl"), read_run, 0.03, sealed=False),
     "checkpoint": Kind(make_run, inside("*/tickets/**/*"), read_run, 0.07),

@@ -1,298 +1,328 @@
-"""Branches that change one thing: by hand numbers, and restated in NumPy."""
+"""Branches with amounts: what each starts from, against sums written out."""
+
+import shutil
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lth import lottery, models
-from lth.lottery import Ticket, ablations, branches, rewind
-from lth.train import TrainState
+import lth
+from lth import lottery, masks, models
+from lth.cli import main
+from lth.lab import store
+from lth.lottery import ablations, branches, early_bird, rewind, transfer
+from lth.lottery import recipe as recipes
+from lth.lottery.loop import Ticket
+from lth.train import TrainState, init_state
+from tests import own
 from tests.conftest import assert_same
+from tests.test_experiment import StopError, stop_after
 
-KEY = jax.random.key(5)
-
-
-def state(params, step=0, stats=None, opt_state=()):
-    return TrainState(jnp.int32(step), params, stats or {}, opt_state)
+KEY = jax.random.key(3)
 
 
-def ticket(mask, late):
-    return Ticket(1, mask, late, {})
+@cache
+def mine():
+    return own.recipe(checkpoints=(3,), rewind_to=1)
 
 
-def drawn(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    return lth.run(mine(), tmp_path_factory.mktemp("runs") / "mine").path
 
 
-def layers(seed, share=0.4):
-    """Early and late states of two layers and a bias, and a ticket of them."""
-    shapes = {"a": (7, 5), "b": (5, 3), "bias": (3,)}
-    early, late = (
-        {n: drawn([seed, i, j], *s) for j, (n, s) in enumerate(shapes.items())}
-        for i in (0, 1)
+@pytest.fixture
+def run(trunk, tmp_path):
+    return lth.open_run(shutil.copytree(trunk, tmp_path / "mine"), mine())
+
+
+def ends(seed=0):
+    """An early state and a ticket, of one network under Adam, with a norm."""
+    rng = np.random.default_rng(seed)
+    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
+    tx = optax.adam(optax.linear_schedule(0.1, 0.0, 10))
+
+    def network():
+        return {
+            "a": {"kernel": draw(30, 40), "bias": draw(40)},
+            "norm": {"scale": draw(40), "bias": draw(40)},
+        }
+
+    early = init_state(
+        lambda key: (network(), {"mean": draw(40)}), tx, jax.random.key(0)
     )
-    mask: dict = {
-        n: np.random.default_rng([seed, 2, j]).random(shapes[n]) < share
-        for j, n in enumerate(("a", "b"))
+    late = init_state(
+        lambda key: (network(), {"mean": draw(40)}), tx, jax.random.key(0)
+    )
+    mask = {
+        "a": {"kernel": jnp.asarray(rng.uniform(size=(30, 40)) < 0.4), "bias": None},
+        "norm": {"scale": None, "bias": None},
     }
-    mask["a"][0, 0] = mask["b"][0, 0] = True
-    return state(early), ticket(mask | {"bias": None}, state(late, 9))
+    params = masks.apply(late.params, mask)
+    late = late._replace(step=jnp.int32(9), params=params)
+    return early, Ticket(1, mask, late, {})
 
 
-def norm(x):
-    return np.sqrt(np.sum(np.square(np.float64(x))))
+def test_noise_is_as_large_as_it_says():
+    early, ticket = ends()
+    keep = np.asarray(ticket.mask["a"]["kernel"])
+    w, late = (np.asarray(s.params["a"]["kernel"]) for s in (early, ticket.state))
+    for scale in (0.0, 0.5, 2.0):
+        state, mask = ablations.noisy(scale).start(early, ticket, KEY)
+        moved = np.asarray(state.params["a"]["kernel"])
+        assert (moved[~keep] == 0).all()
+        far = np.linalg.norm((moved - w)[keep])
+        np.testing.assert_allclose(
+            far, scale * np.linalg.norm((late - w)[keep]), rtol=1e-5
+        )
+        assert_same(mask, ticket.mask)
+        assert_same(state.params["norm"], early.params["norm"])
+    state, _ = ablations.noisy(0.3, "weights").start(early, ticket, KEY)
+    noise = (np.asarray(state.params["a"]["kernel"]) - w)[keep] / w[keep].std()
+    assert abs(noise.std() - 0.3) < 0.03
+    assert abs(noise.mean()) < 0.05
+    for odd in ({"scale": -1}, {"scale": 1, "relative": "up"}):
+        with pytest.raises(ValueError, match="at least 0|'travelled' or 'weights'"):
+            ablations.noisy(**odd)
 
 
-@settings(max_examples=15)
-@given(st.integers(0, 99), st.sampled_from([0.0, 0.5, 2.0]))
-def test_noise_is_as_long_as_a_share_of_the_way(seed, scale):
-    early, found = layers(seed)
-    start, mask = ablations.noisy(scale).start(early, found, KEY)
-    assert mask is found.mask
-    for name in ("a", "b"):
-        keep, w = mask[name], early.params[name]
-        noise = np.asarray(start.params[name]) - np.where(keep, w, 0)
-        way = norm(found.state.params[name][keep] - w[keep])
-        np.testing.assert_allclose(norm(noise), scale * way, rtol=1e-5)
-        assert not np.asarray(start.params[name])[~keep].any()
-    assert_same(start.params["bias"], early.params["bias"])
-    assert_same(start._replace(params=0), early._replace(params=0))
+def test_norms_of_one_end_stand_on_weights_of_the_other():
+    early, ticket = ends()
+    late = ticket.state
+    for chosen, weights, norms in ((True, early, late), (False, late, early)):
+        state, _ = ablations.norms_swapped(chosen).start(early, ticket, KEY)
+        assert_same(state.params["norm"], norms.params["norm"])
+        assert_same(state.stats, norms.stats)
+        assert_same(state.params["a"], masks.apply(weights.params, ticket.mask)["a"])
+        assert_same(state.opt_state, early.opt_state)
+    none = early._replace(params={"a": early.params["a"]})
+    with pytest.raises(ValueError, match="no normalisation"):
+        ablations.norms_swapped(True).start(none, ticket, KEY)
+    by = ablations.norms_swapped(True, lambda path, leaf: path == "a/bias")
+    state, _ = by.start(early, ticket, KEY)
+    assert_same(state.params["a"]["bias"], late.params["a"]["bias"])
 
 
-@settings(max_examples=15)
-@given(st.integers(0, 99), st.sampled_from([0.0, 0.5, 2.0]))
-def test_noise_in_deviations_of_the_kept_weights(seed, scale):
-    early, found = layers(seed, 0.7)
-    one = ablations.noisy(1, "weights").start(early, found, KEY)[0]
-    many = ablations.noisy(scale, "weights").start(early, found, KEY)[0]
-    keys = jax.random.split(KEY, 3)  # a key for each leaf, in their order
-    for name, key in zip(("a", "b"), keys, strict=False):
-        keep, w = found.mask[name], early.params[name]
-        start = np.where(keep, w, 0)
-        unit = np.asarray(jax.random.normal(key, (w.size,))).reshape(w.shape)
-        wanted = np.where(keep, unit, 0) * np.float64(w[keep]).std()
-        np.testing.assert_allclose(one.params[name] - start, wanted, atol=1e-5)
-        np.testing.assert_allclose(many.params[name] - start, scale * wanted, atol=2e-5)
-
-
-def test_noise_at_a_million_weights():
-    early = state({"w": drawn(0, 1000, 1000)})
-    mask = {"w": drawn(1, 1000, 1000) > 0.8}
-    found = ticket(mask, state({"w": drawn(2, 1000, 1000)}, 9))
-    kept = early.params["w"][mask["w"]]
-    (way, _), (own, _) = (
-        jax.jit(ablations.noisy(0.5, of).start)(early, found, KEY)
-        for of in ("travelled", "weights")
+def test_modes_of_retraining_start_at_one_step_from_one_training():
+    early, ticket = ends()
+    for name in ("weights", "learning_rate", "finetune", "weights_low_rate"):
+        mode = getattr(rewind, name)
+        state, _ = ablations.retrained(mode, name).start(early, ticket, KEY)
+        assert_same(state, mode(early, ticket.state))
+        assert int(state.step) == int(early.step)
+    state, _ = ablations.continued(rewind.finetune).start(early, ticket, KEY)
+    assert_same(state.params, ticket.state.params)
+    source = early._replace(step=jnp.int32(5), params=ticket.state.params)
+    state, _ = ablations.rewound_to("step_5").start(
+        early, ticket, KEY, {"step_5": source}
     )
-    noise = np.asarray(way.params["w"])[mask["w"]] - kept
-    far = norm(found.state.params["w"][mask["w"]] - kept)
-    np.testing.assert_allclose(norm(noise), 0.5 * far, rtol=1e-5)
-    noise = np.asarray(own.params["w"])[mask["w"]] - kept
-    np.testing.assert_allclose(noise.std(), 0.5 * kept.std(), rtol=0.01)
-    assert abs(noise.mean()) < 0.01
+    assert_same(state.params, source.params)
+    assert int(state.step) == int(early.step)
 
 
-@pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf")])
-def test_noise_of_no_scale_is_refused(scale):
-    with pytest.raises(ValueError, match="scale of the noise is at least 0; got"):
-        ablations.noisy(scale)
-    with pytest.raises(ValueError, match="'travelled' or 'weights'; got 'way'"):
-        ablations.noisy(0.1, "way")
+def test_more_and_fewer_steps():
+    recipe = mine()
+    stops = {0.5: (6, 7), 1.0: (6, 12), 2.0: (6, 12, 18, 23), 0.01: (2,)}
+    for share, wanted in stops.items():
+        changed = ablations.lasting(share).changed
+        assert changed is not None
+        assert changed(recipe).stops == wanted
+    with pytest.raises(ValueError, match="above 0"):
+        ablations.lasting(0)
 
 
-def normed(value, step):
-    params = {
-        "conv": {"kernel": jnp.full((2, 3), value), "bias": jnp.full(3, value)},
-        "norm": {"scale": jnp.full(3, value), "bias": jnp.full(3, value)},
-        # Flat: a kernel beside a scale is no norm, nor is what ends with the word.
-        "flat": {"kernel": jnp.full((3, 2), value), "scale": jnp.full(2, value)},
-        "head": {"kernel": jnp.full((2, 2), value), "logit_scale": jnp.full(1, value)},
+def test_mask_distance_and_where_masks_settle():
+    def mask(*bits):
+        return {
+            "a": jnp.array(bits[:3], bool),
+            "b": None,
+            "c": jnp.array(bits[3:], bool),
+        }
+
+    one, two = mask(1, 0, 1, 1, 0), mask(1, 1, 1, 0, 0)
+    assert float(early_bird.distance(one, two)) == pytest.approx(2 / 5)
+    assert early_bird.found_at([one, two, two, two], window=2, close=0.1) == 3
+    assert early_bird.found_at([one, two, one, two], window=2, close=0.1) is None
+    assert early_bird.found_at([one, one], window=2) is None
+    rng = np.random.default_rng(0)
+    many = [rng.uniform(size=10**6) < 0.5 for _ in range(2)]
+    wanted = np.mean(many[0] != many[1])
+    found = early_bird.distance(
+        {"a": jnp.asarray(many[0])}, {"a": jnp.asarray(many[1])}
+    )
+    assert float(found) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_every_branch_by_name_trains_keeps_counts_and_leaves_the_trunk(run):
+    before = own.hashes(run.path)
+    asked = {
+        "order": {"order": 2},
+        "order-order=1": {"at": "3it"},
+        "rewound_to": {"at": "3"},
+        "retrain": {"mode": "finetune"},
+        "noise": {"scale": 0.5},
+        "steps": {"share": 0.6},
+        "early_bird": {"at": "step_3"},
+        "random_mask": {},
+        "continued": {},
     }
-    stats = {"batch_stats": {"norm": {"mean": jnp.full(3, value)}}}
-    return state(params, step, stats, {"mu": jnp.full(1, value)})
+    for name, amounts in asked.items():
+        run.branch(name.partition("-")[0], levels=(2,), **amounts)
+    assert own.hashes(run.path, but=("branches",)) == before
+    called = [
+        *("continued", "early_bird-at=step_3", "noise-scale=0.5", "order-at=3it"),
+        *("order-order=2", "random_mask", "retrain-mode=finetune", "rewound_to-at=3"),
+        "steps-share=0.6",
+    ]
+    assert sorted(run.variants[1:]) == called
+    ticket = run.ticket(2)
+    kept = jax.vmap(masks.count)(ticket.mask).tolist()
+    layers = jax.vmap(masks.densities)(ticket.mask)
+    for name in called:
+        branch = run.ticket(2, name)
+        assert jax.vmap(masks.count)(branch.mask).tolist() == kept
+        dead = jax.tree.map(
+            lambda w, m: np.abs(w[~m]).max(), branch.params, branch.mask
+        )
+        assert max(jax.tree.leaves(dead)) == 0
+        assert branch.step.tolist() == [8 if "share" in name else 12] * 2
+    assert_same(jax.vmap(masks.densities)(run.ticket(2, "random_mask").mask), layers)
+    settings = store.read_branch(store.branches(run.path)["noise-scale=0.5"])[
+        "settings"
+    ]
+    assert settings == {"scale": 0.5, "relative": "travelled"}
+    # Chosen at once, from the weights of step 3, by the run's own criterion.
+    recipe, early = mine(), run.early
+    states = {"step_3": run.checkpoint(3)}
+    grown = jax.tree.map(
+        lambda a, b: np.abs(b) - np.abs(a), early.params, states["step_3"].params
+    )
+    for r in range(2):
+        one = jax.tree.map(lambda x, r=r: jnp.asarray(x[r]), grown)
+        ones = jax.tree.map(lambda m, r=r: jnp.ones_like(m[r]), recipe.mask)
+        wanted = masks.keep_top(one, ones, 0.3)
+        found = jax.tree.map(
+            lambda m, r=r: m[r], run.ticket(2, "early_bird-at=step_3").mask
+        )
+        assert_same(found, wanted)
 
 
-MASK = {
-    "conv": {"kernel": np.array([[1, 0, 1], [0, 1, 1]], bool), "bias": None},
-    "norm": {"scale": None, "bias": None},
-    "flat": {"kernel": np.array([[1, 0], [1, 1], [0, 0]], bool), "scale": None},
-    "head": {"kernel": np.ones((2, 2), bool), "logit_scale": None},
-}
+def test_a_branch_with_amounts_goes_on_to_the_same_bits(run, trunk, tmp_path):
+    whole = lth.open_run(shutil.copytree(trunk, tmp_path / "whole" / "mine"), mine())
+    for name, amounts in (("noise", {"scale": 0.5}), ("steps", {"share": 2.0})):
+        whole.branch(name, levels=(1, 2), **amounts)
+        with pytest.raises(StopError):
+            run.branch(name, levels=(1, 2), watch=stop_after(2), **amounts)
+        run.branch(name, levels=(1, 2), **amounts)
+    assert store.contents(run.path) == store.contents(whole.path)
 
 
-@pytest.mark.parametrize("late", [True, False])
-def test_norms_of_one_end_on_weights_of_the_other(late):
-    early, end = normed(1.0, 3), normed(2.0, 12)
-    start, mask = ablations.norms_swapped(late).start(early, ticket(MASK, end), KEY)
-    weight, norms = (1, 2) if late else (2, 1)
-    assert mask is MASK
-    wanted = {
-        "conv": {"kernel": MASK["conv"]["kernel"] * weight, "bias": [weight] * 3},
-        "norm": {"scale": [norms] * 3, "bias": [norms] * 3},
-        "flat": {"kernel": MASK["flat"]["kernel"] * weight, "scale": [norms] * 2},
-        "head": {"kernel": np.full((2, 2), weight), "logit_scale": [weight]},
+def other_classes(outputs: int):
+    """The same inputs, with another number of classes."""
+    narrow = own.model()
+
+    def init(key):
+        params, stats = narrow.init(key)
+        first, last = params["first"]["kernel"], params["last"]["kernel"]
+        return {
+            "first": {"kernel": first},
+            "last": {"kernel": last[:, :outputs]},
+        }, stats
+
+    model = models.Model(init, narrow.apply)
+
+    def errors(params, stats, batch):
+        outs, _ = narrow.apply(params, stats, batch["points"], True, None)
+        wanted = jax.nn.one_hot(batch["largest"] % outputs, outputs)
+        right = jnp.argmax(outs, -1) == batch["largest"] % outputs
+        loss = jnp.mean(jnp.square(outs - wanted), -1)
+        return {"loss": loss, "accuracy": right.astype(jnp.float32)}
+
+    def loss(params, stats, batch, key):
+        means = jax.tree.map(jnp.mean, errors(params, stats, batch))
+        return means["loss"], (stats, means)
+
+    return own.recipe(
+        model=model, loss=loss, measure=errors, splits=own.splits(7), rewind_to=1
+    )
+
+
+def test_a_ticket_is_carried_to_other_data_under_a_new_head(run):
+    before = own.hashes(run.path)
+    moved = transfer.transferred(lambda: other_classes(2), "two classes", head="new")
+    run.branch(moved, levels=(2,), name="two")
+    assert own.hashes(run.path, but=("branches",)) == before
+    branch, ticket = run.ticket(2, "two"), run.ticket(2)
+    assert branch.params["last"]["kernel"].shape == (2, 6, 2)
+    assert branch.mask["last"]["kernel"].all()
+    assert_same(branch.mask["first"], ticket.mask["first"])
+    assert branch.step.tolist() == [12, 12]
+    same = transfer.transferred(lambda: other_classes(2), "two classes")
+    with pytest.raises(ValueError, match=r"new head.*last/kernel is \[6, 3\] here and"):
+        run.branch(same, levels=(2,), name="same")
+    wide = transfer.transferred(lambda: own.recipe(width=9), "wide", head="new")
+    with pytest.raises(ValueError, match="differ beside their heads: last/kernel"):
+        run.branch(wide, levels=(2,), name="wide")
+    with pytest.raises(ValueError, match="one of early, late, none"):
+        transfer.transferred(mine, "odd", weights="all")
+
+
+@pytest.mark.parametrize("weights", ["early", "late", "none"])
+def test_what_is_carried_beside_the_mask(weights):
+    recipe = mine()
+    early = recipe.init(recipes.keys((0,), recipes.INIT))
+    one = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+    late = one(early)._replace(params=jax.tree.map(lambda w: w[0] + 1, early.params))
+    mask = {
+        "first": {"kernel": jnp.eye(4, 6, dtype=bool)},
+        "last": {"kernel": jnp.ones((6, 3), bool)},
     }
-    jax.tree.map(np.testing.assert_array_equal, start.params, jax.tree.map(
-        np.asarray, wanted, is_leaf=lambda x: isinstance(x, list)
-    ))  # fmt: skip
-    assert_same(start.stats, (end if late else early).stats)
-    assert_same((start.step, start.opt_state), (early.step, early.opt_state))
+    moved = transfer.transferred(mine, "same", weights=weights)
+    state, found = moved.start(one(early), Ticket(1, mask, late, {}), KEY)
+    assert_same(found, mask)
+    drawn = one(recipe.init(KEY[None])).params
+    source = {"early": one(early).params, "late": late.params, "none": drawn}[weights]
+    assert_same(state.params, masks.apply(source, mask))
 
 
-def test_norms_are_told_by_path_or_refused():
-    early, end = normed(1.0, 3), normed(2.0, 12)
-    branch = ablations.norms_swapped(True, lambda path, leaf: path == "conv/bias")
-    start, _ = branch.start(early, ticket(MASK, end), KEY)
-    assert start.params["conv"]["bias"][0] == 2
-    assert start.params["norm"]["scale"][0] == 1
-    plain = state({"w": jnp.ones((2, 2))})
-    with pytest.raises(ValueError, match="no normalisation, no leaf called scale"):
-        ablations.norms_swapped(True).start(plain, ticket({"w": None}, plain), KEY)
+def test_odd_names_and_amounts_are_refused(run, capsys):
+    for what, amounts, said in (
+        ("noise", {"size": 1}, "amounts of the branch noise are scale, relative; got"),
+        ("nois", {}, "branches by name are .*noise.*; got 'nois'"),
+        (
+            "order",
+            {"at": "soon"},
+            "at is a step such as 37it, init or early; got 'soon'",
+        ),
+        ("transfer", {}, "functions of your own is transferred by"),
+        (branches.rewound(), {"scale": 1}, "of your own has its amounts"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run.branch(what, levels=(1,), **amounts)
+    with pytest.raises(store.StoreError, match="needs the state step_9 .* has init"):
+        run.branch("order", levels=(1,), at="9it")
+    assert run.variants == ["ticket"]
+    assert main.command(["branch", str(run.path), "noise", "--scal", "3"]) == 2
+    with pytest.raises(ValueError, match="levels stored of .* are 0,1,2; got 5"):
+        run.measure("densities", levels=(5,))
 
 
-@pytest.mark.parametrize(
-    "module",
-    [models.ResNet(classes=3, depth=20, width=0.25), models.VGG(classes=3, depth=11)],
-)
-def test_the_norms_of_the_networks_there_are(module):
-    model = models.from_linen(module, (32, 32, 3))
-    params, stats = jax.eval_shape(model.init, KEY)
-    ends = (
-        state(jax.tree.map(lambda x, v=v: np.full(x.shape, v, np.float32), params))
-        for v in (1, 2)
-    )
-    early, late = ends
-    nothing = jax.tree.map(lambda x: None, params)
-    start, _ = ablations.norms_swapped(True).start(early, ticket(nothing, late), KEY)
-    count = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(start.params):
-        is_norm = "norm" in jax.tree_util.keystr(path, simple=True, separator="/")
-        assert leaf.min() == leaf.max() == 1 + is_norm
-        count += is_norm
-    averages = len(jax.tree.leaves(stats))
-    assert count == averages > 0  # scale and bias beside mean and variance
+def test_children_of_a_dense_state_begin_where_it_was_stored(run):
+    seen: list[TrainState] = []
+    branch = branches.reordered(1, at="step_3")
 
+    def start(early, ticket, key, states):
+        state, mask = branch.start(early, ticket, key, states)
+        return state, mask
 
-def adam():
-    rate = optax.piecewise_constant_schedule(0.1, {5: 0.1})
-    return optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
-
-
-def trained(tx, steps):
-    params = {"w": jnp.array([1.0, -2.0])}
-    opt_state = tx.init(params)
-    for _ in range(steps):
-        updates, opt_state = tx.update({"w": jnp.array([0.5, 1.0])}, opt_state, params)
-        params = optax.apply_updates(params, updates)
-    return state(params, steps, opt_state=opt_state)
-
-
-def test_a_training_that_is_continued():
-    tx, mask = adam(), {"w": np.array([True, False])}
-    early, late = trained(tx, 3), trained(tx, 12)
-    last, _ = ablations.continued().start(early, ticket(mask, late), KEY)
-    again, _ = ablations.continued(rewind.learning_rate).start(
-        early, ticket(mask, late), KEY
-    )
-    fresh = rewind.make_fresh_moments(rewind.finetune, tx)
-    dropped, kept = ablations.continued(fresh).start(early, ticket(mask, late), KEY)
-    assert kept is mask
-    for one in (last, again, dropped):
-        assert_same(one.params, late.params)
-        assert one.step == 3
-    moments = [s.opt_state[0].mu["w"] for s in (last, again, dropped)]
-    np.testing.assert_array_equal(moments[0], late.opt_state[0].mu["w"])
-    np.testing.assert_array_equal(moments[1], late.opt_state[0].mu["w"])
-    np.testing.assert_array_equal(moments[2], [0, 0])
-    places = [int(s.opt_state[1].count) for s in (last, again, dropped)]
-    assert places == [11, 3, 11]  # of the step that trained last, or of the early state
-
-
-def test_weights_of_another_step_at_the_place_of_the_early_ones():
-    tx, mask = adam(), {"w": np.array([True, False])}
-    early, other = trained(tx, 3), trained(tx, 8)
-    branch = ablations.rewound_to("step_8")
-    assert (branch.needs, branch.title) == (("step_8",), "weights of step 8")
-    start, _ = branch.start(early, ticket(mask, early), KEY, {"step_8": other})
-    assert_same(start.params, other.params)
-    assert_same(start.opt_state[0].mu, other.opt_state[0].mu)
-    assert (int(start.step), int(start.opt_state[1].count)) == (3, 3)
-
-
-def test_another_order_from_a_checkpoint():
-    early, found = layers(0)
-    branch = branches.reordered(2, at="step_8")
-    assert branch.settings == {"order": 2, "at": "step_8"}
-    start, mask = branch.start(early, found, KEY, {"step_8": found.state})
-    assert start is found.state
-    assert (branch.order, branch.needs, mask is found.mask) == (2, ("step_8",), True)
-
-
-def test_as_many_of_each_layer_at_random():
-    early, found = layers(1)
-    draws = [branches.random_mask().start(early, found, k)[1]
-             for k in jax.random.split(KEY, 4)]  # fmt: skip
-    for name in ("a", "b"):
-        counts = {int(np.sum(mask[name])) for mask in draws}
-        assert counts == {int(found.mask[name].sum())}
-    assert len({np.asarray(mask["a"]).tobytes() for mask in draws}) == 4
-
-
-class Lengths:
-    """Of a recipe what says how long it trains."""
-
-    def __init__(self, stops, rewind_to):
-        self.stops, self.rewind_to = stops, rewind_to
-
-    def _replace(self, stops):
-        return Lengths(stops, self.rewind_to)
-
-
-@pytest.mark.parametrize(
-    ("share", "stops", "wanted"),
-    [
-        (1, (6, 12), (6, 12)),
-        (2, (6, 12), (6, 12, 18, 21)),  # 3 + 2 * 9
-        (1 / 3, (6, 12), (6,)),
-        (0.01, (6, 12), (4,)),  # one step at least
-        (1.5, (5, 10, 12), (5, 10, 12, 17)),  # the last gap was what was left over
-        (3, (12,), (12, 24, 30)),
-    ],
-)
-def test_fewer_and_more_steps(share, stops, wanted):
-    changed = ablations.lasting(share).changed
-    assert changed is not None
-    assert changed(Lengths(stops, 3)).stops == wanted
-
-
-@pytest.mark.parametrize("share", [0, -1, float("nan"), float("inf")])
-def test_a_share_that_leaves_no_step_is_refused(share):
-    with pytest.raises(ValueError, match="share of the steps is above 0; got"):
-        ablations.lasting(share)
-
-
-def test_a_ticket_retrained_in_another_mode_starts_from_the_level_before():
-    early, found = layers(2)
-    before = layers(3)[1]
-
-    class Known:
-        prune = staticmethod(lambda *args: found.mask)
-
-    branch = ablations.retrained(rewind.finetune, "finetune")
-    assert branch.prune is not None
-    pruned = branch.prune(Known, early, before, 0.4, KEY)
-    assert pruned.state is before.state
-    chosen = found._replace(mask=pruned.mask, state=pruned.state)
-    start, mask = branch.start(early, chosen, KEY)
-    assert mask is found.mask
-    assert_same(start.params, before.state.params)
-    fresh = ablations.retrained(rewind.weights, "reinit", lambda key: before.state)
-    assert_same(fresh.start(early, chosen, KEY)[0].params, before.state.params)
-
-
-def test_branches_are_found_in_their_rooms():
-    assert lottery.ablations is ablations
+    run.branch(branch._replace(start=start), levels=(0,), name="child")
+    recipe = mine()
+    state = recipe.init(recipes.keys(recipe.replicates, recipes.INIT))
+    order = recipes.keys(recipe.replicates, recipes.TRAIN)
+    at = lottery.advanced(recipe, state, 3, order)
+    late, _ = lottery.fit(recipe, at, recipe.mask, order=1)
+    assert_same(run.ticket(0, "child").params, late.params)
+    assert not seen

@@ -130,9 +130,9 @@ def test_more_steps_are_measured_where_they_end(run):
 
 def test_an_early_mask_is_that_of_the_stored_step(run):
     run.branch("early_bird", (2,), at="4it")
-    settled = {"at": "4it,6it,8it", "window": 2, "close": 1.0}
+    settled = {"at": "4it,6it,8it", "window": 1, "close": 1.0}
     run.branch("early_bird", (2,), **settled)  # the second: any distance is near
-    steps = {"early_bird-at=4it": 4, "early_bird-at=4it,6it,8it-window=2-close=1.0": 6}
+    steps = {"early_bird-at=4it": 4, "early_bird-at=4it,6it,8it-window=1-close=1.0": 6}
     early = run.early.params
     for name, step in steps.items():
         mask, state = run.ticket(2, name).mask, run.checkpoint(step)
@@ -150,7 +150,7 @@ REFUSED = [
         {"at": "7it"},
         "step_7 .* init, step_4, step_6, step_8, early",
     ),
-    (("early_bird",), {"at": "4it,6it"}, "at least 5, the masks of .* step_4, step_6"),
+    (("early_bird",), {"at": "4it,6it"}, "at least 6: one, and 5 .* step_4, step_6"),
     (("early_bird",), {"at": "soon"}, "a step such as 37it, init or early; got 'soon'"),
     (("early_bird", (0, 1)), {}, "early_bird prunes, and nothing at level 0 is"),
     (("noise",), {"scal": 1}, "amounts of the branch noise are scale, relative; got"),

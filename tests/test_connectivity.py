@@ -12,7 +12,7 @@ from lth import analysis, lottery, masks
 from lth.analysis import connectivity, overlap
 from lth.lottery import recipe as recipes
 from lth.lottery.recipe import TRAIN
-from lth.train import TrainState
+from lth.train import TrainState, averaging
 from tests import own
 
 
@@ -151,7 +151,7 @@ def test_nothing_is_compiled_for_a_point_a_child_or_a_level(children):
     counts = []
 
     def measure(s):
-        counts.append(connectivity._mixed._cache_size())
+        counts.append(averaging._mixed._cache_size())
         return recipe.measures["test"](s)
 
     for level in range(3):

@@ -3,7 +3,6 @@
 import errno
 import importlib.util
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -88,14 +87,14 @@ def test_a_report_does_without_the_environment(run, content, capsys):
     ],
 )
 def test_odd_fields(run, field, odd, capsys):
-    content = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**content, field: odd}))
+    content = store.read_config(run)
+    (run / "config.json").write_text(store.sealed({**content, field: odd}))
     assert main.command(["show", str(run)]) == 5
     said = capsys.readouterr().err
     assert "config.json is damaged" in said
     assert field in said
     del content[field]
-    (run / "config.json").write_text(json.dumps(content))
+    (run / "config.json").write_text(store.sealed(content))
     args = ["--runs", str(run.parent), "--quiet"]
     if field == "work":  # it is counted once the trunk is trained
         assert main.command(["run", "digits", *FAST, *args]) == 0

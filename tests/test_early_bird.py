@@ -37,27 +37,27 @@ A, B, C = "1" * 10 + "0" * 10, "1" * 9 + "0" * 9 + "11", "0" * 10 + "1" * 10
 @pytest.mark.parametrize(
     ("drawn", "window", "close", "place"),
     [
-        ([A] * 4, 5, 0.1, None),  # the queue is not full
-        ([A] * 5, 5, 0.1, 4),
-        ([C, A, A, A, A, A], 5, 0.1, 5),
-        ([A, A, A, A, C, A, A, A, A, A], 5, 0.1, 9),
-        ([A, B, A, B], 2, 0.1, None),  # 3 of 20 apart
-        ([A, B, A, B], 2, 0.16, 1),
-        ([A, B], 2, 3 / 20, None),  # below, not at
-        ([C, A, A], 2, 0.1, 2),
+        ([A] * 5, 5, 0.1, None),  # there must be as many before it
+        ([A] * 6, 5, 0.1, 5),
+        ([C, A, A, A, A, A, A], 5, 0.1, 6),
+        ([A, A, A, A, C, A, A, A, A, A, A], 5, 0.1, 10),
+        ([A, B, A, B], 1, 0.1, None),  # 3 of 20 apart
+        ([A, B, A, B], 1, 0.16, 1),
+        ([A, B], 1, 3 / 20, None),  # below, not at
+        ([C, A, A], 1, 0.1, 2),
     ],
 )
 def test_when_masks_settle_by_hand(drawn, window, close, place):
     assert early_bird.found_at([bits(x) for x in drawn], window, close) == place
 
 
-@given(st.integers(0, 2**20), st.integers(2, 4), st.sampled_from([0.1, 0.2, 0.4]))
+@given(st.integers(0, 2**20), st.integers(1, 3), st.sampled_from([0.1, 0.2, 0.4]))
 def test_when_masks_settle_restated(seed, window, close):
     rng = np.random.default_rng(seed)
     rows = np.cumsum(rng.random((8, 12)) < 0.08, 0) % 2 == 0
     wanted = None
-    for t in range(window - 1, 8):
-        apart = (rows[t - window + 1 : t] != rows[t]).mean(1)
+    for t in range(window, 8):
+        apart = (rows[t - window : t] != rows[t]).mean(1)
         if apart.max() < close:
             wanted = t
             break
@@ -67,7 +67,7 @@ def test_when_masks_settle_restated(seed, window, close):
 @pytest.mark.parametrize(
     ("window", "close", "said"),
     [
-        (1, 0.1, "window is at least 2 masks; got 1"),
+        (0, 0.1, "window is at least 1 mask; got 0"),
         (5, 0, r"close is .* in \(0, 1\]; got 0"),
         (5, float("nan"), "got nan"),
     ],
@@ -77,13 +77,13 @@ def test_what_never_settles_is_refused(window, close, said):
         early_bird.found_at([], window, close)
 
 
-def test_several_steps_fill_the_queue_or_are_refused():
-    with pytest.raises(ValueError, match="at least 5, the masks of .*; got a, b$"):
+def test_several_steps_are_enough_or_are_refused():
+    with pytest.raises(ValueError, match="at least 6: one, and 5 before it; got a, b$"):
         early_bird.early_bird(("a", "b"))
     with pytest.raises(ValueError, match="got none"):
         early_bird.early_bird(())
     assert early_bird.early_bird(("step_3",)).title == "mask of step 3"
-    assert early_bird.early_bird(("a", "b"), window=2).needs == ("a", "b")
+    assert early_bird.early_bird(("a", "b"), window=1).needs == ("a", "b")
 
 
 def weights(*rows):
@@ -115,11 +115,11 @@ def test_each_replicate_takes_the_mask_that_settled_first():
     }
     pruned = {"w": np.array([[True, False, False, False]] * 2)}  # of the level before
     before = Ticket(1, pruned, early, {})
-    branch = early_bird.early_bird(tuple("abcde"), window=2)
+    branch = early_bird.early_bird(tuple("abcde"), window=1)
     assert branch.prune is not None
     mask = branch.prune(Known, early, before, 0.5, None, states)
     np.testing.assert_array_equal(mask["w"], [[0, 0, 1, 1], [0, 0, 1, 1]])
-    never = early_bird.early_bird(("a", "c"), window=2)
+    never = early_bird.early_bird(("a", "c"), window=1)
     assert never.prune is not None
     mask = never.prune(Known, early, before, 0.5, None, states)
     np.testing.assert_array_equal(mask["w"], [[1, 1, 0, 0], [0, 0, 1, 1]])

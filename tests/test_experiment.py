@@ -1,7 +1,6 @@
 """Whole runs, small ones: resuming, controls, replicates, compilations, failures."""
 
 import functools
-import json
 import shutil
 from dataclasses import replace
 
@@ -447,14 +446,14 @@ def test_what_does_not_fit_the_training_is_refused_before_it(
 def test_a_run_is_not_continued_on_other_data(unbroken, tmp_path):
     path = tmp_path / unbroken.name
     shutil.copytree(unbroken, path)
-    content = json.loads((path / "config.json").read_text())
-    text = json.dumps({**content, "data": "of another file"})
+    content = store.read_config(path)
+    text = store.sealed({**content, "data": "of another file"})
     (path / "config.json").write_text(text)
     with pytest.raises(store.StoreError, match="was trained on other data"):
         start(replace(SMALL, levels=4), "small", tmp_path)
     with pytest.raises(store.StoreError, match="was trained on other data"):
         lth.open_run(path).recipe()
-    (path / "config.json").write_text(json.dumps({**content, "id": "abc"}))
+    (path / "config.json").write_text(store.sealed({**content, "id": "abc"}))
     with pytest.raises(store.StoreError, match="holds the run abc of another config"):
         start(SMALL, "small", tmp_path)
 

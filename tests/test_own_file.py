@@ -148,7 +148,7 @@ def test_a_run_of_a_file_is_added_to_branched_and_measured(study, capsys):
     assert "initial weights trained" in capsys.readouterr().out
     assert lth.open_run(study / "runs" / near).ticket(0, "near").level == 0
     assert main.command(["branch", near, "far"]) == 2
-    assert "branches by name are near; got 'far'" in capsys.readouterr().err
+    assert "branches by name are near, reinit, " in capsys.readouterr().err
     assert main.command(["measure", path.name, "densities", "--levels", "1,2"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("first/kernel") == shown.count("last/kernel") == 2

@@ -1,7 +1,6 @@
 """The run directory: round trips, damage, other formats and processes, full disks."""
 
 import errno
-import json
 import re
 import shutil
 from pathlib import Path
@@ -132,7 +131,7 @@ def write_config(run, **changes):
     content = {"format": store.FORMAT, "id": "abc", "name": "digits", "data": "d"}
     content |= {"preset": "digits", "replicates": [[0]], "work": {}, "config": {}}
     content |= changes
-    (run / "config.json").write_text(json.dumps(content))
+    (run / "config.json").write_text(store.sealed(content))
 
 
 def test_runs_of_another_format_are_refused(tmp_path):

@@ -293,3 +293,19 @@ def test_the_doctors_verdict_is_kept_with_a_run_that_asks_for_it(run, monkeypatc
     assert "doctor" in sessions_of(run)[-2]
     assert "doctor" not in sessions_of(run)[-1]
     assert main.command(["doctor", "--record", str(run / "none")]) == 5
+
+
+@pytest.mark.parametrize("name", ["config.json", "branch.json"])
+def test_a_description_that_was_changed_is_refused(tmp_path, name):
+    """Also where the change says nothing about what was trained."""
+    run = lth.open_run(start(replace(SMALL, controls="reinit"), "small", tmp_path).path)
+    (path,) = run.path.rglob(name)
+    field = {"config.json": "preset", "branch.json": "title"}[name]
+    content = json.loads(path.read_text())
+    bare = {k: v for k, v in content.items() if k != "seal"}
+    for changed in ({**content, field: "other"}, bare):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(store.StoreError, match=f"{name} was changed"):
+            _ = lth.open_run(run.path).titles
+    path.write_text(json.dumps(content))
+    assert lth.open_run(run.path).titles == {"reinit": "fresh initialisation"}

@@ -294,7 +294,7 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
         options = {"name": flags.name, "watch": watch, "saving": saving}
         return front.train(built, name, flags.runs, **options)
 
-    return _trained(start, flags.quiet, first)
+    return _trained(start, flags.quiet, first, built.recipe)
 
 
 def _run_own(source: str, args: list[str]) -> int:
@@ -326,7 +326,7 @@ def _run_own(source: str, args: list[str]) -> int:
         options = {"about": facts, "watch": watch, "saving": saving}
         return front.train_own(recipe, path, **options)
 
-    return _trained(start, flags.quiet, "dense")
+    return _trained(start, flags.quiet, "dense", recipe)
 
 
 def _saving(text: str) -> Any:
@@ -373,15 +373,15 @@ def _checked(made: Any, source: str) -> Any:
     return made
 
 
-def _trained(start: Callable[[Any], Any], quiet: bool, first: str) -> int:
-    """Train, and say what came of it; the exit code."""
+def _trained(start: Callable[[Any], Any], quiet: bool, first: str, recipe: Any) -> int:
+    """Train by a recipe, and say what came of it; the exit code."""
     from lth.lab import devices, stored
 
     with terminal.progress(quiet, first) as watch, _leaving():
         outcome = start(watch)
     if not devices.first_process():
         return 3 if outcome.failed else 0
-    opened = stored.open_run(outcome.path)
+    opened = stored.open_run(outcome.path, recipe)
     code = _conclude(opened, quiet)
     if not quiet:
         spent, compiling = outcome.seconds, outcome.compiling
@@ -422,6 +422,13 @@ def _complain(found: Any, all_failed: dict) -> None:
             f"lth: the mask of replicate {replicate} keeps nothing of {path} at level "
             f"{level}"
         )
+    for level, replicate, layers, units in found.cut_off():
+        if replicate not in failed and units:
+            also = f", and {layers} layers are cut off" if layers else ""
+            terminal.errors.print(
+                f"lth: in replicate {replicate} at level {level} no path from an input "
+                f"to an output goes through {units} units{also}"
+            )
     learn = found.config.learn if found.config else Learn()
     charged = (
         f", or --learn.penalty {learn.penalty:g} of {learn.method} left no weight"

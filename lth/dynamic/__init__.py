@@ -12,6 +12,7 @@ from lth.dynamic.rules import (
     sparse_evolution,
     static,
 )
+from lth.dynamic.structured import srigl
 from lth.dynamic.transform import (
     GATES,
     Log,
@@ -41,6 +42,7 @@ __all__ = [
     "rules",
     "sparse_evolution",
     "sparsify",
+    "srigl",
     "state_of",
     "static",
 ]

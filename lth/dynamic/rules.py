@@ -182,12 +182,7 @@ def sparse_evolution(
 
 
 def _drop_and_grow(density, times, drop, grow, regrow) -> Rule:
-    begin, end, every = times
-    if not 1 <= begin < end or every < 1:
-        raise ValueError(
-            "updates run from begin_step to before end_step, 1 <= begin_step < "
-            f"end_step, every frequency >= 1 steps; got {begin}, {end}, {every}"
-        )
+    when, updates = exchanges(*times)
 
     def update(step, params, mask, grads, key):
         fraction, scores = drop(step), grow(grads, key)
@@ -205,11 +200,24 @@ def _drop_and_grow(density, times, drop, grow, regrow) -> Rule:
 
         return jax.tree.map(leaf, params, mask, scores)
 
+    return Rule(static(density).start, update, when, updates)
+
+
+def exchanges(begin: int, end: int, every: int) -> tuple[Callable, int]:
+    """Return the `when` of weights dropped and grown in turn, and how often that is.
+
+    Raises ValueError unless 1 <= begin < end, and every >= 1.
+    """
+    if not 1 <= begin < end or every < 1:
+        raise ValueError(
+            "updates run from begin_step to before end_step, 1 <= begin_step < "
+            f"end_step, every frequency >= 1 steps; got {begin}, {end}, {every}"
+        )
+
     def when(step):
         return (step >= begin) & (step < end) & ((step - begin) % every == 0)
 
-    start = static(density).start
-    return Rule(start, update, when, -(-(end - begin) // every))
+    return when, -(-(end - begin) // every)
 
 
 def ac_dc(

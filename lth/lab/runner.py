@@ -281,13 +281,14 @@ def _hang(
     if not names:
         return
     folders = {name: _folder(unit, name, recipe.branches[name]) for name in names}
+    states = _needed(recipe, unit, names)
     with contextlib.ExitStack() as stack:
         for name, folder in folders.items():
             _first(stack.enter_context, store.claim(folder))
             _first(_prepare_branch, folder, name, recipe.branches[name])
             if not _missing(folder, _wanted(recipe, unit, levels)):
                 _first(store.drop_trainings, folder)
-        first, states = early(recipe, unit), _needed(recipe, unit, names)
+        first = early(recipe, unit)
         for level in _wanted(recipe, unit, levels):
             left = [n for n in names if _missing(folders[n], [level])]
             if not left:

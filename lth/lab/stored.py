@@ -15,7 +15,7 @@ import pandas as pd
 
 from lth import lottery, masks, results
 from lth.lab import config, keeping, runner, store
-from lth.lab.build import assemble, branching, names, naming
+from lth.lab.build import assemble, branching, names, naming, probing
 from lth.lab.config import identity, parse, presets
 from lth.lab.keeping import Saving
 from lth.lottery import Branch, Recipe, Ticket
@@ -422,6 +422,7 @@ class Run:
             for _, unit in self._units
         ]
         order = ["level", "metric", "replicate"]
+        tables = [t for t in tables if len(t)] or tables[:1]
         return pd.concat(tables).sort_values(order, kind="stable", ignore_index=True)
 
     def _loader(self, unit: Path, level: int, like: Any) -> Callable[..., Ticket]:
@@ -454,6 +455,30 @@ class Run:
             for path, by_replicate in kept.items()
             for i in np.flatnonzero(by_replicate == 0)
         ]
+
+    def cut_off(self) -> list[tuple[int, int, int, int]]:
+        """List what no path from an input to an output goes through, at the last level.
+
+        Of each replicate of which there is something: the level, the replicate, and how
+        many layers and how many units are cut off. Nothing where it is not known what
+        is learned, or how the network is put together.
+        """
+        recipe, found = self.recipe(), []
+        if recipe.objective is None or not self.levels or not self.levels[-1]:
+            return []
+        level, probe = self.levels[-1], probing.paths()
+        for group, unit in self._units:
+            part = lottery.only(recipe, group)
+            early = runner.early(part, unit)
+            ticket = store.load(unit, level, (part.mask, early))
+            try:
+                numbers = probe(part, early, ticket)
+            except ValueError:
+                return []
+            for i, replicate in enumerate(group):
+                counts = numbers["severed"][i], numbers["units"][i]
+                found += [(level, replicate, *counts)] * any(counts)
+        return found
 
     def densities(self) -> dict[int, dict[str, float]]:
         """Return the density of each layer at each level, mean over replicates."""

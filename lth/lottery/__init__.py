@@ -1,6 +1,14 @@
 """The lottery: prune, rewind, retrain, again and again; and what hangs off a ticket."""
 
-from lth.lottery import ablations, branches, early_bird, rewind, starts, transfer
+from lth.lottery import (
+    ablations,
+    averaging,
+    branches,
+    early_bird,
+    rewind,
+    starts,
+    transfer,
+)
 from lth.lottery.branches import Branch, Frozen, Pruned
 from lth.lottery.loop import (
     Prune,
@@ -11,7 +19,15 @@ from lth.lottery.loop import (
     prune_untrained,
 )
 from lth.lottery.pruning import make_prune, make_prune_early
-from lth.lottery.recipe import Objective, Recipe, check, fingerprint, keys, only
+from lth.lottery.recipe import (
+    Objective,
+    Recipe,
+    Training,
+    check,
+    fingerprint,
+    keys,
+    only,
+)
 from lth.lottery.trainings import (
     advanced,
     branched,
@@ -31,8 +47,10 @@ __all__ = [
     "Recipe",
     "Ticket",
     "Train",
+    "Training",
     "ablations",
     "advanced",
+    "averaging",
     "branched",
     "branches",
     "check",

@@ -138,17 +138,15 @@ def norms_swapped(
         ends = early, ticket.state
         weights, norms = ends if late else ends[::-1]
         chosen = is_norm or _beside_a_scale(masks.paths(early.params))
-        count = 0
+        leaves = jax.tree_util.tree_leaves_with_path(early.params)
+        known = {masks.name(p) for p, w in leaves if chosen(masks.name(p), w)}
+        if not known:
+            raise ValueError("the network has no normalisation, no leaf called scale")
 
         def leaf(path, w, n):
-            nonlocal count
-            taken = chosen(masks.name(path), w)
-            count += taken
-            return n if taken else w
+            return n if masks.name(path) in known else w
 
         params = jax.tree_util.tree_map_with_path(leaf, weights.params, norms.params)
-        if not count:
-            raise ValueError("the network has no normalisation, no leaf called scale")
         params = masks.apply(params, ticket.mask)
         return early._replace(params=params, stats=norms.stats), ticket.mask
 

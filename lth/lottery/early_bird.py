@@ -30,15 +30,15 @@ def distance(mask: masks.Mask, other: masks.Mask) -> jax.Array:
 def found_at(
     drawn: Sequence[masks.Mask], window: int = WINDOW, close: float = CLOSE
 ) -> int | None:
-    """Return the place of the first mask that is near all others in the queue.
+    """Return the place of the first mask that is near all of those just before it.
 
-    The queue holds the last masks, that one among them. So does the code published
-    with the paper; its Algorithm 1 queues the distances of successive masks.
+    Five distances stand in the queue, each of that mask to one before. The code
+    published with the paper queues five masks, so four distances; its Algorithm 1
+    queues those of successive masks.
 
     Args:
       drawn: Masks of one network at rising steps of its training.
-      window: How many masks the queue holds, at least 2; before it is full none is
-        found.
+      window: How many masks before it are looked at, at least 1; there must be as many.
       close: The distance below which masks are near, in (0, 1].
 
     Returns:
@@ -48,16 +48,16 @@ def found_at(
       ValueError: for a window or a distance that cannot be.
     """
     _check(window, close)
-    for i in range(window - 1, len(drawn)):
-        queue = drawn[i - window + 1 : i]
-        if max(float(distance(drawn[i], old)) for old in queue) < close:
+    for i in range(window, len(drawn)):
+        apart = [float(distance(drawn[i], old)) for old in drawn[i - window : i]]
+        if max(apart) < close:
             return i
     return None
 
 
 def _check(window: int, close: float) -> None:
-    if window < 2:
-        raise ValueError(f"window is at least 2 masks; got {window}")
+    if window < 1:
+        raise ValueError(f"window is at least 1 mask; got {window}")
     if not 0 < close <= 1:
         raise ValueError(f"close is a distance of masks, in (0, 1]; got {close}")
 
@@ -84,14 +84,15 @@ def early_bird(
       The branch; there is none of the dense network.
 
     Raises:
-      ValueError: for several checkpoints that are too few to fill the queue.
+      ValueError: for several checkpoints that are too few to settle.
     """
     _check(window, close)
     at = tuple(at)
-    if not at or 1 < len(at) < window:
+    if not at or 1 < len(at) <= window:
         raise ValueError(
-            f"an early-bird mask is that of one step, or the first to settle of at "
-            f"least {window}, the masks of the queue; got {', '.join(at) or 'none'}"
+            "an early-bird mask is that of one step, or the first to settle of at "
+            f"least {window + 1}: one, and {window} before it; got "
+            f"{', '.join(at) or 'none'}"
         )
 
     def prune(recipe, early, before, density, keys, states):

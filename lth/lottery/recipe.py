@@ -70,6 +70,15 @@ class Objective(NamedTuple):
     examples: Callable[[], Iterator[Any]]
 
 
+class Training(NamedTuple):
+    """Holds a training before its first step."""
+
+    level: int  # of the ticket that it makes, or hangs off
+    state: TrainState  # of all replicates, for each of `orders`: [k, …]
+    mask: masks.Mask
+    orders: tuple[int, ...]  # name those of the data; 0 is that of the trunk
+
+
 class Recipe(NamedTuple):
     """Holds what a run is made of. Arrays lead with the replicate axis r.
 
@@ -108,10 +117,14 @@ class Recipe(NamedTuple):
     piece: int = 0
     # Where a training is kept while it is under way; a laboratory says so.
     keep: Keep | None = None
+    # How a network is trained, dense ones too; None: `train` once (`averaging`).
+    trained: "Trained | None" = None
 
 
 # (recipe, watch) -> the ticket of level 0, and trees to store beside it, by name
 First = Callable[[Recipe, Watch], tuple[Ticket, dict[str, Any]]]
+# (recipe, training, watch) -> the trained state [k, …] and its curves
+Trained = Callable[[Recipe, Training, Watch], tuple[TrainState, Metrics]]
 
 
 def keys(replicates: Sequence[int], stream: int, level: int = 0) -> Keys:

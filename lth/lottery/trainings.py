@@ -25,6 +25,7 @@ from lth.lottery.recipe import (
     First,
     Keys,
     Recipe,
+    Training,
     Watch,
     check_like,
     drawn,
@@ -60,7 +61,7 @@ def fit(
     Returns:
       The trained state and its curves.
     """
-    return _fit(recipe, state, mask, keys(recipe.replicates, TRAIN, order), watch)
+    return fit_in(recipe, state, mask, keys(recipe.replicates, TRAIN, order), watch)
 
 
 def advanced(recipe: Recipe, state: TrainState, step: int, order: Keys) -> TrainState:
@@ -76,10 +77,43 @@ def advanced(recipe: Recipe, state: TrainState, step: int, order: Keys) -> Train
       The state at that step.
     """
     by = recipe._replace(measures={}, stops=(step,))
-    return _fit(by, state, recipe.mask, order, ignore)[0]
+    return fit_in(by, state, recipe.mask, order)[0]
 
 
-def _fit(recipe, state, mask, order, watch):
+def trained(
+    recipe: Recipe, training: Training, watch: Watch = ignore
+) -> tuple[TrainState, Metrics]:
+    """Train as `recipe.trained` says: once, by default."""
+    if recipe.trained is not None:
+        return recipe.trained(recipe, training, watch)
+    order = ordered(recipe, training.orders)
+    return fit_in(recipe, training.state, training.mask, order, watch)
+
+
+def ordered(recipe: Recipe, orders: Sequence[int]) -> Keys:
+    """Return the keys of all replicates in orders of the data: [orders * r]."""
+    return _joined([keys(recipe.replicates, TRAIN, order) for order in orders])
+
+
+def fit_in(
+    recipe: Recipe,
+    state: TrainState,
+    mask: masks.Mask,
+    order: Keys,
+    watch: Watch = ignore,
+) -> tuple[TrainState, Metrics]:
+    """Train as `fit` does, as many networks as there are keys.
+
+    Args:
+      recipe: What the run is made of.
+      state: Where to start, [k, …].
+      mask: Under what, [k, …].
+      order: The keys [k] that name the order of the data.
+      watch: Is told each measurement.
+
+    Returns:
+      The trained state and its curves.
+    """
     return train.fit(
         state,
         mask,
@@ -88,12 +122,12 @@ def _fit(recipe, state, mask, order, watch):
         stops=recipe.stops,
         watch=watch,
         keep=recipe.keep,
-        piece=_piece(recipe),
+        piece=piece(recipe),
     )
 
 
-def _piece(recipe: Recipe) -> int:
-    """Where a training may be cut; not at all if its function takes no sums."""
+def piece(recipe: Recipe) -> int:
+    """Say where a training may be cut; not at all if its function takes no sums."""
     taken = inspect.signature(recipe.train).parameters.values()
     several = any(p.kind is p.VAR_POSITIONAL for p in taken)
     return recipe.piece if several or len(taken) >= 5 else 0
@@ -101,8 +135,8 @@ def _piece(recipe: Recipe) -> int:
 
 def trained_dense(recipe: Recipe, watch: Watch = ignore) -> tuple[Ticket, dict]:
     """Return level 0 as the network trained whole."""
-    trained = fit(recipe, drawn(recipe), recipe.mask, watch)
-    return Ticket(0, recipe.mask, *trained), {}
+    training = Training(0, drawn(recipe), recipe.mask, (0,))
+    return Ticket(0, recipe.mask, *trained(recipe, training, watch)), {}
 
 
 def trained_masked(
@@ -158,7 +192,9 @@ def next_ticket(
         early,
         ticket._replace(state=pruned.state),
         recipe.densities[ticket.level],
-        train=lambda state, mask: fit(recipe, state, mask, watch),
+        train=lambda state, mask: trained(
+            recipe, Training(level, state, mask, (0,)), watch
+        ),
         prune=lambda state, mask, density: pruned.mask,
         rewind=lambda early, late: recipe.rewind(early, late, fresh),
     )
@@ -213,14 +249,13 @@ def branched(
         _start(recipe, by, branch, name, early, ticket, before, states)
         for name, branch in zip(names, chosen, strict=True)
     ]
-    orders = [keys(recipe.replicates, TRAIN, branch.order) for branch in chosen]
-    begun, under = ([pair[i] for pair in starts] for i in (0, 1))
-    mask = _joined(under)
-    state, metrics = _fit(by, _joined(begun), mask, _joined(orders), watch)
-    trained: list[Any] = [(mask, state, metrics)]
+    orders = tuple(branch.order for branch in chosen)
+    begun, mask = (_joined([pair[i] for pair in starts]) for i in (0, 1))
+    state, metrics = trained(by, Training(ticket.level, begun, mask, orders), watch)
+    parts: list[Any] = [(mask, state, metrics)]
     if len(names) > 1:
-        trained = _parted((mask, state, metrics), len(names), len(recipe.replicates))
-    return [judged(Ticket(ticket.level, *part), ticket) for part in trained]
+        parts = _parted((mask, state, metrics), len(names), len(recipe.replicates))
+    return [judged(Ticket(ticket.level, *part), ticket) for part in parts]
 
 
 def _parted(tree: Any, parts: int, count: int) -> list:

@@ -67,18 +67,19 @@ def transferred(
             )
         ours, theirs = (_one(recipes.shapes(r).params) for r in (recipe, there()))
         fits(ours, theirs, head)
-        return recipes.only(there(), recipe.replicates)
+        new = recipes.only(there(), recipe.replicates)
+        return new._replace(trained=recipe.trained)
 
     def init(key):
         return jax.tree.map(lambda x: x[0], there().init(key[None]))
 
     def start(early, ticket, key):
-        drawn, places = jax.random.split(key)
-        fresh = init(drawn)._replace(step=early.step)
+        fresh = init(key)._replace(step=early.step)
         if jax.tree.structure(fresh.opt_state) == jax.tree.structure(early.opt_state):
-            fresh = rewinding.make_reinit(init, drawn)(early, early)
+            fresh = rewinding.make_reinit(init, key)(early, early)
         new = fits(early.params, fresh.params, head)
         source = {"early": early, "late": ticket.state, "none": fresh}[weights]
+        places = jax.random.fold_in(key, 2**31)  # beyond those that `init` splits off
         at_random = places if head == "random" else None
         mask = _mask(ticket.mask, fresh.params, new, at_random)
         params = masks.apply(_carried(source.params, fresh.params), mask)

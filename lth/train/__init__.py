@@ -1,6 +1,6 @@
 """Training: one step, many steps in one compiled loop, losses, curves."""
 
-from lth.train import optimizers
+from lth.train import averaging, optimizers
 from lth.train.loop import (
     Keep,
     Unfinished,
@@ -37,6 +37,7 @@ __all__ = [
     "TrainState",
     "Unfinished",
     "add_sums",
+    "averaging",
     "classification",
     "copied",
     "fit",

@@ -189,8 +189,8 @@ def early_bird_mask(
       s: What there is to start from.
       at: The step, such as 37it, if it is one of --checkpoint-at; or init, or early,
         the rewind point. Of several, 10it,20it,…, the first whose mask has settled.
-      window: Masks that are compared to say so, at least 2.
-      close: The share of weights in which each may differ from the last, in (0, 1].
+      window: Masks before it that it is compared with to say so, at least 1.
+      close: The share of weights in which they differ less, in (0, 1].
 
     Returns:
       The branch.

@@ -345,11 +345,13 @@ def make_frozen(task: Task, tx: Any, plan: devices.Plan) -> Callable:
     @cache
     def made():
         loss, measure = lottery.branches.on_frozen(task.loss, task.measure)
-        return programs(task._replace(loss=loss, measure=measure), tx, plan)
+        frozen = task._replace(loss=loss, measure=measure)
+        return *programs(frozen, tx, plan), objective(frozen, plan).reestimate
 
     def changed(recipe):
-        step, measures = made()
-        return recipe._replace(train=step, measures=measures)
+        step, measures, settle = made()
+        known = recipe.objective and recipe.objective._replace(reestimate=settle)
+        return recipe._replace(train=step, measures=measures, objective=known)
 
     return changed
 

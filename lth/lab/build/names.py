@@ -356,6 +356,9 @@ PROBES: dict[str, Callable[..., probing.Probe]] = {
     "overlap": probing.overlaps,
     "signs": probing.signs,
     "paths": probing.paths,
+    "sharpness": probing.sharpness,
+    "gradient": probing.gradient,
+    "el2n": probing.el2n,
 }
 
 # Each makes a branch of what there is to start from; its other parameters are flags of

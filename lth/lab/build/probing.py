@@ -5,6 +5,7 @@ beside the ticket, `stored(variant, level)` is another one of the same run.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,18 +13,18 @@ import jax
 import numpy as np
 
 from lth import analysis, compress, masks
-from lth.analysis import graph, overlap
+from lth.analysis import curvature, examples, graph, overlap
 from lth.lab import store
 from lth.lottery import Recipe, Ticket
 from lth.lottery import recipe as recipes
-from lth.train import TrainState
+from lth.train import Loss, TrainState
 
 Numbers = dict[str, Any]  # by metric, [r]
 Probe = Callable[..., Numbers]
 
 
 def densities() -> Probe:
-    """The density of each layer."""
+    """Measure the density of each layer."""
 
     def probe(recipe, early, ticket):
         return jax.vmap(masks.densities)(ticket.mask)
@@ -32,7 +33,7 @@ def densities() -> Probe:
 
 
 def distance() -> Probe:
-    """How far weights went in training: kept ones, and those that the next mask prunes.
+    """Measure how far kept weights went, and those that the next mask prunes.
 
     `l2` is the distance of the kept weights from the early ones, in L2. `kept` and
     `pruned` are root mean squares of the change of one weight in the training of the
@@ -66,7 +67,7 @@ def barrier(
     split: str = "test",
     ends: Literal["mean", "line"] = "mean",
 ) -> Probe:
-    """The barrier between a ticket and another network of its run.
+    """Measure the barrier between a ticket and another network of its run.
 
     Args:
       to: The other: the ticket of the level `before`, or a branch by its name; of two
@@ -132,7 +133,7 @@ def _objective(recipe: Recipe) -> recipes.Objective:
 
 
 def overlaps(to: str = "before", run: str = "", level: int = -1) -> Probe:
-    """The Jaccard index of a ticket's mask and another one, beside that of chance.
+    """Measure the Jaccard index of a ticket's mask and another, beside that of chance.
 
     Args:
       to: The other: the ticket of the level `before`, the `ticket` of another run, a
@@ -210,7 +211,7 @@ def _elsewhere(run: Path, variant, level, replicates, like: masks.Mask) -> Any:
 
 
 def signs() -> Probe:
-    """The share of kept weights whose sign is another one than it was.
+    """Measure the share of kept weights whose sign is another one than it was.
 
     `flipped` since the early state, `flipped_since_before` since the end of the level
     before.
@@ -229,7 +230,7 @@ def signs() -> Probe:
 
 
 def paths() -> Probe:
-    """What of a mask lies on a path from an input to an output.
+    """Measure what of a mask lies on a path from an input to an output.
 
     `effective` density, dead `units`, and layers that are cut off (`severed`).
     """
@@ -245,6 +246,80 @@ def paths() -> Probe:
             found["units"].append(sum(len(units) for units in dead.values()))
             found["severed"].append(len(graph.severed(spaces, params, mask)))
         return found
+
+    return probe
+
+
+@cache
+def _sharp(loss: Loss, count: int, steps: int) -> Callable:
+    def one(params, stats, batches, mask, key):
+        product = curvature.make_hvp(loss, params, stats, batches, mask, key)
+        options = {"mask": mask, "steps": steps}
+        return curvature.top_eigenvalues(product, params, count, key, **options)
+
+    return one
+
+
+@cache
+def _sloped(loss: Loss) -> Callable:
+    return partial(curvature.gradient, loss)
+
+
+def _at_start(recipe: Recipe, early: TrainState, ticket: Ticket, batches: int) -> tuple:
+    """The rewind point under the ticket's mask, with batches of the run's order."""
+    order = recipes.keys(recipe.replicates, recipes.TRAIN)
+    drawn = _objective(recipe).batches(order, batches)
+    return early.params, early.stats, drawn, ticket.mask, order
+
+
+def sharpness(count: int = 1, batches: int = 8, steps: int = 40) -> Probe:
+    """Find the largest eigenvalues of the Hessian at the rewind point, under the mask.
+
+    Args:
+      count: How many.
+      batches: Of the training data, over which the loss is the mean.
+      steps: Of Lanczos.
+
+    Returns:
+      The probe: `top_1`, `top_2`, …
+    """
+
+    def probe(recipe, early, ticket):
+        one = recipe.each(_sharp(_objective(recipe).loss, count, steps))
+        found = one(*_at_start(recipe, early, ticket, batches)).values
+        return {f"top_{i + 1}": found[:, i] for i in range(count)}
+
+    return probe
+
+
+def gradient(batches: int = 8) -> Probe:
+    """Measure the gradient at the rewind point under the mask: its norm, and its noise.
+
+    `batches` of the training data are compared; see `analysis.curvature.gradient`.
+    """
+
+    def probe(recipe, early, ticket):
+        one = recipe.each(_sloped(_objective(recipe).loss))
+        return one(*_at_start(recipe, early, ticket, batches))._asdict()
+
+    return probe
+
+
+def el2n() -> Probe:
+    """Measure the mean EL2N score of the training examples, by the trained network."""
+
+    def probe(recipe, early, ticket):
+        objective = _objective(recipe)
+
+        def one(params, stats):
+            parts = objective.examples()
+            if not all(hasattr(part, "targets") for part in parts):
+                raise ValueError("EL2N is of data with inputs and targets")
+            return examples.scores_of(
+                objective.apply, params, stats, objective.examples(), examples.el2n
+            ).mean()
+
+        return {"el2n": jax.vmap(one)(ticket.state.params, ticket.state.stats)}
 
     return probe
 

@@ -24,6 +24,7 @@ carries a digest of its content, which is checked when it is read.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -52,15 +53,32 @@ class BusyError(StoreError):
 def create(run: Path, content: dict[str, Any]) -> None:
     """Write what a claimed run is, if that is not what its `config.json` says."""
     content = {"format": FORMAT, **content}
-    text = json.dumps(content, indent=1) + "\n"
-    if not (run / "config.json").exists() or read_config(run) != json.loads(text):
-        write(run / "config.json", text)
+    there = (run / "config.json").exists()
+    if not there or read_config(run) != json.loads(json.dumps(content)):
+        write(run / "config.json", sealed(content))
 
 
 def create_branch(unit: Path, content: dict[str, Any]) -> None:
     """Write what a claimed branch is."""
     if not (unit / "branch.json").exists():
-        write(unit / "branch.json", json.dumps(content, indent=1) + "\n")
+        write(unit / "branch.json", sealed(content))
+
+
+def sealed(content: dict[str, Any]) -> str:
+    """Return a description as text, with a digest of it as its last field."""
+    return json.dumps({**content, "seal": _seal(content)}, indent=1) + "\n"
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _unsealed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What a description holds, checked against its digest."""
+    seal = content.pop("seal", None)
+    if seal != _seal(content):
+        raise StoreError(f"{path} was changed: its content is not what was written")
+    return content
 
 
 def read_branch(unit: Path) -> dict[str, Any]:
@@ -72,7 +90,7 @@ def read_branch(unit: Path) -> dict[str, Any]:
         raise StoreError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict) or not {"name", "title", "id"} <= set(content):
         raise StoreError(f"{path} is not the description of a branch")
-    return content
+    return _unsealed(path, content)
 
 
 def branches(unit: Path) -> dict[str, Path]:
@@ -136,7 +154,7 @@ def read_config(run: Path) -> dict[str, Any]:
             raise StoreError(
                 f"{path} is damaged: {name} cannot be {content.get(name)!r}"
             )
-    return content
+    return _unsealed(path, content)
 
 
 def _are_groups(value: Any) -> bool:

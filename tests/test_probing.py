@@ -1,0 +1,210 @@
+"""Probes by name: each against what it stands for, and the trunk stays as it was."""
+
+import shutil
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import lth
+from lth import analysis, masks
+from lth.analysis import graph, overlap
+from lth.lab import store
+from lth.lab.build import probing
+from lth.lottery import recipe as recipes
+from tests import own
+from tests.conftest import assert_same
+
+
+@cache
+def mine():
+    return own.recipe()
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    run = lth.run(mine(), tmp_path_factory.mktemp("runs") / "mine")
+    run.branch("order", levels=(0, 1, 2))
+    return run.path
+
+
+@pytest.fixture
+def run(trunk, tmp_path):
+    return lth.open_run(shutil.copytree(trunk, tmp_path / "mine"), mine())
+
+
+PROBED = [
+    *("barrier", "overlap", "signs", "distance", "paths", "densities"),
+    *("sharpness", "gradient"),
+]
+
+
+def values(table, metric, level):
+    rows = table[(table["metric"] == metric) & (table["level"] == level)]
+    return rows.sort_values("replicate")["value"].to_numpy()
+
+
+def states(run, *places):
+    found = []
+    for variant, level in places:
+        ticket = run.ticket(level, variant)
+        found.append((ticket.params, ticket.stats))
+    return found
+
+
+@pytest.mark.parametrize("to", ["before", "order", "order,ticket"])
+@pytest.mark.parametrize("ends", ["mean", "line"])
+def test_a_barrier_is_that_of_networks_mixed_by_hand(run, to, ends):
+    table = run.measure("barrier", to=to, ends=ends, points=5)
+    assert set(table["level"]) == ({1, 2} if to == "before" else {0, 1, 2})
+    pair = {
+        "before": (("ticket", 1), ("ticket", 2)),
+        "order": (("ticket", 2), ("order", 2)),
+        "order,ticket": (("order", 2), ("ticket", 2)),
+    }[to]
+    a, b = (run.ticket(level, variant).params for variant, level in pair)
+    start = mine().init(jax.vmap(jax.random.key)(np.arange(2)))
+    errors = []
+    for share in np.linspace(0, 1, 5):
+        mixed = jax.tree.map(lambda x, y, s=share: (1 - s) * x + s * y, a, b)
+        params = jax.tree.map(np.float32, mixed)
+        found = mine().measures["test"](start._replace(params=params))
+        errors.append(1 - np.asarray(found["accuracy"], np.float64))
+    wanted = analysis.barrier(errors, ends)
+    np.testing.assert_allclose(values(table, "accuracy", 2), wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        values(table, "accuracy_middle", 2), 1 - errors[2], atol=1e-6
+    )
+
+
+def test_probes_leave_every_file_of_the_trunk_and_its_branches_as_it_was(run):
+    before = own.hashes(run.path)
+    for name in PROBED:
+        first = run.measure(name)
+        assert first.equals(run.measure(name))
+    assert own.hashes(run.path, but=("probes",)) == before
+
+
+def test_overlaps_with_what_there_is(run, trunk):
+    one, two = (
+        [run.ticket(2, v, replicate=r).mask for r in (0, 1)]
+        for v in ("ticket", "order")
+    )
+    table = run.measure("overlap", to="replicates")
+    wanted = overlap.overlap(one[0], one[1])
+    for metric in overlap.Overlap._fields:
+        found = values(table, metric, 2)
+        np.testing.assert_allclose(found, [getattr(wanted, metric)] * 2)
+    assert (values(run.measure("overlap", to="order"), "jaccard", 2) == 1).all()
+    assert_same(one, two)
+    other = run.measure("overlap", to="ticket", run=str(trunk), level=1)
+    wanted = overlap.overlap(one[1], run.ticket(1, replicate=1).mask)
+    np.testing.assert_allclose(values(other, "jaccard", 2)[1], wanted.jaccard)
+    inside = values(run.measure("overlap"), "jaccard", 2)
+    np.testing.assert_allclose(inside, [0.31 / 0.6] * 2, rtol=0.1)
+
+
+def test_signs_ways_and_paths(run):
+    early, late, before = run.early, run.ticket(2), run.ticket(1)
+    signs, far = run.measure("signs"), run.measure("distance")
+    for r in (0, 1):
+        own_mask = [np.asarray(m[r]) for m in jax.tree.leaves(late.mask)]
+        gone = [
+            np.asarray(m[r]) & ~k
+            for m, k in zip(jax.tree.leaves(before.mask), own_mask, strict=True)
+        ]
+        start, end, mid = (
+            [np.asarray(w[r]) for w in jax.tree.leaves(p)]
+            for p in (early.params, late.params, before.params)
+        )
+        turned = sum(
+            int((np.sign(a) != np.sign(b))[m].sum())
+            for a, b, m in zip(start, end, own_mask, strict=True)
+        )
+        kept = sum(int(m.sum()) for m in own_mask)
+        assert values(signs, "flipped", 2)[r] == pytest.approx(turned / kept)
+        for metric, chosen in (("kept", own_mask), ("pruned", gone)):
+            squares = np.concatenate(
+                [(b - a)[m] ** 2 for a, b, m in zip(start, mid, chosen, strict=True)]
+            )
+            assert values(far, metric, 2)[r] == pytest.approx(
+                np.sqrt(squares.mean()), rel=1e-5
+            )
+    assert not len(values(far, "kept", 0))
+    table = run.measure("paths")
+    state = mine().init(jax.vmap(jax.random.key)(np.arange(2)))
+    spaces = probing.spaces_of(mine(), state)
+    assert [space.size for space in spaces] == [6]
+    mask = run.ticket(2, replicate=0).mask
+    params = run.ticket(2, replicate=0).params
+    wanted = graph.effective_density(spaces, params, mask)
+    assert values(table, "effective", 2)[0] == pytest.approx(wanted)
+    assert values(table, "effective", 0).tolist() == [1, 1]
+    assert wanted <= float(masks.density(mask)) + 1e-9
+
+
+def test_what_is_not_there_is_refused(run):
+    for name, amounts, said in (
+        ("barrier", {"to": "nobody"}, "holds no branch nobody; it holds order"),
+        (
+            "barrier",
+            {"split": "train"},
+            "split is one of validation, test; got 'train'",
+        ),
+        ("barrier", {"points": 1}, "at least 2; got 1"),
+        ("barrier", {"of": 3}, "amounts of the probe barrier are to, points, batches"),
+        ("overlap", {"to": "ticket", "run": str(run.path), "level": 9}, "level_09"),
+    ):
+        with pytest.raises((ValueError, store.StoreError), match=said):
+            run.measure(name, **amounts)
+    run.branch("noise", levels=(1,))
+    with pytest.raises(
+        ValueError, match="noise has no ticket of level 2 in .*; it has 1"
+    ):
+        run.measure("barrier", to="noise", levels=(2,))
+    bare = mine()._replace(objective=None)
+    with pytest.raises(ValueError, match=r"needs recipe.objective"):
+        lth.open_run(run.path, bare).measure("paths")
+    wide = lth.run(own.recipe(width=7, replicates=1), run.path.parent / "wide")
+    with pytest.raises(ValueError, match="no replicate 1"):
+        run.measure("overlap", to="ticket", run=str(wide.path))
+    one = lth.open_run(wide.path, own.recipe(width=7, replicates=1))
+    with pytest.raises(ValueError, match="one replicate has no others"):
+        one.measure("overlap", to="replicates")
+    with pytest.raises(ValueError, match=r"other shapes: .*\(4, 6\).* in .*\(4, 7\)"):
+        one.measure("overlap", to="ticket", run=str(run.path))
+
+
+def test_curvature_and_gradients_at_the_rewind_point(run):
+    """Against the whole Hessian, of the loss over the same batches."""
+    recipe = mine()
+    objective = recipe.objective
+    assert objective is not None
+    sharp = run.measure("sharpness", batches=3, steps=30, count=2)
+    slope = run.measure("gradient", batches=3)
+    order = recipes.keys(recipe.replicates, recipes.TRAIN)
+    batches = objective.batches(order, 3)
+    for r in (0, 1):
+        mask = run.ticket(2, replicate=r).mask
+        start = jax.tree.map(lambda x, r=r: jnp.asarray(x[r]), run.early.params)
+        start = masks.apply(start, mask)
+        flat, back = ravel_pytree(start)
+        kept = np.flatnonzero(ravel_pytree(mask)[0])
+
+        def loss(w, i, r=r, back=back):
+            batch = jax.tree.map(lambda x: x[r, i], batches)
+            return objective.loss(back(w), {}, batch, order[r])[0]
+
+        whole = np.mean([jax.hessian(loss)(flat, i) for i in range(3)], 0)
+        tops = np.linalg.eigvalsh(whole[np.ix_(kept, kept)])[::-1]
+        for i in (0, 1):
+            found = values(sharp, f"top_{i + 1}", 2)[r]
+            assert found == pytest.approx(tops[i], rel=1e-3)
+        each = np.stack([jax.grad(loss)(flat, i)[kept] for i in range(3)])
+        norm = np.linalg.norm(each.mean(0))
+        assert values(slope, "norm", 2)[r] == pytest.approx(norm, rel=1e-4)
+    with pytest.raises(ValueError, match="EL2N is of data with inputs and targets"):
+        run.measure("el2n")
