@@ -1,6 +1,6 @@
 """Early-bird tickets: how soon does the mask of the dense training settle?
 
-You et al. (2020, arXiv:1909.11957, figures 2 and 3): masks drawn by magnitude settle in
+You et al. (2020, arXiv:1909.11957): masks drawn by magnitude settle in
 the first tenth or fifth of the training, long before accuracy does; a mask drawn where
 they do (five distances below 0.1) trains as well as one of the end.
 

@@ -2,10 +2,9 @@
 
 Frankle et al. (2020, arXiv:1912.05671): two children of one state, trained on the data
 in different orders, end in networks that a line without an error barrier joins only if
-the state is a few steps into training (figure 2); and pruned networks match the dense
-one exactly where they are stable in that sense (figures 3 and 5). For LeNet on MNIST
-the paper finds both at k = 0, at its learning rate; here the rate is eight times as
-large, so that k = 0 is unstable.
+the state is a few steps into training; and pruned networks match the dense one exactly
+where they are stable in that sense. For LeNet on MNIST the paper finds both at k = 0,
+at its learning rate; here the rate is eight times as large, so that k = 0 is unstable.
 
     python experiments/linear_connectivity.py --data-dir DATA
 

@@ -1,6 +1,6 @@
 """What masks have in common: replicates, criteria and learned masks against chance.
 
-Frankle & Carbin (2019, section 5) ask whether tickets of different initialisations
+Frankle & Carbin (2019) ask whether tickets of different initialisations
 share a structure; Paul et al. (2023, arXiv:2210.03044) find that masks of replicates
 overlap hardly more than chance once the training is unstable. Zhou et al. (2019) and
 Ramanujan et al. (2020) find masks without training weights.

@@ -1,6 +1,6 @@
 """Ways of retraining, compared at equal budget from one dense training.
 
-Renda et al. (2020, arXiv:2003.02389, figures 1 and 2): after pruning, rewinding the
+Renda et al. (2020, arXiv:2003.02389): after pruning, rewinding the
 learning rate alone does as well as rewinding weights too, or better, and both beat
 fine-tuning at the last rate. Frankle & Carbin (2019): a fresh initialisation falls
 behind. Le & Hua (2021, arXiv:2105.03193): it is the larger rate of the schedule that

@@ -1,6 +1,6 @@
 """Barriers between successive tickets: do they appear where tickets stop matching?
 
-Paul et al. (2023, arXiv:2210.03044, figure 3): the networks at the end of successive
+Paul et al. (2023, arXiv:2210.03044): the networks at the end of successive
 levels of iterative magnitude pruning are joined by a line without an error barrier
 exactly as long as the tickets match the dense network; where matching is lost, so is
 the connection.

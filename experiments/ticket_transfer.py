@@ -1,6 +1,6 @@
 """Tickets on other data: does a mask found on some classes serve others?
 
-Morcos et al. (2019, arXiv:1906.02773, figures 2 to 4) and Mehta (2019,
+Morcos et al. (2019, arXiv:1906.02773) and Mehta (2019,
 arXiv:1905.07785): winning tickets of one data set train better on another than random
 masks of equal density do, nearly as well as tickets found there.
 
