@@ -13,7 +13,7 @@ import lth
 from lth import lottery, masks, models
 from lth.cli import main
 from lth.lab import store
-from lth.lottery import branches, early_bird, rewind, transfer
+from lth.lottery import ablations, branches, early_bird, rewind, transfer
 from lth.lottery import recipe as recipes
 from lth.lottery.loop import Ticket
 from lth.train import TrainState, init_state
@@ -71,7 +71,7 @@ def test_noise_is_as_large_as_it_says():
     keep = np.asarray(ticket.mask["a"]["kernel"])
     w, late = (np.asarray(s.params["a"]["kernel"]) for s in (early, ticket.state))
     for scale in (0.0, 0.5, 2.0):
-        state, mask = branches.noisy(scale).start(early, ticket, KEY)
+        state, mask = ablations.noisy(scale).start(early, ticket, KEY)
         moved = np.asarray(state.params["a"]["kernel"])
         assert (moved[~keep] == 0).all()
         far = np.linalg.norm((moved - w)[keep])
@@ -80,28 +80,28 @@ def test_noise_is_as_large_as_it_says():
         )
         assert_same(mask, ticket.mask)
         assert_same(state.params["norm"], early.params["norm"])
-    state, _ = branches.noisy(0.3, "weights").start(early, ticket, KEY)
+    state, _ = ablations.noisy(0.3, "weights").start(early, ticket, KEY)
     noise = (np.asarray(state.params["a"]["kernel"]) - w)[keep] / w[keep].std()
     assert abs(noise.std() - 0.3) < 0.03
     assert abs(noise.mean()) < 0.05
     for odd in ({"scale": -1}, {"scale": 1, "relative": "up"}):
         with pytest.raises(ValueError, match="at least 0|'travelled' or 'weights'"):
-            branches.noisy(**odd)
+            ablations.noisy(**odd)
 
 
 def test_norms_of_one_end_stand_on_weights_of_the_other():
     early, ticket = ends()
     late = ticket.state
     for chosen, weights, norms in ((True, early, late), (False, late, early)):
-        state, _ = branches.norms_swapped(chosen).start(early, ticket, KEY)
+        state, _ = ablations.norms_swapped(chosen).start(early, ticket, KEY)
         assert_same(state.params["norm"], norms.params["norm"])
         assert_same(state.stats, norms.stats)
         assert_same(state.params["a"], masks.apply(weights.params, ticket.mask)["a"])
         assert_same(state.opt_state, early.opt_state)
     none = early._replace(params={"a": early.params["a"]})
     with pytest.raises(ValueError, match="no normalisation"):
-        branches.norms_swapped(True).start(none, ticket, KEY)
-    by = branches.norms_swapped(True, lambda path: path == "a/bias")
+        ablations.norms_swapped(True).start(none, ticket, KEY)
+    by = ablations.norms_swapped(True, lambda path, leaf: path == "a/bias")
     state, _ = by.start(early, ticket, KEY)
     assert_same(state.params["a"]["bias"], late.params["a"]["bias"])
 
@@ -110,13 +110,13 @@ def test_modes_of_retraining_start_at_one_step_from_one_training():
     early, ticket = ends()
     for name in ("weights", "learning_rate", "finetune", "weights_low_rate"):
         mode = getattr(rewind, name)
-        state, _ = branches.retrained(mode, name).start(early, ticket, KEY)
+        state, _ = ablations.retrained(mode, name).start(early, ticket, KEY)
         assert_same(state, mode(early, ticket.state))
         assert int(state.step) == int(early.step)
-    state, _ = branches.continued(rewind.finetune).start(early, ticket, KEY)
+    state, _ = ablations.continued(rewind.finetune).start(early, ticket, KEY)
     assert_same(state.params, ticket.state.params)
     source = early._replace(step=jnp.int32(5), params=ticket.state.params)
-    state, _ = branches.rewound_to("step_5").start(
+    state, _ = ablations.rewound_to("step_5").start(
         early, ticket, KEY, {"step_5": source}
     )
     assert_same(state.params, source.params)
@@ -127,11 +127,11 @@ def test_more_and_fewer_steps():
     recipe = mine()
     stops = {0.5: (6, 7), 1.0: (6, 12), 2.0: (6, 12, 18, 23), 0.01: (2,)}
     for share, wanted in stops.items():
-        changed = branches.lasting(share).changed
+        changed = ablations.lasting(share).changed
         assert changed is not None
         assert changed(recipe).stops == wanted
     with pytest.raises(ValueError, match="above 0"):
-        branches.lasting(0)
+        ablations.lasting(0)
 
 
 def test_mask_distance_and_where_masks_settle():

@@ -155,7 +155,7 @@ REFUSED = [
     ({"prune": {"rates": "a=.1", "scope": "global"}}, "choose --prune.scope layer"),
     (
         {"controls": "reinit,shufle"},
-        "shuffle, invert, rewind, train, shuffle_global, .*, mix, each once",
+        "shuffle, invert, rewind, train, shuffle_global, .*, mix, .*, each once",
     ),
     ({"prune": {"structure": "block:0x2"}}, "block:HxW, .*; got 'block:0x2'"),
     ({"prune": {"structure": "4:2"}}, "N:M with N < M, .*; got '4:2'"),

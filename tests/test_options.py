@@ -319,7 +319,16 @@ def begun(name):
         early,
         before,
         pruned(),
-        *trainings._start(recipe, recipe.branches[name], name, early, pruned(), before),
+        *trainings._start(
+            recipe,
+            trainings.changed(recipe, name),
+            recipe.branches[name],
+            name,
+            early,
+            pruned(),
+            before,
+            {},
+        ),
     )
 
 

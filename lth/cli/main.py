@@ -31,7 +31,8 @@ USAGE = """usage: lth COMMAND …
                            learn a mask in place of the weights, or beside them
   lth run FILE.py:FUNCTION [its flags]
                            the same of a recipe that your own function makes
-  lth branch RUN NAME      train a control or an ablation off a run's tickets
+  lth branch RUN NAME [its flags]
+                           train a control or an ablation off a run's tickets
   lth measure RUN PROBE    measure a run's tickets
   lth repair RUN           write a run's tables anew from its tickets
   lth list                 presets, and the runs in runs/

@@ -171,14 +171,14 @@ def _stored(
     `table` has, by name, what makes a branch or a probe; its parameters are flags.
     """
     ours, others = typed.parted(args, StoredFlags)
-    described = f"By name there are, with their own flags:\n\n{_amounts(table)}"
+    asked = next((arg for arg in ours[1:] if arg in table), "")
+    described = _described(asked, table[asked]) if asked else _amounts(table)
     flags = tyro.cli(
         StoredFlags,
         args=typed.read(ours, StoredFlags),
         prog=prog,
         description=described,
     )
-    amounts = _read_amounts(others, table.get(flags.what), f"{prog} RUN {flags.what}")
     path = terminal.located(flags.run, flags.runs)
     if flags.deterministic:
         compiler.make_deterministic()
@@ -194,6 +194,8 @@ def _stored(
         given = opened.content.get("arguments", [])
         made, _ = _made(own.function(source), source, given, prog)
         opened = stored.open_run(path, made)
+        table = {**table, **made.offers} if what == "branch" else table
+    amounts = _read_amounts(others, table.get(flags.what), f"{prog} RUN {flags.what}")
     return flags, opened, amounts
 
 
@@ -201,14 +203,30 @@ def _amounts(table: Mapping[str, Callable]) -> str:
     """Each name, and the flags that it has beside those of all."""
     from lth.lab.build import naming
 
-    known = {name: naming.usual(make) for name, make in table.items()}
-    plain = ", ".join(name for name, flags in known.items() if not flags)
-    told = [
-        " ".join([name, *(f"--{n.replace('_', '-')} {v!r}" for n, v in flags.items())])
-        for name, flags in known.items()
-        if flags
-    ]
-    return "\n\n".join([plain, *told])
+    plain = [name for name, make in table.items() if not naming.usual(make)]
+    lines = [f"By name there are {', '.join(plain)}, and with flags of their own:"]
+    for name, make in table.items():
+        known = [f"{_flag(n)} {v!r}" for n, v in naming.usual(make).items()]
+        lines += [f"{name} {' '.join(known)}"] if known else []
+    return "\n\n".join([*lines, "'NAME --help' says what they are."])
+
+
+def _described(name: str, make: Callable) -> str:
+    """What a name stands for, and its own flags with their words."""
+    from docstring_parser import parse_from_object  # a part of tyro
+
+    from lth.lab.build import naming
+
+    told = parse_from_object(make)
+    words = {p.arg_name: " ".join((p.description or "").split()) for p in told.params}
+    lines = [f"{name}. {told.short_description or ''}".strip()]
+    for amount, value in naming.usual(make).items():
+        lines.append(f"{_flag(amount)} {value!r}: {words.get(amount, '')}".rstrip(": "))
+    return "\n\n".join(lines)
+
+
+def _flag(amount: str) -> str:
+    return f"--{amount.replace('_', '-')}"
 
 
 def _read_amounts(args: list[str], make: Callable | None, prog: str) -> dict[str, Any]:

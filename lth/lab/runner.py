@@ -88,6 +88,8 @@ def run(
         for _, unit in units[1:]:
             _first(stack.enter_context, store.claim(unit))
             _first(store.reconcile, unit)
+        for part, unit in units:
+            _check_branches(part, unit, tuple(part.branches), part.checkpoints)
         tally = _Tally(path, watch, saving, sum(_count(*pair) for pair in units))
         for part, unit in units:
             _grow(part, unit, tally)
@@ -139,6 +141,10 @@ def branch(
                 f"levels of {path} are {sorted(store.stored(unit))}; got "
                 f"{sorted(missing)}"
             )
+    if 0 in (levels or ()) and recipe.branches[name].prune:
+        raise ValueError(f"the branch {name} prunes, and nothing at level 0 is")
+    for part, unit in units:
+        _check_branches(part, unit, (name,))
     total = sum(
         len(
             set(_wanted(part, unit, levels))
@@ -308,18 +314,28 @@ def _hang(
 
 def _needed(recipe: Recipe, unit: Path, names: Sequence[str]) -> dict[str, Any]:
     """The stored states of the dense training that branches ask for, by name."""
-    found = {}
+    asked = [state for name in names for state in recipe.branches[name].needs]
+    return {state: _state(recipe, unit, state) for state in dict.fromkeys(asked)}
+
+
+def _check_branches(
+    recipe: Recipe, unit: Path, names: Sequence[str], coming: Iterable[str] = ()
+) -> None:
+    """Refuse branches that cannot be trained, before anything of them is stored.
+
+    `coming` are the states of the dense training that will be stored before them.
+    """
+    there = [*coming, *(n for n in recipe.checkpoints if store.has(unit, n))]
     for name in names:
+        trainings.changed(recipe, name)  # raises ValueError where it does not fit
         for state in recipe.branches[name].needs:
-            if not store.has(unit, state):
-                there = ", ".join(n for n in recipe.checkpoints if store.has(unit, n))
+            if state not in there and not store.has(unit, state):
                 raise store.StoreError(
                     f"the branch {name} needs the state {state} of the dense training; "
-                    f"{unit} has {there}. List its step in --checkpoint-at, or in the "
-                    "checkpoints of the recipe, and run again"
+                    f"{unit} has {', '.join(dict.fromkeys(there)) or 'none'}. List its "
+                    "step in --checkpoint-at, or in the checkpoints of the recipe, and "
+                    "run again"
                 )
-            found[state] = _state(recipe, unit, state)
-    return found
 
 
 def _together(recipe: Recipe, names: Sequence[str]) -> list[list[str]]:

@@ -3,7 +3,6 @@
 Arrays come back as they are stored, in dicts, without a network or an optimizer.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from inspect import signature
@@ -16,8 +15,8 @@ import pandas as pd
 
 from lth import lottery, masks, results
 from lth.lab import config, keeping, runner, store
-from lth.lab.build import assemble, names, naming, probing
-from lth.lab.config import identity, parse, presets, validate
+from lth.lab.build import assemble, branching, names, naming, probing
+from lth.lab.config import identity, parse, presets
 from lth.lab.keeping import Saving
 from lth.lottery import Branch, Recipe, Ticket
 from lth.lottery import recipe as recipes
@@ -290,9 +289,7 @@ class Run:
                 f"{self.path} is a run of functions of your own: give them to it, "
                 "lth.open_run(path, recipe)"
             )
-        controls = ",".join(validate.fitting(e.prune, e.rewind, self.finds_mask))
-        every = dataclasses.replace(e, controls=controls)
-        built = assemble.build(every, self._data_dir)
+        built = assemble.build(e, self._data_dir)
         if built.data != self.content["data"]:
             raise store.StoreError(
                 f"{self.path} was trained on other data than is found now; give "
@@ -303,7 +300,7 @@ class Run:
 
     def branch(
         self,
-        what: "str | Branch",
+        what: "str | Branch | Callable[..., Branch]",
         levels: Sequence[int] | None = None,
         *,
         name: str = "",
@@ -315,15 +312,16 @@ class Run:
         """Train what is missing of a branch off stored tickets; return this run.
 
         Args:
-          what: A branch, or the name of one that the run's recipe has or that comes
-            from a name, such as `reinit`.
+          what: A branch; the name of one that the run's recipe has or offers, such as
+            `reinit`; or a function of your own that makes one, whose parameters with a
+            default are its amounts.
           levels: Of the tickets; by default all that are stored and pruned.
           name: What to call a branch, in the table and on disk; by default its
-            title, or its name with the amounts that are not usual.
+            title; of a name or a function that, with the amounts that are not usual.
           watch: Is told where the training is, at each measurement.
           save_every: How often a training under way is saved, as `lth.run` has it.
           stop: Says whether to save at once and raise `keeping.Stopped`.
-          **amounts: Of a branch that comes from a name, such as `scale=0.5` of noise.
+          **amounts: Of a name or a function, such as `scale=0.5` of noise.
 
         Returns:
           This run, whose table has the branch now.
@@ -342,21 +340,28 @@ class Run:
         return self
 
     def _made(
-        self, recipe: Recipe, what: "str | Branch", amounts
+        self, recipe: Recipe, what: Any, amounts: dict[str, Any]
     ) -> tuple[Branch, str]:
         """A branch, and what it is called unless it is given a name."""
-        if not isinstance(what, str):
+        if isinstance(what, Branch):
             if amounts:
                 raise ValueError(
                     f"a branch of your own has its amounts; got {', '.join(amounts)}"
                 )
             return what, what.title
+        if callable(what):
+            return branching.by_name({what.__name__: what}, what.__name__, amounts)
         if what in recipe.branches and not amounts:
             return recipe.branches[what], what
-        table = {**dict.fromkeys(recipe.branches, dict), **recipe.offers}
-        made, called = naming.made(table, what, amounts, "branch")
-        known = naming.usual(table[what])
-        return (made._replace(settings=known | amounts) if known else made), called
+        if what in recipe.branches and what not in recipe.offers:
+            raise ValueError(
+                f"the branch {what} of the recipe has its amounts; got "
+                f"{', '.join(amounts)}"
+            )
+        if what not in recipe.offers:
+            there = ", ".join(dict.fromkeys([*recipe.branches, *recipe.offers]))
+            raise ValueError(f"branches by name are {there}; got {what!r}")
+        return branching.by_name(recipe.offers, what, amounts)
 
     def measure(
         self,

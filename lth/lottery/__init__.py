@@ -1,6 +1,14 @@
 """The lottery: prune, rewind, retrain, again and again; and what hangs off a ticket."""
 
-from lth.lottery import averaging, branches, early_bird, rewind, starts, transfer
+from lth.lottery import (
+    ablations,
+    averaging,
+    branches,
+    early_bird,
+    rewind,
+    starts,
+    transfer,
+)
 from lth.lottery.branches import Branch, Frozen, Pruned
 from lth.lottery.loop import (
     Prune,
@@ -40,6 +48,7 @@ __all__ = [
     "Ticket",
     "Train",
     "Training",
+    "ablations",
     "advanced",
     "averaging",
     "branched",

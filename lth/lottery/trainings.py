@@ -30,6 +30,7 @@ from lth.lottery.recipe import (
     check_like,
     drawn,
     keys,
+    shapes,
     stream,
 )
 from lth.train import Metrics, TrainState
@@ -213,7 +214,7 @@ def _pruned(recipe, prune, early, ticket) -> Pruned:
 def changed(recipe: Recipe, name: str) -> Recipe:
     """Return the recipe that a branch trains by: the run's own, unless it says so."""
     change = recipe.branches[name].changed
-    return recipe if change is None else change(recipe)
+    return recipe if change is None else change(recipe)._replace(keep=recipe.keep)
 
 
 def branched(
@@ -278,6 +279,9 @@ def _start(recipe, by, branch, name, early, ticket, before, states):
     drawn = keys(recipe.replicates, stream(name), ticket.level)
     state, mask = recipe.each(branch.start)(early, ticket, drawn, *needed)
     check_like(mask, by.mask, f"the mask of the branch {name}")
+    if branch.changed is not None:
+        weights = f"what the branch {name} begins with"
+        check_like(state.params, shapes(by).params, weights)
     return state, mask
 
 

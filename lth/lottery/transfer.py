@@ -2,7 +2,7 @@
 
 Morcos et al. (2019, arXiv:1906.02773) and Mehta (2019, arXiv:1905.07785) train tickets
 of one data set on another. The last layer is not carried where classes differ: its
-weights are drawn and none of them is pruned.
+weights are drawn, and none of them is pruned unless that is asked for.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from lth.lottery import recipe as recipes
 from lth.lottery import rewind as rewinding
 from lth.lottery.branches import Branch
 from lth.lottery.recipe import Recipe
+from lth.masks import topk
 
 
 def transferred(
@@ -30,22 +31,27 @@ def transferred(
     Args:
       other: Makes that recipe, once it is asked for.
       title: What tables and legends call it.
-      head: `same`: every leaf has one shape in both. `new`: leaves may differ in their
-        last axis, as of another number of classes; those are drawn anew, and nothing
-        of them is pruned.
-      weights: What is carried beside the mask: the `early` weights, the `late` ones, or
-        `none`: all are drawn by the other recipe.
+      head: `same`: every leaf has one shape in both. Else leaves may differ in their
+        last axis, as of another number of classes, and those are drawn anew. `new`:
+        nothing of them is pruned. `random`: as large a share is as of the ticket's
+        head, in random places.
+      weights: What is carried beside the mask, with the averages of norms: the `early`
+        weights, the `late` ones, or `none`: all are drawn by the other recipe.
 
     Returns:
-      The branch. It begins at the step of the early state, with fresh moments.
+      The branch. It begins at the step of the early state, with fresh moments; so does
+      a schedule, but where the other recipe has another optimizer, at its first rate.
 
     Raises:
-      ValueError: for another `head` or `weights`; when it begins, for leaves that do
-        not fit, with both shapes.
+      ValueError: for another `head` or `weights`; by `changed`, for leaves that do not
+        fit, with both shapes, and for a training that ends before it begins.
     """
-    for value, allowed in ((head, ("same", "new")), (weights, WEIGHTS)):
+    for what, value, allowed in (
+        ("head", head, ("same", "new", "random")),
+        ("weights", weights, ("early", "late", "none")),
+    ):
         if value not in allowed:
-            raise ValueError(f"it is one of {', '.join(allowed)}; got {value!r}")
+            raise ValueError(f"{what} is one of {', '.join(allowed)}; got {value!r}")
     made: list[Recipe] = []
 
     def there() -> Recipe:
@@ -54,34 +60,66 @@ def transferred(
         return made[0]
 
     def changed(recipe):
+        if there().stops[-1] <= recipe.rewind_to:
+            raise ValueError(
+                f"tickets begin at step {recipe.rewind_to}, and training on the other "
+                f"data ends at step {there().stops[-1]}"
+            )
+        ours, theirs = (_one(recipes.shapes(r).params) for r in (recipe, there()))
+        fits(ours, theirs, head)
         new = recipes.only(there(), recipe.replicates)
-        return new._replace(keep=recipe.keep, trained=recipe.trained)
+        return new._replace(trained=recipe.trained)
+
+    def init(key):
+        return jax.tree.map(lambda x: x[0], there().init(key[None]))
 
     def start(early, ticket, key):
-        def init(key):
-            return jax.tree.map(lambda x: x[0], there().init(key[None]))
-
-        fresh = rewinding.make_reinit(init, key)(early, early)
+        fresh = init(key)._replace(step=early.step)
+        if jax.tree.structure(fresh.opt_state) == jax.tree.structure(early.opt_state):
+            fresh = rewinding.make_reinit(init, key)(early, early)
         new = fits(early.params, fresh.params, head)
         source = {"early": early, "late": ticket.state, "none": fresh}[weights]
-        own, structure = jax.tree.flatten(fresh.params)
-        paths = masks.paths(fresh.params)
-        kept, carried = _by_path(ticket.mask), _by_path(source.params)
-        params = [
-            w if p in new else carried[p] for p, w in zip(paths, own, strict=True)
-        ]
-        keeps = [
-            jnp.ones(w.shape, bool) if p in new and kept[p] is not None else kept[p]
-            for p, w in zip(paths, own, strict=True)
-        ]
-        mask = jax.tree.unflatten(structure, keeps)
-        params = masks.apply(jax.tree.unflatten(structure, params), mask)
-        return fresh._replace(params=params), mask
+        places = jax.random.fold_in(key, 2**31)  # beyond those that `init` splits off
+        at_random = places if head == "random" else None
+        mask = _mask(ticket.mask, fresh.params, new, at_random)
+        params = masks.apply(_carried(source.params, fresh.params), mask)
+        stats = _carried(source.stats, fresh.stats)
+        return fresh._replace(params=params, stats=stats), mask
 
     return Branch(start, title, changed=changed)
 
 
-WEIGHTS = ("early", "late", "none")
+def _one(tree: Any) -> Any:
+    """The shapes of one replicate."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
+
+
+def _carried(ours: Any, theirs: Any) -> Any:
+    """The leaves of another tree, but those of ours that have their shape."""
+    leaves, structure = jax.tree.flatten(theirs)
+    known = _by_path(ours)
+    chosen = [
+        known[path] if path in known and known[path].shape == leaf.shape else leaf
+        for path, leaf in zip(masks.paths(theirs), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, chosen)
+
+
+def _mask(mask: masks.Mask, params: masks.Params, new: set[str], key) -> masks.Mask:
+    """The mask on the other network; with a key, at random in leaves that are new."""
+    leaves, structure = jax.tree.flatten(params)
+    known, keeps = _by_path(mask), []
+    for i, (path, w) in enumerate(zip(masks.paths(params), leaves, strict=True)):
+        keep = known[path]
+        if path in new and keep is not None:
+            whole, share = jnp.ones(w.shape, bool), jnp.mean(keep, dtype=jnp.float32)
+            keep = whole
+            if key is not None:
+                scores = jax.random.uniform(jax.random.fold_in(key, i), (w.size,))
+                count = topk.round_count(share, w.size)
+                (keep,), _, _ = topk.top([scores.reshape(w.shape)], [whole], count)
+        keeps.append(keep)
+    return jax.tree.unflatten(structure, keeps)
 
 
 def fits(params: masks.Params, others: masks.Params, head: str) -> set[str]:
@@ -99,8 +137,10 @@ def fits(params: masks.Params, others: masks.Params, head: str) -> set[str]:
         told = f"{path} is {_told(a)} here and {_told(b)} on the other data"
         if a is None or b is None or a[:-1] != b[:-1]:
             raise ValueError(f"the networks differ beside their heads: {told}")
-        if head != "new":
-            raise ValueError(f"other classes need a new head (head new): {told}")
+        if head == "same":
+            raise ValueError(
+                f"other classes need a new head, head new or head random: {told}"
+            )
         new.add(path)
     return new
 

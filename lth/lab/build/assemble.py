@@ -109,6 +109,7 @@ def build(
     start = names.Start(init, one, times.rewind_to, invert, frozen, tx, other)
     every = jax.jit(jax.vmap(init))
     finds = (e.learn.method, e.dynamic.rule) != ("none", "none")
+    fitting = validate.fitting(e.prune, e.rewind, e.model, finds)
     first = None
     if e.learn.method != "none":
         moves = learners.optimizer(e.learn, e.optimizer, epoch, times.steps)
@@ -132,8 +133,8 @@ def build(
         prune=_prune(e.prune, scores, task, plan, mask),
         rewind=_of_all(one, every if e.rewind.mode == "reinit" else None),
         first=first,
-        branches={n: names.CONTROLS[n](start) for n in parse.split_list(e.controls)},
-        offers=compose.offers(start, validate.fitting(e.prune, e.rewind, finds)),
+        branches={n: compose.control(n, start) for n in parse.split_list(e.controls)},
+        offers=compose.offers(start, fitting),
         each=compose.each_on(plan),
         work=partial(compose.work, task, like),
         objective=compose.objective(task, plan),

@@ -5,12 +5,14 @@ are flags of `lth branch`, and a part of the branch's id.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
 
-from lth.lottery import Branch, branches, early_bird, rewind
+from lth.lab.build import naming
+from lth.lottery import Branch, ablations, branches, early_bird, rewind
 from lth.lottery import transfer as transfers
 from lth.lottery.rewind import Rewind
 from lth.train import TrainState
@@ -29,6 +31,25 @@ class Start(NamedTuple):
     # (data, classes) -> the recipe of the same settings on other data, where they come
     # from names
     other: Callable[[str, str], Any] | None = None
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def by_name(
+    table: Mapping[str, Callable], name: str, amounts: Mapping[str, Any] = NOTHING
+) -> tuple[Branch, str]:
+    """Make a branch by its name; return it, its amounts set, and what it is called.
+
+    Its amounts are those of the function that `table` has for the name, and a part of
+    its id, also where they are usual. Raises ValueError for a name and an amount that
+    are not there.
+    """
+    made, called = naming.made(table, name, amounts, "branch")
+    if not isinstance(made, Branch):
+        raise ValueError(f"{name} makes a branch; got {type(made).__name__}")
+    known = naming.usual(table[name]) | naming.read(table[name], amounts)
+    return made._replace(settings={**made.settings, **known}), called
 
 
 def random_mask(s: Start) -> Branch:
@@ -63,7 +84,7 @@ def rewound_to(s: Start, at: str = "init") -> Branch:
     Returns:
       The branch.
     """
-    return branches.rewound_to(_state(at))
+    return ablations.rewound_to(_state(at))
 
 
 def retrain(
@@ -85,11 +106,11 @@ def retrain(
     """
     title = mode.replace("_", " ")
     if mode == "reinit":
-        return branches.retrained(rewind.weights, title, s.init)
+        return ablations.retrained(rewind.weights, title, s.init)
     one = getattr(rewind, mode)
     if moments == "drop":
         one, title = rewind.make_fresh_moments(one, s.tx), f"{title}, fresh moments"
-    return branches.retrained(one, title)
+    return ablations.retrained(one, title)
 
 
 def noise(
@@ -108,31 +129,39 @@ def noise(
     Returns:
       The branch.
     """
-    return branches.noisy(scale, relative, s.rewind)
+    return ablations.noisy(scale, relative, s.rewind)
 
 
 def norms_late(s: Start) -> Branch:
     """Train with batch-norm scales, shifts and averages of the end on early weights."""
-    return branches.norms_swapped(late=True)
+    return ablations.norms_swapped(late=True)
 
 
 def norms_early(s: Start) -> Branch:
     """Train with early batch-norm scales, shifts and averages on weights of the end."""
-    return branches.norms_swapped(late=False)
+    return ablations.norms_swapped(late=False)
 
 
-def continued(s: Start, schedule: Literal["last", "early"] = "last") -> Branch:
+def continued(
+    s: Start,
+    schedule: Literal["last", "early"] = "last",
+    moments: Literal["keep", "drop"] = "keep",
+) -> Branch:
     """Train on from the end of the ticket's own training.
 
     Args:
       s: What there is to start from.
       schedule: Whether the rate is the last one, or begins anew.
+      moments: Whether the optimizer's are those of the end, or 0. Those of a mask that
+        was found in the first training are, and its rate begins anew.
 
     Returns:
       The branch.
     """
     one = rewind.finetune if schedule == "last" else rewind.learning_rate
-    return branches.continued(one)
+    if moments == "drop":
+        one = rewind.make_fresh_moments(one, s.tx)
+    return ablations.continued(one)
 
 
 def steps(s: Start, share: float = 0.5) -> Branch:
@@ -145,27 +174,41 @@ def steps(s: Start, share: float = 0.5) -> Branch:
     Returns:
       The branch.
     """
-    return branches.lasting(share, s.rewind)
+    return ablations.lasting(share, s.rewind)
 
 
-def early_bird_mask(s: Start, at: str = "early") -> Branch:
+def early_bird_mask(
+    s: Start,
+    at: str = "early",
+    window: int = early_bird.WINDOW,
+    close: float = early_bird.CLOSE,
+) -> Branch:
     """Put the mask of an early step of the dense training on the early weights.
 
     Args:
       s: What there is to start from.
-      at: The step, such as 37it, if it is one of --checkpoint-at; or early.
+      at: The step, such as 37it, if it is one of --checkpoint-at; or init, or early,
+        the rewind point. Of several, 10it,20it,…, the first whose mask has settled.
+      window: Masks before it that it is compared with to say so, at least 1.
+      close: The share of weights in which they differ less, in (0, 1].
 
     Returns:
       The branch.
     """
-    return early_bird.early_bird(_state(at), s.rewind)
+    steps = {_state(item.strip()) for item in at.split(",") if item.strip()}
+    places = {"init": 0, "early": s.rewind_to}
+
+    def step(name):
+        return places[name] if name in places else int(name.removeprefix("step_"))
+
+    return early_bird.early_bird(sorted(steps, key=step), s.rewind, window, close)
 
 
 def transfer(
     s: Start,
     data: str = "",
     classes: str = "",
-    head: Literal["same", "new"] = "same",
+    head: Literal["same", "new", "random"] = "same",
     weights: Literal["early", "late", "none"] = "early",
 ) -> Branch:
     """Train the ticket on other data.
@@ -174,7 +217,8 @@ def transfer(
       s: What there is to start from.
       data: Its name, as of --data.name; by default the same.
       classes: Which of its classes, such as 5,6,7; by default all.
-      head: Whether the last layer may have another number of classes, and is then new.
+      head: Whether the last layer may have another number of classes; it is then drawn
+        anew, and kept whole (new) or at random as many in a hundred (random).
       weights: What is carried beside the mask.
 
     Returns:

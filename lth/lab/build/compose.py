@@ -13,7 +13,7 @@ import optax
 from lth import criteria, data, lottery, masks, train
 from lth.analysis import batchnorm, cost
 from lth.lab import devices
-from lth.lab.build import changing, learners, names
+from lth.lab.build import branching, changing, learners, names
 from lth.lab.build.tasks import Task, resident
 from lth.lab.devices import memory
 from lth.lab.store import checkpoint
@@ -187,9 +187,8 @@ def offers(start: names.Start, controls: Sequence[str]) -> dict[str, Callable]:
 def control(name: str, start: names.Start) -> Branch:
     """Return a control by its name. Raises ValueError for one that is not there."""
     there = [n for n in names.CONTROLS if n != "invert" or start.invert]
-    if name not in there:
-        raise ValueError(f"branches by name are {', '.join(there)}; got {name!r}")
-    return names.CONTROLS[name](start)
+    table = {n: partial(names.CONTROLS[n], start) for n in there}
+    return branching.by_name(table, name)[0]
 
 
 def step_name(step: int) -> str:

@@ -361,7 +361,9 @@ PROBES: dict[str, Callable[..., probing.Probe]] = {
     "el2n": probing.el2n,
 }
 
-CONTROLS: dict[str, Callable[[Start], Branch]] = {
+# Each makes a branch of what there is to start from; its other parameters are flags of
+# `lth branch`.
+CONTROLS: dict[str, Callable[..., Branch]] = {
     "reinit": lambda s: branches.reinit(s.init, s.rewind_to),
     "shuffle": lambda s: branches.shuffled("layer", s.rewind),
     "invert": lambda s: branches.repruned(s.invert, "lowest scores kept", s.rewind),
@@ -394,21 +396,20 @@ CONTROLS: dict[str, Callable[[Start], Branch]] = {
         _zero_reshuffled, "pruned weights frozen, as many 0 at random"
     ),
     "mix": lambda s: mix.mixed(s.init, s.frozen, s.rewind),
-}
-
-# Each makes a branch of what there is to start from; its other parameters are flags of
-# `lth branch`.
-BRANCHES: dict[str, Callable[..., Branch]] = {
-    **CONTROLS,
     "random_mask": branching.random_mask,
     "order": branching.order,
-    "rewound_to": branching.rewound_to,
-    "retrain": branching.retrain,
     "noise": branching.noise,
     "norms_late": branching.norms_late,
     "norms_early": branching.norms_early,
     "continued": branching.continued,
     "steps": branching.steps,
     "early_bird": branching.early_bird_mask,
+}
+
+# And those that say nothing until they are given their amounts.
+BRANCHES: dict[str, Callable[..., Branch]] = {
+    **CONTROLS,
+    "rewound_to": branching.rewound_to,
+    "retrain": branching.retrain,
     "transfer": branching.transfer,
 }

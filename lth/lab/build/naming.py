@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def usual(make: Callable) -> dict[str, Any]:
@@ -37,7 +38,26 @@ def made(
         if amount not in known:
             there = ", ".join(known) or "none"
             raise ValueError(f"amounts of the {what} {name} are {there}; got {amount}")
+    amounts = read(table[name], amounts)
     return table[name](**amounts), called(name, amounts, known)
+
+
+def read(make: Callable, amounts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return amounts as their annotations have them: 1 is 1.0 where that is a number.
+
+    Raises ValueError for a word that is none of those allowed.
+    """
+    whole = make.func if isinstance(make, partial) else make
+    hints, found = get_type_hints(whole), {}
+    for name, value in amounts.items():
+        hint = hints.get(name)
+        if hint is float and type(value) is int:
+            value = float(value)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            allowed = ", ".join(map(str, get_args(hint)))
+            raise ValueError(f"{name} is one of {allowed}; got {value!r}")
+        found[name] = value
+    return found
 
 
 def called(name: str, amounts: Mapping[str, Any], known: Mapping[str, Any]) -> str:

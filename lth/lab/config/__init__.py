@@ -1,9 +1,11 @@
 """What may be said of an experiment, and what is refused. Nothing here imports JAX."""
 
 from lth.lab.config.fields import (
+    ABLATIONS,
     CONTROLS,
     EXTENDING,
     MASK_0,
+    NORMS,
     SEEDS,
     ConfigError,
     Data,
@@ -18,9 +20,11 @@ from lth.lab.config.fields import (
 )
 
 __all__ = [
+    "ABLATIONS",
     "CONTROLS",
     "EXTENDING",
     "MASK_0",
+    "NORMS",
     "SEEDS",
     "ConfigError",
     "Data",

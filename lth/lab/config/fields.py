@@ -383,7 +383,12 @@ class Experiment:
     reshuffled_signs_kept, signed_constant, random_signed_constant, rescaled; what
     pruned weights are held at: freeze_init, freeze_init_zero_shrunk,
     freeze_init_zero_grown, freeze_init_zero_reshuffled (lth.lottery.starts says what
-    each is); mix: some of all, in shares by layer chosen on validation data."""
+    each is); mix: some of all, in shares by layer chosen on validation data.
+    And random_mask (as many of each layer), order (other data order), noise (on the
+    starting weights), norms_late and norms_early (batch norm of the end on starting
+    weights, and the reverse), continued (from the end of its training), steps (half as
+    many), early_bird (the mask of the rewind point); 'lth branch --help' lists their
+    amounts, and more that need some."""
     checkpoint_at: str = ""
     """Steps of the dense training to store besides the rewind point: 0,100,500,1ep."""
 
@@ -406,9 +411,16 @@ MASK_0 = (  # what pruned weights are held at
     "freeze_init_zero_reshuffled",
     "mix",
 )
+NORMS = ("norms_late", "norms_early")  # of networks that normalise
+ABLATIONS = (  # of which each changes one thing
+    *("random_mask", "order", "noise"),
+    *NORMS,
+    *("continued", "steps", "early_bird"),
+)
 CONTROLS = (
     *("reinit", "shuffle", "invert", "rewind", "train", "shuffle_global"),
     *MASK_1,
     *MASK_0,
+    *ABLATIONS,
 )
 SEEDS = range(2**31)

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lth.lab.config import (
+    ABLATIONS,
     CONTROLS,
     MASK_0,
+    NORMS,
     SEEDS,
     ConfigError,
     Data,
@@ -19,6 +21,7 @@ from lth.lab.config import (
 )
 from lth.lab.config.parse import parse_steps, split_list
 from lth.lab.config.validate import effects, learning, moving, pruning
+from lth.lab.config.validate.pruning import WITHOUT_NORM
 
 IN_ONE_PIECE = ("mlp", "lenet5", "conv2", "conv4", "conv6", "conv8")
 FOR = {"tinyshakespeare": ("transformer",), "regression": ("mlp",)}
@@ -45,7 +48,7 @@ def check(e: Experiment) -> None:
         if not good:
             raise ConfigError(f"{flag} is {allowed}; got {value}")
     found = e.learn.method != "none" or e.dynamic.rule != "none"
-    _check_controls(e.controls, e.prune, e.rewind, found)
+    _check_controls(e.controls, e.prune, e.rewind, e.model, found)
     _check_model(e.model, e.data.name)
     _check_data(e.data, e.replicates)
     pruning.check(e.prune, e.rewind, e.optimizer, e.model)
@@ -118,7 +121,7 @@ def _check_optimizer(flag: str, o: Optimizer) -> None:
         )
 
 
-def _check_controls(text: str, p: Prune, r: Rewind, found: bool) -> None:
+def _check_controls(text: str, p: Prune, r: Rewind, m: Model, found: bool) -> None:
     controls = split_list(text)
     for control in controls:
         if control not in CONTROLS or controls.count(control) > 1:
@@ -126,19 +129,34 @@ def _check_controls(text: str, p: Prune, r: Rewind, found: bool) -> None:
                 f"--controls is a list of {', '.join(CONTROLS)}, each once; "
                 f"got {text!r}"
             )
-        if why := _unfit(control, p, r, found):
+        if why := _unfit(control, p, m, found):
             raise ConfigError(why)
+    if controls and r.mode != "weights":
+        raise ConfigError(
+            "--controls are trained from the rewind point, so they compare with "
+            f"--rewind.mode weights alone; got {r.mode}"
+        )
 
 
-def fitting(p: Prune, r: Rewind, found: bool) -> list[str]:
-    """Return the controls that go with an experiment of these sections.
+def fitting(p: Prune, r: Rewind, m: Model, found: bool) -> list[str]:
+    """Return the controls that may hang off an experiment of these sections.
 
-    `found` says whether its mask is found in the first training.
+    Asked for by themselves, ablations go with any way of rewinding.
+
+    Args:
+      p: How it prunes.
+      r: How it rewinds.
+      m: Its network.
+      found: Whether its mask is found in the first training.
+
+    Returns:
+      Their names.
     """
-    return [control for control in CONTROLS if not _unfit(control, p, r, found)]
+    every = CONTROLS if r.mode == "weights" else ABLATIONS
+    return [control for control in every if not _unfit(control, p, m, found)]
 
 
-def _unfit(control: str, p: Prune, r: Rewind, found: bool) -> str:
+def _unfit(control: str, p: Prune, m: Model, found: bool) -> str:
     """Why a control does not go with an experiment; empty where it does."""
     if control == "invert" and p.at != "early":
         return (
@@ -155,11 +173,13 @@ def _unfit(control: str, p: Prune, r: Rewind, found: bool) -> str:
             f"--controls {control} holds weights that a round of pruning has pruned; "
             "here there is none"
         )
-    if r.mode != "weights":
+    if control == "early_bird" and found:
         return (
-            "--controls are trained from the rewind point, so they compare with "
-            f"--rewind.mode weights alone; got {r.mode}"
+            "--controls early_bird prunes the dense network of an early step; here "
+            "none is trained"
         )
+    if control in NORMS and m.name in WITHOUT_NORM:
+        return f"--controls {control} is of networks that normalise; got {m.name}"
     return ""
 
 
