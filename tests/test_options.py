@@ -295,8 +295,8 @@ def test_averages_are_taken_anew_under_the_mask():
     mask = jax.tree.map(lambda m: m[None].at[:, 1:].set(False), ones)
     ticket = lottery.Ticket(0, mask, early, {})
     keys = jax.random.split(jax.random.key(1), 1)
-    p = config.Prune(reestimate=3)
-    made = surgery.reestimated(lambda *_: mask, p, task, plan)(early, ticket, 0.5, keys)
+    settle = compose.objective(task, plan).reestimate
+    made = surgery.reestimated(lambda *_: mask, 3, settle)(early, ticket, 0.5, keys)
     assert_same(made.state.params, early.params)
     kernel, bias = (
         np.asarray(early.params["Dense_0"][n][0]) for n in ("kernel", "bias")
