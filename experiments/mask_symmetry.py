@@ -80,13 +80,14 @@ WAYS = {"permuted": "permuted mask", "naive": "naive mask", "shuffle": "random m
 
 def matched(run, flags: study.Flags) -> tuple[Any, list[dict]]:
     """Match the units of each dense network with those of the replicate after it."""
-    apply, dense = run.recipe().objective.apply, run.ticket(0)
+    apply = run.recipe().objective.apply
     inputs = data.load("mnist", flags.data_dir, 5000, 0).train.inputs[:1000]
-    count = len(run.replicates)
-    both = dense.params, dense.stats
-    each: list[Any] = [jax.tree.map(itemgetter(i), both) for i in range(count)]
-    spaces = compress.find(apply, *each[0], inputs)
-    seen = [matching.activations(spaces, apply, *one, inputs) for one in each]
+    each = [run.ticket(0, replicate=replicate) for replicate in run.replicates]
+    spaces = compress.find(apply, each[0].params, each[0].stats, inputs)
+    seen = [
+        matching.activations(spaces, apply, one.params, one.stats, inputs)
+        for one in each
+    ]
     pairs = zip(seen, [*seen[1:], seen[0]], strict=True)
     return spaces, [matching.match_activations(spaces, *pair) for pair in pairs]
 
