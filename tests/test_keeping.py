@@ -221,3 +221,21 @@ def test_how_often_it_is_saved_is_read_from_text():
             parse.parse_saving(text)
     with pytest.raises(ConfigError, match="save_every is a time"):
         lth.run("digits", save_every="soon")
+
+
+def test_a_training_that_breaks_off_waits_for_what_it_writes(tmp_path):
+    """Else the next one, in the same process, finds a checkpoint half written."""
+    waited = []
+
+    def write():
+        waited.append(True)
+        raise OSError("the disk is full")  # is not told instead of what broke off
+
+    def broken_off():
+        with keeping.keeping(tmp_path, "ticket", 0, Saving(), keeping.Pace()) as keeper:
+            keeper.write = write
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert waited == [True]

@@ -1,11 +1,12 @@
-"""Figures of masks: every weight in its place."""
+"""Figures of masks, every weight in its place; of barriers, by numbers from hand."""
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from lth import plot
+from lth import analysis, plot, results
 
 MASK = {"conv": {"kernel": jnp.zeros((2, 1, 3, 4), bool).at[1, 0, 2, 3].set(True)}}
 
@@ -31,3 +32,112 @@ def test_a_picture_of_inputs_is_of_one_network():
         with pytest.raises(ValueError, match=r"kernel is \[.*replicate=0") as caught:
             plot.inputs(stacked, "kernel", wrong, Figure().subplots())
         assert f"got {shape}" in str(caught.value)
+
+
+T2 = 4.302652729911275  # Student's t for three values, at 97.5 %
+# One pair, three points, three replicates: in the middle the error is larger by 30, 20
+# and 10 points than at both ends.
+ACCURACY = np.array([[[0.9, 0.8, 0.7], [0.6, 0.6, 0.6], [0.9, 0.8, 0.7]]])
+
+
+def edges(band):
+    """Return the places of a band, and its lower and upper edge there."""
+    corners = pd.DataFrame(band.get_paths()[0].vertices).groupby(0)[1]
+    return [*corners.groups], corners.min().to_numpy(), corners.max().to_numpy()
+
+
+def test_a_barrier_is_the_mean_error_along_the_line_in_its_interval():
+    ax = plot.barrier({"accuracy": ACCURACY}, Figure().subplots(), label="two")
+    along, ends = ax.lines
+    assert along.get_xdata() == pytest.approx([0, 0.5, 1])
+    assert along.get_ydata() == pytest.approx([20, 40, 20])
+    assert ends.get_ydata() == pytest.approx([20, 20])
+    places, low, high = edges(ax.collections[0])
+    half = T2 * 10 / np.sqrt(3)  # errors of 10, 20 and 30 % deviate by 10
+    assert places == pytest.approx([0, 0.5, 1])
+    assert low == pytest.approx([20 - half, 40, 20 - half])
+    assert high == pytest.approx([20 + half, 40, 20 + half])
+    assert ax.get_ylabel() == "error (%)"
+    # What rises above the dotted line is what is called a barrier.
+    height = 100 * analysis.barriers({"accuracy": ACCURACY})["accuracy"].mean()
+    drawn = np.max(along.get_ydata()) - np.mean(np.asarray(ends.get_ydata()))
+    assert drawn == pytest.approx(height)
+
+
+def test_a_loss_is_drawn_as_it_is_and_pairs_are_averaged_in_a_replicate_first():
+    # The pairs differ by far, their means by nothing: so the interval is nothing.
+    pairs = np.array([[[1.0, 9.0], [2.0, 6.0]], [[9.0, 1.0], [6.0, 2.0]]])
+    curves = {"loss": pairs, "accuracy": pairs / 10}
+    ax = plot.barrier(curves, Figure().subplots(), metric="loss")
+    assert ax.lines[0].get_ydata() == pytest.approx([5, 4])
+    _, low, high = edges(ax.collections[0])
+    assert low == pytest.approx([5, 4])
+    assert high == pytest.approx([5, 4])
+    assert ax.get_ylabel() == "loss"
+    assert ax.get_legend() is None
+    of_score = plot.barrier(curves, Figure().subplots())  # not the loss, if not asked
+    assert of_score.lines[0].get_ydata() == pytest.approx([50, 60])
+
+
+def test_one_replicate_has_no_interval_and_lines_take_colours_in_turn():
+    ax = Figure().subplots()
+    for label in ("one", "costs $1 or $2"):
+        plot.barrier({"loss": np.ones((1, 4, 1))}, ax, label=label)
+    assert not ax.collections
+    drawn = [line.get_color() for line in ax.lines]
+    assert drawn == [plot.COLORS[0]] * 2 + [plot.COLORS[1]] * 2
+    said = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert said == ["one", r"costs \$1 or \$2"]
+
+
+def test_what_was_not_measured_is_not_drawn():
+    with pytest.raises(ValueError, match="metric is one of loss; got 'accuracy'"):
+        plot.barrier(
+            {"loss": np.ones((1, 4, 1))}, Figure().subplots(), metric="accuracy"
+        )
+    with pytest.raises(ValueError, match=r"\[pairs, points, r\]; got \(4, 1\)"):
+        plot.barrier({"loss": np.ones((4, 1))}, Figure().subplots())
+    with pytest.raises(ValueError, match="no rows of signs top_1.*barrier accuracy"):
+        plot.against_level(measured(), Figure().subplots(), "signs", "top_1")
+
+
+def measured(run="mine", more=0.0):
+    """Return rows of a probe at levels 3 and 1, of three replicates."""
+    rows = [
+        (run, r, "ticket", level, 0.5**level, 100, "barrier", "accuracy", value + more)
+        for level, values in ((3, (0.01, 0.02, 0.03)), (1, (0.05, 0.05, 0.05)))
+        for r, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=list(results.COLUMNS))
+
+
+def test_a_probe_is_drawn_by_level_with_its_interval():
+    ax = Figure().subplots()
+    plot.against_level(measured(), ax, "barrier", "accuracy", percent=True, label="own")
+    (line,) = ax.lines
+    assert [*line.get_xdata()] == [1, 3]
+    assert line.get_ydata() == pytest.approx([5, 2])
+    places, low, high = edges(ax.collections[0])
+    half = T2 * 1 / np.sqrt(3)
+    assert places == [1, 3]
+    assert low == pytest.approx([5, 2 - half])
+    assert high == pytest.approx([5, 2 + half])
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["own"]
+    assert ax.get_ylabel() == "barrier accuracy (%)"
+    plot.against_level(measured(more=1), ax, "barrier", "accuracy")
+    assert ax.lines[1].get_ydata() == pytest.approx([1.05, 1.02])
+    assert ax.lines[1].get_color() == plot.COLORS[1]
+
+
+def test_runs_and_variants_have_lines_of_their_own_and_curves_their_ends():
+    early = measured().assign(step=50, value=0.9)  # a curve's, before the end
+    table = pd.concat([early, measured(), measured("other", 0.1)])
+    fresh = measured().assign(variant="reinit", value=0.5)
+    table = pd.concat([table, fresh], ignore_index=True)
+    ax = plot.against_level(table, Figure().subplots(), "barrier", "accuracy")
+    drawn = {line.get_label(): [*line.get_ydata()] for line in ax.lines}
+    assert drawn == {
+        "mine: ticket": pytest.approx([0.05, 0.02]),
+        "mine: fresh initialisation": pytest.approx([0.5, 0.5]),
+        "other: ticket": pytest.approx([0.15, 0.12]),
+    }

@@ -76,7 +76,7 @@ class Keeper:
 
     def begun(self, state: TrainState, mask: masks.Mask) -> Unfinished | None:
         """Return where the training that starts so was left."""
-        self._finish_writing()
+        self.finish_writing()
         self.started, self.origin = (state, mask), step_of(state)
         self.last = time.monotonic()
         found = self._found(state)
@@ -108,12 +108,12 @@ class Keeper:
         if stop or due:
             self._save(unfinished)
         if stop:
-            self._finish_writing()
+            self.finish_writing()
             raise Stopped
 
     def end(self) -> None:
         """Drop what is kept: the training is over, and what came of it is stored."""
-        self._finish_writing()
+        self.finish_writing()
         if devices.first_process():
             store.drop_trainings(self.unit)
 
@@ -164,7 +164,7 @@ class Keeper:
         self.last = time.monotonic()
         if not devices.first_process():
             return
-        self._finish_writing()
+        self.finish_writing()
         tree: dict[str, Any] = {"state": unfinished.state}
         if unfinished.records:
             tree["curves"] = _stacked(unfinished.records)
@@ -176,8 +176,8 @@ class Keeper:
         waited = round(time.monotonic() - self.last, 4)  # by the training
         self._log("kept", unfinished.state, seconds=waited)
 
-    def _finish_writing(self) -> None:
-        """Wait for what is being written; raises StoreError where that fails."""
+    def finish_writing(self) -> None:
+        """Wait for what is being written; raises what writing it raised."""
         if self.write is not None:
             write, self.write = self.write, None
             write()
@@ -205,7 +205,12 @@ def keeping(
       The keeper that training calls (`train.Keep`).
     """
     keeper = Keeper(unit, variant, level, saving, pace)
-    yield keeper
+    try:
+        yield keeper
+    except BaseException:  # what goes on from here must find no half-written files
+        with contextlib.suppress(OSError, store.StoreError):
+            keeper.finish_writing()
+        raise
     keeper.end()
 
 

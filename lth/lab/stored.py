@@ -461,10 +461,13 @@ class Run:
 
         Of each replicate of which there is something: the level, the replicate, and how
         many layers and how many units are cut off. Nothing where it is not known what
-        is learned, or how the network is put together.
+        is learned, or how the network is put together; nor in one of several processes:
+        asking runs the network, which they must all do together.
         """
         recipe, found = self.recipe(), []
         if recipe.objective is None or not self.levels or not self.levels[-1]:
+            return []
+        if jax.process_count() > 1:
             return []
         level, probe = self.levels[-1], probing.paths()
         for group, unit in self._units:

@@ -17,12 +17,18 @@ from lth.plot.maps import (
     inputs,
     kept,
 )
+from lth.plot.probes import (
+    against_level,
+    barrier,
+)
 
 __all__ = [
     "COLORS",
     "NAMES",
     "NONE",
     "accuracy",
+    "against_level",
+    "barrier",
     "beside",
     "curves",
     "density_axis",
