@@ -12,9 +12,9 @@ import pytest
 
 import lth
 from lth import data, masks, models, train
-from lth.cli import main
+from lth.cli import conclusion, main
 from lth.lab import config, store
-from lth.lab.build import branching, names, naming
+from lth.lab.build import assemble, branching, names, naming
 from lth.lab.config import ConfigError, presets, validate
 from lth.lottery import Branch, rewind
 from tests import own
@@ -282,7 +282,15 @@ def test_a_transfer_by_name(digits, capsys):
         n: d for n, d in before.items() if not n.startswith("branches")
     }
     run = lth.open_run(digits.path)
-    found = run.ticket(1, "transfer-classes=3,5,8-head=new")
+    name = "transfer-classes=3,5,8-head=new"
+    other = assemble.build(
+        replace(DIGITS, data=replace(DIGITS.data, classes=(3, 5, 8)))
+    )
+    assert about(run, name)["settings"]["digest"] == other.data  # in its id
+    assert run.apart == {name}
+    (told,) = [s for s in conclusion.sentences(run.table, {}, run.apart) if name in s]
+    assert "of another task and has no dense network of its own" in told
+    found = run.ticket(1, name)
     assert found.params["output"]["kernel"].shape == (2, 12, 3)
     assert found.mask["output"]["kernel"].all()
     assert_same(found.mask["hidden_0"], run.ticket(1).mask["hidden_0"])

@@ -57,6 +57,27 @@ def test_by_hand():
     ]
 
 
+def test_another_task_is_compared_with_its_own_dense_network():
+    moved = table({0: (1.0, [0.5, 0.6, 0.7]), 1: (0.8, [0.51] * 3)}, variant="moved")
+    alone = table({1: (0.8, [0.99] * 3)}, variant="alone")
+    all_three = pd.concat([table({0: DENSE, 1: (0.8, [0.92] * 3)}), moved, alone])
+    found = results.matching(all_three, {"moved", "alone"})
+    rows = found.set_index(["variant", "level"])
+    assert [*rows.index] == [("ticket", 1), ("moved", 1)]
+    assert rows["dense"].tolist() == pytest.approx([0.92, 0.6])
+    assert rows["deviation"].tolist() == pytest.approx([0.02, 0.1])
+    assert rows["matches"].all()  # 0.51 is above 0.5
+    told = conclusion.sentences(all_three, {"moved": "on cats"}, {"moved", "alone"})
+    assert told[1:] == [
+        "“on cats” matches its own dense network (test accuracy 60.00 ± 10.00 %, one "
+        "standard deviation, n = 3) down to a density of 80 % (level 1), the last.",
+        "“alone” is of another task and has no dense network of its own to match: its "
+        "level 0 is not trained.",
+    ]
+    ax = plot.accuracy(all_three, Figure().subplots(), apart={"moved", "alone"})
+    assert len(ax.patches) == 2  # a strip of each dense network
+
+
 def test_controls_are_compared_with_the_same_dense_network():
     both = pd.concat(
         [

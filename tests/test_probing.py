@@ -38,7 +38,7 @@ def run(trunk, tmp_path):
 
 PROBED = [
     *("barrier", "overlap", "signs", "distance", "paths", "densities"),
-    *("sharpness", "gradient"),
+    *("sharpness", "spectrum", "gradient", "forgetting"),
 ]
 
 
@@ -185,6 +185,7 @@ def test_curvature_and_gradients_at_the_rewind_point(run):
     assert objective is not None
     sharp = run.measure("sharpness", batches=3, steps=30, count=2)
     slope = run.measure("gradient", batches=3)
+    wide = run.measure("spectrum", batches=3, steps=30, draws=64, zero=0.1)
     order = recipes.keys(recipe.replicates, recipes.TRAIN)
     batches = objective.batches(order, 3)
     for r in (0, 1):
@@ -203,8 +204,46 @@ def test_curvature_and_gradients_at_the_rewind_point(run):
         for i in (0, 1):
             found = values(sharp, f"top_{i + 1}", 2)[r]
             assert found == pytest.approx(tops[i], rel=1e-3)
+        spread = {name: values(wide, name, 2)[r] for name in set(wide["metric"])}
+        assert spread["top"] == pytest.approx(tops[0], rel=1e-3)
+        assert spread["bottom"] == pytest.approx(tops[-1], rel=1e-3, abs=1e-4)
+        size = float(
+            np.abs(tops).max()
+        )  # random starts tell means to one in twenty or so
+        assert spread["mean"] == pytest.approx(tops.mean(), abs=0.05 * size)
+        assert spread["deviation"] == pytest.approx(tops.std(), abs=0.05 * size)
+        shares = [np.mean(tops > 0.1 * size), np.mean(tops < -0.1 * size)]
+        assert [spread["positive"], spread["negative"]] == pytest.approx(
+            shares, abs=0.1
+        )
+        assert spread["flat"] == pytest.approx(1 - sum(shares), abs=0.2)
         each = np.stack([jax.grad(loss)(flat, i)[kept] for i in range(3)])
         norm = np.linalg.norm(each.mean(0))
         assert values(slope, "norm", 2)[r] == pytest.approx(norm, rel=1e-4)
     with pytest.raises(ValueError, match="EL2N is of data with inputs and targets"):
         run.measure("el2n")
+    with pytest.raises(ValueError, match=r"zero is a share in \[0, 1\); got 1"):
+        run.measure("spectrum", zero=1)
+
+
+def test_what_levels_forget_is_counted_example_by_example(run):
+    """Restated: the networks and the data are plain arrays."""
+    table, data = run.measure("forgetting"), own.splits()["train"]
+    for r in (0, 1):
+        right = []
+        for level in run.levels:
+            w = run.ticket(level, replicate=r).params
+            hidden = np.maximum(data["points"] @ w["first"]["kernel"], 0)
+            answers = (hidden @ w["last"]["kernel"]).argmax(1)
+            right.append(answers == data["largest"])
+            past = np.array(right)
+            lost = (past[:-1] & ~past[1:]).sum(0)
+            lost = np.where(past.any(0), lost, len(past))
+            assert values(table, "count", level)[r] == pytest.approx(lost.mean())
+            if level:
+                gone = np.mean(past[-2] & ~past[-1])
+                assert values(table, "forgotten", level)[r] == pytest.approx(gone)
+                new = np.mean(~past[-2] & past[-1])
+                assert values(table, "learned", level)[r] == pytest.approx(new)
+    assert set(table.loc[table["level"] == 0, "metric"]) == {"count"}
+    assert table["value"].max() > 0

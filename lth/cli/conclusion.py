@@ -1,7 +1,7 @@
 """What the table of a run allows to say, in sentences."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 
@@ -22,13 +22,18 @@ def meaning(table: pd.DataFrame) -> str:
     )
 
 
-def sentences(table: pd.DataFrame, titles: Mapping[str, str] = plot.NONE) -> list[str]:
+def sentences(
+    table: pd.DataFrame,
+    titles: Mapping[str, str] = plot.NONE,
+    apart: Collection[str] = (),
+) -> list[str]:
     """Say of one run down to which density its networks match the dense one.
 
     A sentence about the tickets and one about each control; none of a run that has
-    pruned nothing yet.
+    pruned nothing yet. Branches of another task, `apart`, have a dense network of their
+    own to match, at level 0, or none.
     """
-    rows = results.matching(table)
+    rows = results.matching(table, apart)
     if rows.empty:
         learned = (table["level"] == 0) & (table["density"] < 1)
         nothing = "No dense network was trained, so there is none to match."
@@ -40,11 +45,20 @@ def sentences(table: pd.DataFrame, titles: Mapping[str, str] = plot.NONE) -> lis
         if variant != results.TICKET:
             called = plot.name(str(variant), 1, 1, titles=titles)
             text = f"The control “{called}” matches it {where}"
+            if variant in apart:
+                own = _dense(group.iloc[0], results.score(table))
+                text = f"“{called}” matches its own dense network ({own}) {where}"
         elif group["matches"].any():
             text = f"Tickets match the dense network ({dense}) {where}"
         else:
             text = f"No ticket matches the dense network ({dense})"
         told.append(f"{text}{_fewer(group)}.")
+    alone = set(table["variant"]) & set(apart) - set(rows["variant"])
+    told += [
+        f"“{plot.name(variant, 1, 1, titles=titles)}” is of another task and has no "
+        "dense network of its own to match: its level 0 is not trained."
+        for variant in sorted(alone)
+    ]
     return told
 
 

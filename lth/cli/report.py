@@ -4,6 +4,7 @@ import dataclasses
 import html
 import io
 import json
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def write(runs: list[Run], path: Path) -> Path:
     table = pd.concat([run.table for run in runs], ignore_index=True)
     table["run"] = table["run"].map(called)
     titles = {name: title for run in runs for name, title in run.titles.items()}
+    apart = {name for run in runs for name in run.apart}
     try:
         results.score(table)
     except ValueError as error:
@@ -52,13 +54,15 @@ def write(runs: list[Run], path: Path) -> Path:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         *(_what(run, called[run.path.name]) for run in runs),
-        *_figures(runs, table, titles),
+        *_figures(runs, table, titles, apart),
     ]
-    parts += ["<h2>Results</h2>", _results(table, titles)]
+    parts += ["<h2>Results</h2>", _results(table, titles, apart)]
     parts += [f"<p>{html.escape(conclusion.meaning(table))}</p>"]
     parts += [
         "<h2>What tickets save</h2>",
         _savings(runs, called),
+        "<h2>What the search cost</h2>",
+        _costs(runs, called),
         "<h2>What was run</h2>",
     ]
     parts += [_details(run) for run in runs]
@@ -86,7 +90,7 @@ def _what(run: Run, label: str) -> str:
     preset = presets.named(run.preset)
     title = preset.title if preset else run.name
     n = len(run.replicates)
-    told = [*conclusion.sentences(run.table, run.titles), *_cautions(run)]
+    told = [*conclusion.sentences(run.table, run.titles, run.apart), *_cautions(run)]
     called = f" ({label})" if label != run.path.name else ""
     return (
         f"<p><b>{html.escape(run.path.name)}</b>{html.escape(called)}: "
@@ -119,10 +123,10 @@ def _how(run: Run) -> str:
     return f"levels 0 to {max(run.levels)}, rewinding {e.rewind.mode} to {e.rewind.to}"
 
 
-def _figures(runs: list[Run], table: pd.DataFrame, titles) -> list[str]:
+def _figures(runs: list[Run], table: pd.DataFrame, titles, apart) -> list[str]:
     n = "95 % confidence intervals of the mean over replicates"
     left, right = _axes(2)
-    plot.accuracy(table, left, titles=titles)
+    plot.accuracy(table, left, titles=titles, apart=apart)
     plot.accuracy(table, right, at="stop_accuracy", titles=titles)
     parts = [
         f"<h2>{results.score(table).capitalize()} against density</h2>",
@@ -178,22 +182,24 @@ def _figure(figure, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _results(table: pd.DataFrame, titles) -> str:
+def _results(table: pd.DataFrame, titles, apart) -> str:
     name = results.score(table)
     head = ["run", "variant", "level", "density %", "n", f"test {name} at the end %"]
     head += ["early-stopping step", f"test {name} there %"]
     rows = ["".join(f"<th>{name}</th>" for name in head)]
     rows += [
         "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        for row in cells(table, titles)
+        for row in cells(table, titles, apart)
     ]
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
-def cells(table: pd.DataFrame, titles=plot.NONE) -> list[list[str]]:
+def cells(
+    table: pd.DataFrame, titles=plot.NONE, apart: Collection[str] = ()
+) -> list[list[str]]:
     """Return the summary of a table as text, in the columns of the report's results."""
     unit = ["run", "variant", "level"]
-    matches = results.matching(table).set_index(unit)["matches"].to_dict()
+    matches = results.matching(table, apart).set_index(unit)["matches"].to_dict()
     return [
         [
             row["run"],
@@ -234,6 +240,43 @@ def _savings(runs: list[Run], called: dict[str, str]) -> str:
         "<p>Of the whole network, what is not prunable included. Multiplications are "
         "saved only where zeros are skipped, which dense arithmetic does not do.</p>"
     )
+
+
+def _costs(runs: list[Run], called: dict[str, str]) -> str:
+    """Steps and seconds of each level's tickets, beside what they gained."""
+    head = ["run", "level", "steps", "dense trainings so far", "seconds"]
+    head += ["test score less that of level 0, points"]
+    rows = ["".join(f"<th>{name}</th>" for name in head)]
+    for run in runs:
+        label, costs = called[run.path.name], run.costs().query("variant == 'ticket'")
+        trainings = costs["steps"].cumsum() / costs["steps"].max()
+        gains = _gains(run.table)
+        for cost, share in zip(costs.to_dict("records"), trainings, strict=True):
+            row = [
+                html.escape(label),
+                str(cost["level"]),
+                str(cost["steps"]),
+                f"{share:.2f}",
+                f"{cost['seconds']:.1f}",
+                gains.get(cost["level"], ""),
+            ]
+            rows.append("".join(f"<td>{cell}</td>" for cell in row))
+    return (
+        "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+        "<p>Of all replicates together, on the machine below, without compiling. Of a "
+        "training that was killed and went on, the seconds after the last time.</p>"
+    )
+
+
+def _gains(table: pd.DataFrame) -> dict[int, str]:
+    """By level, how much better tickets end than the first network, in points."""
+    tickets = table[table["variant"] == results.TICKET]
+    ends = results.final(tickets).pivot(index="replicate", columns="level")["value"]
+    if 0 not in ends:
+        return {}
+    gains = 100 * ends.sub(ends[0], axis=0).drop(columns=0)
+    told = {level: results.interval(gains[level].dropna()) for level in gains}
+    return {int(level): results.around(*pair) for level, pair in told.items()}
 
 
 def _details(run: Run) -> str:

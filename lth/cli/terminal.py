@@ -96,11 +96,13 @@ def print_summary(run: Any) -> None:
     table = Table(title=run.path.name)
     for name in ("", "level", "density %", "n", "test %", "early stop", "test % there"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for _, *cells in report.cells(run.table, run.titles):
+    rows = report.cells(run.table, run.titles, run.apart)
+    for _, *cells in rows:
         table.add_row(*cells)
-    widest = max(len(cells[1]) for cells in report.cells(run.table, run.titles))
+    widest = max(len(cells[1]) for cells in rows)
     Console(width=max(output.width, 75 + widest)).print(table)  # nothing is cut
-    told = *conclusion.sentences(run.table, run.titles), conclusion.meaning(run.table)
+    said = conclusion.sentences(run.table, run.titles, run.apart)
+    told = *said, conclusion.meaning(run.table)
     for sentence in filter(None, told):
         output.print(sentence, markup=False)
 

@@ -232,6 +232,8 @@ class _Tally:
     ):
         self.run, self.watch, self.total, self.done = run, watch, total, 0
         self.saving, self.pace = saving, keeping.Pace()
+        # When the training under way began, by the clock and by that of compiling.
+        self.began = (0.0, 0.0)
 
     def keep(self, unit: Path, variant: str, level: int):
         """Keep a training, until what comes of it in the block is stored."""
@@ -240,11 +242,27 @@ class _Tally:
     def report(self, recipe: Recipe, unit: Path, variant: str, level: int) -> Reporter:
         """A reporter of the next training."""
         start, steps = recipe.rewind_to if level else 0, recipe.stops[-1]
+        self.began = time.monotonic(), compilation.seconds()
         self.done += 1
         done = self.done - 1
         return Reporter(
             unit, variant, level, done, self.total, start, steps, self.watch
         )
+
+    def cost(self, report: Reporter) -> dict[str, Any]:
+        """What the training that is reported took: its steps, and seconds since then.
+
+        Of a training that was killed and went on, the seconds are those of this call.
+        """
+        clock, compiled = self.began
+        spent = time.monotonic() - clock
+        compiling = compilation.seconds() - compiled
+        steps = report.steps - report.start
+        return {
+            "steps": steps,
+            "seconds": round(spent - compiling, 3),
+            "compiling": round(compiling, 3),
+        }
 
 
 def _grow(recipe: Recipe, unit: Path, tally: _Tally) -> None:
@@ -268,6 +286,8 @@ def _grow(recipe: Recipe, unit: Path, tally: _Tally) -> None:
             else:
                 ticket = lottery.next_ticket(kept, start, ticket, report)
             _first(_save, tally.run, unit, recipe.replicates, store.TRUNK, ticket)
+        of = {"variant": store.TRUNK, "level": level}
+        _first(partial(store.log, unit, "trained", **of, **tally.cost(report)))
 
 
 def _hang(
@@ -310,6 +330,10 @@ def _hang(
                     for name, new in zip(group, news, strict=True):
                         at, replicates = folders[name], recipe.replicates
                         _first(_save, tally.run, at, replicates, name, new)
+                cost = tally.cost(report)
+                for name in group:
+                    told = {"variant": name, "level": level, **cost}
+                    _first(partial(store.log, folders[name], "trained", **told))
 
 
 def _needed(recipe: Recipe, unit: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -386,6 +410,7 @@ def _folder(unit: Path, name: str, branch: Branch) -> Path:
 def _prepare_branch(folder: Path, name: str, branch: Branch) -> None:
     content = {"name": name, "id": branch_id(name, branch), "title": branch.title}
     content |= {"order": branch.order, "settings": dict(branch.settings)}
+    content |= {"apart": True} if branch.apart else {}
     store.create_branch(folder, content)
     store.reconcile(folder)
 

@@ -218,6 +218,16 @@ class Run:
         }
 
     @property
+    def apart(self) -> set[str]:
+        """The branches of another task, whose scores are not those of the run's."""
+        return {
+            name
+            for _, unit in self._units
+            for name, folder in store.branches(unit).items()
+            if store.read_branch(folder).get("apart")
+        }
+
+    @property
     def replicates(self) -> list[int]:
         """Return the numbers of the replicates, in the order of the arrays."""
         return [replicate for group, _ in self._units for replicate in group]
@@ -439,6 +449,24 @@ class Run:
             return store.load(folder, level, like)
 
         return stored
+
+    def costs(self) -> pd.DataFrame:
+        """Return what each training took, as the log tells: the cost of the search.
+
+        One row per variant and level, replicates together: `steps`, `seconds` without
+        `compiling`, and that. Of a training that was killed and went on, the seconds
+        are those after the last time. Added replicates count as more seconds.
+        """
+        columns = ["variant", "level", "steps", "seconds", "compiling"]
+        lines = [
+            {column: line[column] for column in columns}
+            for _, unit in self._units
+            for folder in (unit, *store.branches(unit).values())
+            for line in store.logged(folder, "trained")
+        ]
+        table = pd.DataFrame(lines, columns=columns)
+        sums = {"steps": "max", "seconds": "sum", "compiling": "sum"}
+        return table.groupby(columns[:2], sort=False, as_index=False).agg(sums)
 
     def compare(self, other: "Run", metric: str | None = None) -> pd.DataFrame:
         """This run's scores less those of another, by variant and level.

@@ -35,6 +35,9 @@ class Branch(NamedTuple):
     # Stored states of the dense training, by name, which `start` and `prune` are given
     # as one more argument: a dict by these names
     needs: tuple[str, ...] = ()
+    # Whether it is of another task, so that the dense network of the run is not what it
+    # has to match
+    apart: bool = False
 
 
 NO_STATES: Mapping[str, TrainState] = MappingProxyType({})

@@ -86,7 +86,7 @@ def transferred(
         stats = _carried(source.stats, fresh.stats)
         return fresh._replace(params=params, stats=stats), mask
 
-    return Branch(start, title, changed=changed)
+    return Branch(start, title, changed=changed, apart=True)
 
 
 def _one(tree: Any) -> Any:

@@ -4,7 +4,7 @@ Every function draws on the axes it is given and returns them. Lines are means o
 replicates, bands 95 % confidence intervals of the mean (Student's t).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -67,6 +67,7 @@ def accuracy(
     at: str = "accuracy",
     band: bool = True,
     titles: Mapping[str, str] = NONE,
+    apart: Collection[str] = (),
 ) -> Axes:
     """Draw test accuracy against density, a line per run and variant.
 
@@ -81,13 +82,14 @@ def accuracy(
         `stop_accuracy`, at the early-stopping step.
       band: whether intervals are drawn.
       titles: what branches are called, by their names (`name`).
+      apart: the branches of another task, as of `results.matching`.
 
     Returns:
       `ax`.
     """
     _against_density(results.summary(table), at, ax, titles, percent=True, band=band)
     if at == "accuracy":
-        _show_matching(results.matching(table), ax)
+        _show_matching(results.matching(table, apart), ax)
     where = "at the end" if at == "accuracy" else "at early stopping"
     ax.set(ylabel=f"test {results.score(table)} {where} (%)")
     return ax
@@ -140,7 +142,7 @@ def _show_matching(matching: pd.DataFrame, ax: Axes) -> None:
     missed = matching[~matching["matches"].astype(bool)]
     x, y = 100 * missed["density"], 100 * missed["accuracy"]
     ax.plot(x, y, "o", ms=1.6, color="white", zorder=3)
-    for _, row in matching.drop_duplicates("run").iterrows():
+    for _, row in matching.drop_duplicates(["run", "dense"]).iterrows():
         if row["deviation"] > 0:
             least = row["dense"] - row["deviation"]
             strip = 100 * least, 100 * row["dense"]

@@ -1,6 +1,6 @@
 """Statistics of the table: early stopping, intervals, what matches the dense one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -188,7 +188,7 @@ def around(mean: float, half: float, digits: int = 2) -> str:
     return said if half != half else f"{said} ± {half:.{digits}f}"
 
 
-def matching(table: pd.DataFrame) -> pd.DataFrame:
+def matching(table: pd.DataFrame, apart: Collection[str] = ()) -> pd.DataFrame:
     """Say of every pruned network of a table whether it matches its dense network.
 
     It matches where its mean test score at the end of training is at most one standard
@@ -201,14 +201,17 @@ def matching(table: pd.DataFrame) -> pd.DataFrame:
     One row per run, variant and level beyond the dense one, level by level, with
     columns density and accuracy (means), n, `dense`, `dense_n` and `deviation` (NaN
     for one replicate) of the dense network, and `matches`; the score is `score`'s.
-    Runs without a dense network, whose masks were learned, have no rows.
+    Runs without a dense network, whose masks were learned, have no rows. The variants
+    `apart` are of another task: each is compared with its own dense network, at level
+    0, and has no rows without one.
     """
     ends, found = final(table), []
-    is_dense = (
-        (ends["variant"] == TICKET) & (ends["level"] == 0) & (ends["density"] == 1)
-    )
+    own = ends["variant"].isin(list(apart))
+    # Whose dense network a row is compared with; and the rows that are one.
+    task = ends["variant"].where(own, TICKET).rename("task")
+    is_dense = (ends["variant"] == task) & (ends["level"] == 0) & (ends["density"] == 1)
     order = list(table["variant"].unique())
-    for run, rows in ends.groupby("run", sort=False):
+    for (run, _), rows in ends.groupby(["run", task], sort=False):
         values = rows.loc[is_dense[rows.index], "value"].to_numpy()
         if not len(values):
             continue
@@ -217,7 +220,7 @@ def matching(table: pd.DataFrame) -> pd.DataFrame:
         least = dense - (spread if len(values) > 1 else 0)
         pruned = rows[~is_dense[rows.index]]
         for (variant, level), group in pruned.groupby(["variant", "level"]):
-            row = {"run": run, "variant": variant, "level": level}
+            row: dict[str, Any] = {"run": run, "variant": variant, "level": level}
             row |= {"density": _mean(group["density"].to_numpy()), "n": len(group)}
             row["accuracy"] = _mean(group["value"].to_numpy())
             row |= {"dense": dense, "dense_n": len(values), "deviation": spread}

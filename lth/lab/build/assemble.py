@@ -100,11 +100,12 @@ def build(
     one = _rewind(e.rewind, tx)
     invert, frozen = _inverted(e.prune, scores), compose.make_frozen(task, tx, plan)
 
-    def other(data: str, classes: str) -> Recipe:
-        """The same settings on other data."""
+    def other(data: str, classes: str) -> tuple[Recipe, str]:
+        """The same settings on other data, and the digest of those."""
         chosen = tuple(map(int, parse.split_list(classes)))
         named = replace(e.data, name=data or e.data.name, classes=chosen)
-        return build(replace(e, data=named, controls=""), data_dir, over).recipe
+        built = build(replace(e, data=named, controls=""), data_dir, over)
+        return built.recipe, built.data
 
     start = names.Start(init, one, times.rewind_to, invert, frozen, tx, other)
     every = jax.jit(jax.vmap(init))

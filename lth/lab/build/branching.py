@@ -28,9 +28,9 @@ class Start(NamedTuple):
     # The recipe whose loss and measures know stats that are `lottery.Frozen`
     frozen: Callable[[Any], Any] = lambda recipe: recipe
     tx: Any = None  # the optimizer
-    # (data, classes) -> the recipe of the same settings on other data, where they come
-    # from names
-    other: Callable[[str, str], Any] | None = None
+    # (data, classes) -> the recipe of the same settings on other data, and the digest
+    # of those, where they come from names
+    other: Callable[[str, str], tuple[Any, str]] | None = None
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -231,13 +231,11 @@ def transfer(
         )
     if not data and not classes:
         raise ValueError("transfer needs --data or --classes, of what to train on")
-    other, title = s.other, f"trained on {data or 'other classes'}"
+    title = f"trained on {data or 'other classes'}"
     title += f", classes {classes}" if classes else ""
-
-    def made():
-        return other(data, classes)
-
-    return transfers.transferred(made, title, head=head, weights=weights)
+    other, digest = s.other(data, classes)
+    made = transfers.transferred(lambda: other, title, head=head, weights=weights)
+    return made._replace(settings={"digest": digest})
 
 
 def _state(at: str) -> str:

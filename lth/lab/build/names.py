@@ -20,7 +20,7 @@ from lth.criteria import history
 from lth.data import augment
 from lth.dynamic import forward
 from lth.lab import config
-from lth.lab.build import branching, probing
+from lth.lab.build import branching, inspecting, probing
 from lth.lab.build.branching import Start
 from lth.lab.config import needs
 from lth.lottery import Branch, branches, mix, rewind, starts
@@ -356,9 +356,11 @@ PROBES: dict[str, Callable[..., probing.Probe]] = {
     "overlap": probing.overlaps,
     "signs": probing.signs,
     "paths": probing.paths,
-    "sharpness": probing.sharpness,
-    "gradient": probing.gradient,
-    "el2n": probing.el2n,
+    "sharpness": inspecting.sharpness,
+    "spectrum": inspecting.spectrum,
+    "gradient": inspecting.gradient,
+    "el2n": inspecting.el2n,
+    "forgetting": inspecting.forgetting,
 }
 
 # Each makes a branch of what there is to start from; its other parameters are flags of

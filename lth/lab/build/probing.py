@@ -5,7 +5,6 @@ beside the ticket, `stored(variant, level)` is another one of the same run.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +12,11 @@ import jax
 import numpy as np
 
 from lth import analysis, compress, masks
-from lth.analysis import curvature, examples, graph, overlap
+from lth.analysis import graph, overlap
 from lth.lab import store
 from lth.lottery import Recipe, Ticket
 from lth.lottery import recipe as recipes
-from lth.train import Loss, TrainState
+from lth.train import TrainState
 
 Numbers = dict[str, Any]  # by metric, [r]
 Probe = Callable[..., Numbers]
@@ -112,7 +111,7 @@ def _ends(to: str, ticket: Ticket, stored: Callable) -> list[TrainState] | None:
 
 def _settling(recipe: Recipe, batches: int) -> Callable[[TrainState], TrainState]:
     """What takes averages of any number of networks anew, on the batches of the run."""
-    objective = _objective(recipe)
+    objective = objective_of(recipe)
     order = recipes.keys(recipe.replicates, recipes.TRAIN)
 
     def settle(state):
@@ -123,7 +122,8 @@ def _settling(recipe: Recipe, batches: int) -> Callable[[TrainState], TrainState
     return settle
 
 
-def _objective(recipe: Recipe) -> recipes.Objective:
+def objective_of(recipe: Recipe) -> recipes.Objective:
+    """Return what the networks of a recipe learn; raises ValueError if it has none."""
     if recipe.objective is None:
         raise ValueError(
             "this probe needs recipe.objective, the loss and batches of its networks; "
@@ -250,86 +250,12 @@ def paths() -> Probe:
     return probe
 
 
-@cache
-def _sharp(loss: Loss, count: int, steps: int) -> Callable:
-    def one(params, stats, batches, mask, key):
-        product = curvature.make_hvp(loss, params, stats, batches, mask, key)
-        options = {"mask": mask, "steps": steps}
-        return curvature.top_eigenvalues(product, params, count, key, **options)
-
-    return one
-
-
-@cache
-def _sloped(loss: Loss) -> Callable:
-    return partial(curvature.gradient, loss)
-
-
-def _at_start(recipe: Recipe, early: TrainState, ticket: Ticket, batches: int) -> tuple:
-    """The rewind point under the ticket's mask, with batches of the run's order."""
-    order = recipes.keys(recipe.replicates, recipes.TRAIN)
-    drawn = _objective(recipe).batches(order, batches)
-    return early.params, early.stats, drawn, ticket.mask, order
-
-
-def sharpness(count: int = 1, batches: int = 8, steps: int = 40) -> Probe:
-    """Find the largest eigenvalues of the Hessian at the rewind point, under the mask.
-
-    Args:
-      count: How many.
-      batches: Of the training data, over which the loss is the mean.
-      steps: Of Lanczos.
-
-    Returns:
-      The probe: `top_1`, `top_2`, …
-    """
-
-    def probe(recipe, early, ticket):
-        one = recipe.each(_sharp(_objective(recipe).loss, count, steps))
-        found = one(*_at_start(recipe, early, ticket, batches)).values
-        return {f"top_{i + 1}": found[:, i] for i in range(count)}
-
-    return probe
-
-
-def gradient(batches: int = 8) -> Probe:
-    """Measure the gradient at the rewind point under the mask: its norm, and its noise.
-
-    `batches` of the training data are compared; see `analysis.curvature.gradient`.
-    """
-
-    def probe(recipe, early, ticket):
-        one = recipe.each(_sloped(_objective(recipe).loss))
-        return one(*_at_start(recipe, early, ticket, batches))._asdict()
-
-    return probe
-
-
-def el2n() -> Probe:
-    """Measure the mean EL2N score of the training examples, by the trained network."""
-
-    def probe(recipe, early, ticket):
-        objective = _objective(recipe)
-
-        def one(params, stats):
-            parts = objective.examples()
-            if not all(hasattr(part, "targets") for part in parts):
-                raise ValueError("EL2N is of data with inputs and targets")
-            return examples.scores_of(
-                objective.apply, params, stats, objective.examples(), examples.el2n
-            ).mean()
-
-        return {"el2n": jax.vmap(one)(ticket.state.params, ticket.state.stats)}
-
-    return probe
-
-
 def spaces_of(recipe: Recipe, state: TrainState) -> tuple[compress.Space, ...]:
     """Return the axis spaces of the networks of a recipe.
 
     Data that have no `inputs` are followed through the measure.
     """
-    objective = _objective(recipe)
+    objective = objective_of(recipe)
     keys = recipes.keys(recipe.replicates[:1], recipes.TRAIN)
     drawn = objective.batches(keys, 1)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), drawn)

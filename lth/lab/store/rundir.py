@@ -82,7 +82,7 @@ def _unsealed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_branch(unit: Path) -> dict[str, Any]:
-    """What `branch.json` holds: name, title, id, order and settings."""
+    """What `branch.json` holds: name, title, id, order, settings, if it is apart."""
     path = unit / "branch.json"
     try:
         content = json.loads(path.read_text())
