@@ -15,16 +15,17 @@ from matplotlib.figure import Figure
 
 from lth import plot, results
 
-STEPS = (0, 30, 100, 300)
+STEPS = (0, 30, 100)
 LEVELS = (0, 1)
 SETTINGS = {
     "model.width": 0.25,
-    "optimizer.milestones": "400it,500it",
+    "optimizer.milestones": "250it,350it",
     "prune.rate": 0.8,
     "rewind.to": "100it",
-    "checkpoint_at": "30it,300it",
-    "steps": "600it",
-    "eval_every": "300it",
+    "batch_size": 64,
+    "checkpoint_at": "30it",
+    "steps": "400it",
+    "eval_every": "200it",
     "levels": 1,
 }
 CELLS = {"ResNet-20": ("resnet20", SETTINGS)}
@@ -67,7 +68,7 @@ PROBES = [
 class Flags(study.Flags):
     """Where things are, and how much to run."""
 
-    replicates: int = 3
+    replicates: int = 4
 
 
 def barriers(table: pd.DataFrame) -> pd.DataFrame:

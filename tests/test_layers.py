@@ -20,6 +20,7 @@ LAB = [
     {"build", "progress", "measured"},
     {"keeping"},
     {"runner"},
+    {"probes"},
     {"stored"},
     {"front", "doctor"},
     {"sweep"},

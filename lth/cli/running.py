@@ -93,6 +93,14 @@ class StoredFlags:
     CPU does so always."""
 
 
+@dataclass(frozen=True)
+class MeasureFlags(StoredFlags):
+    """A stored run, the probe that is asked for, and for which of its networks."""
+
+    of: str = "ticket"
+    """The branch whose networks are measured in place of the tickets."""
+
+
 def run(args: list[str]) -> int:
     """lth run PRESET [flags], or lth run FILE.py:FUNCTION [its flags]"""
     if not args or args[0].startswith("-"):
@@ -154,9 +162,12 @@ def measure(args: list[str]) -> int:
     """lth measure RUN PROBE [--levels 3,7] [its amounts]"""
     from lth.lab.build import names
 
-    flags, opened, amounts = _stored(args, "lth measure", names.PROBES, "probe")
+    flags, opened, amounts = _stored(
+        args, "lth measure", names.PROBES, "probe", MeasureFlags
+    )
     try:
-        table = opened.measure(flags.what, levels=flags.levels or None, **amounts)
+        levels = flags.levels or None
+        table = opened.measure(flags.what, levels=levels, of=flags.of, **amounts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     terminal.print_measured(table, opened.path.name)
@@ -164,18 +175,22 @@ def measure(args: list[str]) -> int:
 
 
 def _stored(
-    args: list[str], prog: str, table: Mapping[str, Callable], what: str
-) -> tuple[StoredFlags, Any, dict[str, Any]]:
+    args: list[str],
+    prog: str,
+    table: Mapping[str, Callable],
+    what: str,
+    kind: type = StoredFlags,
+) -> tuple[Any, Any, dict[str, Any]]:
     """The flags of a command about a stored run, the run with its recipe, and amounts.
 
     `table` has, by name, what makes a branch or a probe; its parameters are flags.
     """
-    ours, others = typed.parted(args, StoredFlags)
+    ours, others = typed.parted(args, kind)
     asked = next((arg for arg in ours[1:] if arg in table), "")
     described = _described(asked, table[asked]) if asked else _amounts(table)
     flags = tyro.cli(
-        StoredFlags,
-        args=typed.read(ours, StoredFlags),
+        kind,
+        args=typed.read(ours, kind),
         prog=prog,
         description=described,
     )
