@@ -22,6 +22,9 @@ LAB = [
     {"runner"},
     {"stored"},
     {"front", "doctor"},
+    {"cells"},
+    {"standing", "submit"},
+    {"cluster"},
     {"sweep"},
 ]
 ENTRIES = ("__init__", "__main__")
