@@ -48,10 +48,14 @@ def slurm(max_requeues: int = 1000, executor: Any = None, **options: Any) -> Sub
         engine = executor
         if engine is None:
             folder = jobs[0].path.parent / ".slurm" / "%j"
-            engine = submitit.SlurmExecutor(folder, max_num_timeout=max_requeues)
-            engine.update_parameters(**{"job_name": "lth", "time": 60, **options})
+            try:
+                engine = submitit.SlurmExecutor(folder, max_num_timeout=max_requeues)
+                engine.update_parameters(**{"job_name": "lth", "time": 60, **options})
+            except (RuntimeError, ValueError) as error:
+                raise ConfigError(f"Slurm: {error}") from error
         tasks = engine.map_array(_Requeued(work), jobs)
-        return [_SlurmTask(task, queue) for task in tasks]
+        pairs = zip(tasks, jobs, strict=True)
+        return [_SlurmTask(task, job, queue) for task, job in pairs]
 
     return submit
 
@@ -74,7 +78,10 @@ def ray(retries: int = 3, **options: Any) -> Submit:
     if not engine.is_initialized():
         engine.init(log_to_driver=False)
     options = {"max_retries": retries, "num_cpus": 1, **options}
-    remote = engine.remote(**options)(_in_worker)
+    try:
+        remote = engine.remote(**options)(_in_worker)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Ray: {error}") from error
 
     def submit(work: Work, jobs: Sequence[Job]) -> list[Task]:
         return [_RayTask(engine, remote.remote(work, job)) for job in jobs]
@@ -149,10 +156,13 @@ class _Queue:
 class _SlurmTask:
     """A job of Slurm; lost if the queue has it no more, and it left no result."""
 
-    def __init__(self, task: Any, queue: _Queue | None):
-        self.task, self.queue, self.missed = task, queue, set()
+    def __init__(self, task: Any, job: Job, queue: _Queue | None):
+        self.task, self.job, self.queue = task, job, queue
+        self.missed, self.left = set(), False
 
     def done(self) -> bool:
+        if self.left:
+            return True
         if self.queue is None:
             return self.task.done()
         if self.task.paths.result_pickle.exists():
@@ -163,6 +173,9 @@ class _SlurmTask:
         return len(self.missed) > 2
 
     def result(self) -> Done:
+        if self.left:
+            told = f"it is left to Slurm, as job {self.task.job_id}"
+            return Done(self.job.cell, "stopped", self.job.path, told)
         if self.queue is not None and not self.task.paths.result_pickle.exists():
             raise LostError(f"Slurm's job {self.task.job_id} ended without a word")
         try:
@@ -172,6 +185,7 @@ class _SlurmTask:
 
     def cancel(self) -> None:
         """Leave it to Slurm: the same sweep, begun again, finds what it has done."""
+        self.left = True
 
 
 def _in_worker(work: Work, job: Job) -> Done:

@@ -78,7 +78,10 @@ def sweep(
     folder = Path(folder) if submit is serial else Path(folder).absolute()
     options = Options(data_dir, save_every, over)
     planned = plan(cells, folder, name, options)
-    due = {job.path: job for job in planned.values() if not _is_over(job)}
+    due: dict[Path, Job] = {}  # cells of one id are one run
+    for job in planned.values():
+        if job.path not in due and not _is_over(job):
+            due[job.path] = job
     work = jobs.work
     if submit is serial:
 

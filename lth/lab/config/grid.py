@@ -41,8 +41,8 @@ def parse_over(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
         if name in axes:
             raise ConfigError(f"--over {name} is given twice: list all its values once")
         parts = listed.split(";" if ";" in listed else ",")
-        values = [_value(name, known[name], part.strip()) for part in parts]
-        if len({str(value) for value in values}) < len(values):
+        values = [value(name, known[name], part.strip()) for part in parts]
+        if len(set(map(str, values))) < len(values):
             raise ConfigError(f"--over {name} has a value twice; got {listed!r}")
         axes[name] = tuple(values)
     return axes
@@ -56,7 +56,7 @@ def grid(axes: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
     cells = {}
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
-        name = ",".join(f"{field}={said(value)}" for field, value in settings.items())
+        name = ",".join(f"{field}={said(one)}" for field, one in settings.items())
         cells[name] = settings
     return cells
 
@@ -79,29 +79,29 @@ def fields(kind: type = Experiment, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _no_field(name: str, known: Mapping[str, Any]) -> str:
-    """What to say of a field that is not there."""
-    leaf = name.rsplit(".", 1)[-1]
-    near = [field for field in known if field.rsplit(".", 1)[-1] == leaf]
-    near = near or difflib.get_close_matches(name, known, n=3)
-    section = [field for field in known if field.startswith(f"{name}.")]
-    near = near or section or difflib.get_close_matches(leaf, known, n=3, cutoff=0.4)
-    perhaps = f"; perhaps {' or '.join(near)}" if near else ""
-    return (
-        f"--over {name}: there is no such field{perhaps}. They are the flags of 'lth "
-        "run PRESET --help' without dashes"
-    )
+def value(name: str, hint: Any, text: str, flag: str = "") -> Any:
+    """Read the value of a field from its text.
 
+    Args:
+      name: Of the field.
+      hint: Its type.
+      text: The value, as it is written.
+      flag: What it was given as, for the message; by default `--over` with the name.
 
-def _value(name: str, hint: Any, text: str) -> Any:
-    """A value as the field holds it."""
+    Returns:
+      The value as the field holds it.
+
+    Raises:
+      ConfigError, which names what is allowed.
+    """
+    flag = flag or f"--over {name}"
     if get_origin(hint) is Literal:
         there = get_args(hint)
         if text not in there:
             near = difflib.get_close_matches(text, there, n=1)
             perhaps = f"; perhaps {near[0]}" if near else ""
             raise ConfigError(
-                f"--over {name} is of {', '.join(there)}; got {text!r}{perhaps}"
+                f"{flag} is one of {', '.join(there)}; got {text!r}{perhaps}"
             )
         return text
     try:
@@ -114,5 +114,19 @@ def _value(name: str, hint: Any, text: str) -> Any:
     except (KeyError, ValueError):
         words = {bool: "true or false", int: "whole numbers", float: "numbers"}
         kind = words.get(hint, "lists of whole numbers, parted by semicolons")
-        raise ConfigError(f"--over {name} takes {kind}; got {text!r}") from None
+        raise ConfigError(f"{flag} takes {kind}; got {text!r}") from None
     return text
+
+
+def _no_field(name: str, known: Mapping[str, Any]) -> str:
+    """What to say of a field that is not there."""
+    leaf = name.rsplit(".", 1)[-1]
+    near = [field for field in known if field.rsplit(".", 1)[-1] == leaf]
+    near = near or difflib.get_close_matches(name, known, n=3)
+    section = [field for field in known if field.startswith(f"{name}.")]
+    near = near or section or difflib.get_close_matches(leaf, known, n=3, cutoff=0.4)
+    perhaps = f"; perhaps {' or '.join(near)}" if near else ""
+    return (
+        f"--over {name}: there is no such field{perhaps}. They are the flags of 'lth "
+        "run PRESET --help' without dashes"
+    )
