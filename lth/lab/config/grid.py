@@ -122,9 +122,9 @@ def _no_field(name: str, known: Mapping[str, Any]) -> str:
     """What to say of a field that is not there."""
     leaf = name.rsplit(".", 1)[-1]
     near = [field for field in known if field.rsplit(".", 1)[-1] == leaf]
+    near = near or [field for field in known if field.startswith(f"{name}.")]
     near = near or difflib.get_close_matches(name, known, n=3)
-    section = [field for field in known if field.startswith(f"{name}.")]
-    near = near or section or difflib.get_close_matches(leaf, known, n=3, cutoff=0.4)
+    near = near or difflib.get_close_matches(leaf, known, n=3, cutoff=0.4)
     perhaps = f"; perhaps {' or '.join(near)}" if near else ""
     return (
         f"--over {name}: there is no such field{perhaps}. They are the flags of 'lth "
