@@ -23,6 +23,9 @@ LAB = [
     {"probes"},
     {"stored"},
     {"front", "doctor"},
+    {"cells"},
+    {"standing", "submit"},
+    {"cluster"},
     {"sweep"},
 ]
 ENTRIES = ("__init__", "__main__")
