@@ -22,7 +22,7 @@ LAB = [
     {"runner"},
     {"probes"},
     {"stored"},
-    {"front", "doctor"},
+    {"front", "doctor", "shipping", "costing"},
     {"sweep"},
 ]
 ENTRIES = ("__init__", "__main__")

@@ -21,7 +21,7 @@ import tyro
 
 import lth
 from lth.cli import flags as typed
-from lth.cli import interrupt, running, terminal
+from lth.cli import interrupt, running, taking, terminal
 from lth.lab.config import ConfigError
 
 USAGE = """usage: lth COMMAND …
@@ -38,6 +38,8 @@ USAGE = """usage: lth COMMAND …
   lth list                 presets, and the runs in runs/
   lth show RUN             a run's results as a table
   lth report RUN …         one HTML file of figures from one or several runs
+  lth export RUN --level L a ticket as a file that others load
+  lth cost RUN             weights, multiplications, bytes and time of its tickets
   lth doctor               whether this machine computes right numbers
 
 'lth run PRESET --help' shows every flag. Exit codes: 0 done, 1 a check of the doctor
@@ -114,6 +116,8 @@ def command(args: list[str]) -> int:
         "list": show_list,
         "show": show,
         "report": report,
+        "export": taking.export,
+        "cost": taking.cost,
         "doctor": doctor,
     }
     if not args or args[0] in ("-h", "--help"):
