@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -75,6 +75,99 @@ def _bytes(count: float) -> str:
     return f"{count:,.0f} bytes"
 
 
+@dataclass(frozen=True)
+class CostFlags:
+    """Counts and measures what a ticket costs, and what its zeros save or do not."""
+
+    run: tyro.conf.Positional[Path]
+    """A run directory, or the name of a run as 'lth list' prints it."""
+    level: int | None = None
+    """Of the ticket; by default the last one."""
+    replicate: int | None = None
+    """The number of the replicate; by default the first."""
+    runs: Path = Path("runs")
+    """Where a run is looked for that is given by its name."""
+    data_dir: Path | None = None
+    """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
+
+
 def cost(args: list[str]) -> int:
     """lth cost RUN [--level L]"""
-    raise NotImplementedError
+    read = typed.read(args, CostFlags)
+    flags = tyro.cli(CostFlags, args=read, prog="lth cost")
+    path = terminal.located(flags.run, flags.runs)
+    from lth.lab import costing, stored
+
+    run = stored.open_run(path, data_dir=flags.data_dir)
+    level = max(run.levels, default=0) if flags.level is None else flags.level
+    try:
+        found = costing.measured(run, level, flags.replicate)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    title = f"{path.name}, level {level}: {100 * found.density:.3g} % of the weights"
+    terminal.output.print(title, markup=False)
+    terminal.print_facts([*_counts(found), *_measured(found)])
+    return 0
+
+
+def _counts(found: Any) -> list[tuple[str, str]]:
+    """What was counted: weights, multiplications and bytes."""
+    size, work = found.size, found.work
+    facts = [
+        (
+            "weights",
+            f"{size.remaining:,} of {size.total:,}: {size.compression:.3g} times fewer",
+        )
+    ]
+    if work is None:
+        facts.append(("multiply-adds", "not known how inputs meet the weights"))
+    else:
+        dense, kept = sum(work.dense.values()), sum(work.kept.values())
+        also = f", and {work.other:,} that read no weight" if work.other else ""
+        facts += [
+            (
+                "multiply-adds",
+                f"{kept:,} of {dense:,} an example, were zeros skipped{also}",
+            ),
+            (
+                "",
+                f"{found.told[1].flops / 2:,.0f} are done, by the compiler, what is "
+                "done place by place counted as halves",
+            ),
+        ]
+    for name, sizes in (("float32", found.bytes), ("int8", found.int8)):
+        facts.append(
+            (
+                name,
+                f"{sizes.raw:,} bytes dense; sparse {sizes.stored:,}, deflated "
+                f"{sizes.zlib:,}, floor {sizes.floor:,.0f}",
+            )
+        )
+    return facts
+
+
+def _measured(found: Any) -> list[tuple[str, str]]:
+    """What the clock and the compiler say, by the size of the batch."""
+    facts = []
+    for batch, seconds in found.seconds.items():
+        facts.append(
+            (
+                f"batch {batch}",
+                f"{1e3 * seconds.median:.3g} ms ({1e3 * seconds.low:.3g} to "
+                f"{1e3 * seconds.high:.3g}), {found.told[batch].memory:,} bytes of "
+                "memory; the dense network's own: zeros are multiplied",
+            )
+        )
+    for batch, even in found.even.items():
+        where = f"below {100 * even.density:.2g} % of its weights"
+        where = "at no density tried" if even.density == 0 else where
+        where = "at every density tried" if even.density == 1 else where
+        shape = " x ".join(map(str, found.kernel))
+        facts.append(
+            (
+                "break-even",
+                f"a sparse product of its {shape} kernel (SciPy, one core, batch "
+                f"{batch}) is faster than a dense one {where}",
+            )
+        )
+    return facts

@@ -70,7 +70,7 @@ def export(
     if format == "stablehlo" and (form, kind) != ("dense", "float32"):
         raise ValueError("a program of StableHLO is dense and float32")
     replicate = run.replicates[0] if replicate is None else replicate
-    ticket = _ticket(run, level, variant, replicate)
+    ticket = stored_ticket(run, level, replicate, variant)
     params, stats = _weights(run, ticket, replicate, weights)
     arrays = storage.stored(params, stats, ticket.mask, form, kind)
     card = _card(run, ticket) | {"variant": variant, "replicate": replicate}
@@ -94,8 +94,23 @@ def export(
     return Shipped(path, beside, len(file), sizes)
 
 
-def _ticket(run: Run, level: int, variant: str, replicate: int) -> StoredTicket:
-    """A ticket that is stored and did not fail."""
+def stored_ticket(
+    run: Run, level: int, replicate: int | None = None, variant: str = store.TRUNK
+) -> StoredTicket:
+    """Return the ticket of one replicate, whose training did not fail.
+
+    Args:
+      run: The run, opened.
+      level, variant: Of the ticket.
+      replicate: Its number; by default the first one.
+
+    Returns:
+      The ticket, without the axis of replicates.
+
+    Raises:
+      ValueError: for a level and a replicate that are not stored, and one that failed.
+    """
+    replicate = run.replicates[0] if replicate is None else replicate
     if variant == store.TRUNK and level not in run.levels:
         there = ", ".join(map(str, run.levels)) or "none"
         raise ValueError(f"levels stored of {run.path} are {there}; got {level}")
