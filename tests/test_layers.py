@@ -22,8 +22,8 @@ LAB = [
     {"runner"},
     {"probes"},
     {"stored"},
-    {"front", "doctor", "shipping", "costing"},
-    {"sweep"},
+    {"front", "doctor", "shipping"},
+    {"sweep", "costing"},
 ]
 ENTRIES = ("__init__", "__main__")
 MODULES = {
