@@ -12,29 +12,31 @@ same number of weights. NumPy and SciPy have one thread.
 Needs no data. Takes two minutes on busy cores. What it gave there (jax 0.10.2;
 medians and quartiles of the ratios of 15 repeats; bytes include indices and pointers):
 
-       kernel sparsity batch  condensed            half                 rows
-      784x300      80%     1  1.56 (0.46 to 11.64)  2.40 (0.97 to 10.53)  0.31 (0.14 to 1.98)
-      784x300      80%    64  0.86 (0.54 to 1.04)  0.82 (0.55 to 0.91)  0.95 (0.72 to 1.42)
-                              0.40 of the dense kernel's bytes
-      784x300      90%     1  2.10 (1.86 to 2.26)  2.11 (1.84 to 2.36)  1.15 (0.72 to 1.27)
-      784x300      90%    64  0.50 (0.43 to 0.61)  0.40 (0.28 to 0.46)  0.39 (0.24 to 0.62)
-                              0.20 of the dense kernel's bytes
-      784x300      95%     1  1.11 (0.81 to 1.17)  1.21 (0.90 to 1.35)  0.62 (0.43 to 0.73)
-      784x300      95%    64  0.28 (0.19 to 0.31)  0.22 (0.16 to 0.27)  0.26 (0.17 to 0.29)
-                              0.10 of the dense kernel's bytes
-     3072x768      80%     1  2.43 (1.25 to 2.90)  2.44 (0.98 to 3.90)  1.45 (0.53 to 1.76)
-     3072x768      80%    64  1.86 (1.35 to 2.40)  2.19 (1.26 to 3.19)  1.20 (1.13 to 1.39)
-                              0.40 of the dense kernel's bytes
-     3072x768      90%     1  1.39 (1.11 to 1.81)  1.58 (0.87 to 2.05)  0.59 (0.28 to 0.74)
-     3072x768      90%    64  0.72 (0.43 to 1.13)  0.76 (0.45 to 1.45)  0.69 (0.46 to 0.84)
-                              0.20 of the dense kernel's bytes
-     3072x768      95%     1  0.74 (0.42 to 0.84)  0.72 (0.48 to 0.85)  0.15 (0.10 to 0.38)
-     3072x768      95%    64  0.38 (0.23 to 0.57)  0.31 (0.17 to 0.45)  0.23 (0.15 to 0.37)
-                              0.10 of the dense kernel's bytes
+  kernel sparsity batch  condensed            half                 rows
+ 784x300      80%     1  1.56 (0.46 to 11.64)  2.40 (0.97 to 10.53)  0.31 (0.14 to 1.98)
+ 784x300      80%    64  0.86 (0.54 to 1.04)  0.82 (0.55 to 0.91)  0.95 (0.72 to 1.42)
+                         0.40 of the dense kernel's bytes
+ 784x300      90%     1  2.10 (1.86 to 2.26)  2.11 (1.84 to 2.36)  1.15 (0.72 to 1.27)
+ 784x300      90%    64  0.50 (0.43 to 0.61)  0.40 (0.28 to 0.46)  0.39 (0.24 to 0.62)
+                         0.20 of the dense kernel's bytes
+ 784x300      95%     1  1.11 (0.81 to 1.17)  1.21 (0.90 to 1.35)  0.62 (0.43 to 0.73)
+ 784x300      95%    64  0.28 (0.19 to 0.31)  0.22 (0.16 to 0.27)  0.26 (0.17 to 0.29)
+                         0.10 of the dense kernel's bytes
+3072x768      80%     1  2.43 (1.25 to 2.90)  2.44 (0.98 to 3.90)  1.45 (0.53 to 1.76)
+3072x768      80%    64  1.86 (1.35 to 2.40)  2.19 (1.26 to 3.19)  1.20 (1.13 to 1.39)
+                         0.40 of the dense kernel's bytes
+3072x768      90%     1  1.39 (1.11 to 1.81)  1.58 (0.87 to 2.05)  0.59 (0.28 to 0.74)
+3072x768      90%    64  0.72 (0.43 to 1.13)  0.76 (0.45 to 1.45)  0.69 (0.46 to 0.84)
+                         0.20 of the dense kernel's bytes
+3072x768      95%     1  0.74 (0.42 to 0.84)  0.72 (0.48 to 0.85)  0.15 (0.10 to 0.38)
+3072x768      95%    64  0.38 (0.23 to 0.57)  0.31 (0.17 to 0.45)  0.23 (0.15 to 0.37)
+                         0.10 of the dense kernel's bytes
 
-One input breaks even between 90 and 95 % condensed, and near 90 % by compressed rows;
-64 inputs between 80 and 90 %. So at 90 % a condensed layer is a loss for one input and
-a gain of 1.4 to 2 times for 64, and at 95 % a gain of up to 1.4 and 2.6 to 3.6 times.
+
+One input breaks even at 95 % condensed, and near 90 % by compressed rows; 64 inputs
+below 80 % for the small kernel and between 80 and 90 % for the large one. So at 90 % a
+condensed layer is a loss for one input and a gain of 1.4 to 2 times for 64, and at 95 %
+a gain of 0.9 to 1.4 and of 2.6 to 3.6 times.
 SciPy's loop in C is as fast or faster throughout, without fan-in being constant: what
 is constant lets XLA do without a sparse format, and the paper's gains are of kernels
 written for it. Other work had most of both cores meanwhile, hence the quartiles.
