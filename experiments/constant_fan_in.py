@@ -4,7 +4,7 @@ Lasby et al. (2024, arXiv:2305.02299), SRigL: RigL (Evci et al. 2020, arXiv:1911
 under constant fan-in is as good as RigL without a structure, if units may be ablated of
 which too few weights are salient; that matters where few weights are left. What is
 constant in fan-in can be stored as two dense arrays and is fast without sparse kernels.
-(How fast is not measured here.)
+(How fast: experiments/bench/condensed.py.)
 
     python experiments/constant_fan_in.py --data-dir DATA
 

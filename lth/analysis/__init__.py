@@ -8,6 +8,7 @@ from lth.analysis import (
     examples,
     graph,
     krylov,
+    latency,
     matching,
     overlap,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "examples",
     "graph",
     "krylov",
+    "latency",
     "line",
     "matching",
     "mixed",

@@ -21,7 +21,11 @@ import tyro
 
 import lth
 from lth.cli import flags as typed
+<<<<<<< HEAD
 from lth.cli import interrupt, running, sweeping, terminal
+=======
+from lth.cli import interrupt, running, taking, terminal
+>>>>>>> wip-files
 from lth.lab.config import ConfigError
 
 USAGE = """usage: lth COMMAND …
@@ -41,6 +45,8 @@ USAGE = """usage: lth COMMAND …
   lth list                 presets, and the runs in runs/
   lth show RUN             a run's results as a table
   lth report RUN …         one HTML file of figures from one or several runs
+  lth export RUN --level L a ticket as a file that others load
+  lth cost RUN             weights, multiplications, bytes and time of its tickets
   lth doctor               whether this machine computes right numbers
 
 'lth run PRESET --help' shows every flag. Exit codes: 0 done, 1 a check of the doctor
@@ -119,6 +125,8 @@ def command(args: list[str]) -> int:
         "list": show_list,
         "show": show,
         "report": report,
+        "export": taking.export,
+        "cost": taking.cost,
         "doctor": doctor,
     }
     if not args or args[0] in ("-h", "--help"):

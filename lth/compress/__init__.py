@@ -1,7 +1,19 @@
 """Smaller networks and files: which channels belong together, and fewer bytes."""
 
-from lth.compress import packing
+from lth.compress import condensed, files, packing, program, storage
 from lth.compress.slices import clear, keep, permute
 from lth.compress.spaces import Space, find, frozen
 
-__all__ = ["Space", "clear", "find", "frozen", "keep", "packing", "permute"]
+__all__ = [
+    "Space",
+    "clear",
+    "condensed",
+    "files",
+    "find",
+    "frozen",
+    "keep",
+    "packing",
+    "permute",
+    "program",
+    "storage",
+]

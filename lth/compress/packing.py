@@ -47,9 +47,12 @@ class Coded(NamedTuple):
 def quantised(w: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """Return int8 values and their scale: w ≈ scale * value, and 0 stays 0.
 
-    The range is symmetric.
+    The range is symmetric. No scale is below the smallest normal number: of those
+    there are too few for 127 steps to reach the largest weight.
     """
-    scale = np.float32(np.abs(w).max(initial=0) / 127) or np.float32(1)
+    largest = np.abs(w).max(initial=0)
+    least = np.finfo(np.float32).tiny
+    scale = np.float32(max(largest / 127, least) if largest else 1)
     return np.round(w / scale).astype(np.int8), scale
 
 

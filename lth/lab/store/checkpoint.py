@@ -331,9 +331,12 @@ def writing(path: Path, advice: str = GO_ON) -> Iterator[None]:
         ) from error
 
 
-def write(path: Path, text: str, advice: str = GO_ON) -> None:
+def write(path: Path, content: str | bytes, advice: str = GO_ON) -> None:
     """Write a file whole or not at all; `advice` is what to do where that fails."""
     with writing(path, advice):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text)
+        if isinstance(content, str):
+            temporary.write_text(content)
+        else:
+            temporary.write_bytes(content)
         os.replace(temporary, path)
