@@ -1,5 +1,6 @@
 """How the site is built: `make docs`, or `sphinx-build -W docs docs/built/html`."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -58,6 +59,13 @@ def as_written(app, what, name, obj, options, signature, returns) -> tuple | Non
     return found if found[0] else None
 
 
+def without_ways_back(app, pagename, templatename, context, doctree) -> None:
+    """Take links from sources out: those of re-exported names lead to no place."""
+    if pagename.startswith("_modules/"):
+        back = r'<a class="viewcode-back".*?</a>'
+        context["body"] = re.sub(back, "", context["body"], flags=re.S)
+
+
 def setup(app: Sphinx) -> None:
     """Make the pages that are made, and let docstrings be plain text."""
     write(reference.pages() | presets.pages() | studies.pages())
@@ -65,5 +73,6 @@ def setup(app: Sphinx) -> None:
         target = MADE / "tutorials" / path.name
         target.parent.mkdir(exist_ok=True)
         shutil.copy2(path, target)
+    app.connect("html-page-context", without_ways_back)
     app.connect("autodoc-process-signature", as_written)
     app.connect("autodoc-process-docstring", plain, priority=100)  # napoleon's is 500

@@ -11,9 +11,10 @@ HEAD = """\
 
 A preset is an experiment that has a name. Every setting below is a flag, so that a
 preset is a place to start from: `lth run lenet-mnist --levels 6 --replicates 3`.
-Settings that are not listed are at their defaults ([fields](reference/configuration)).
-Where the source of a preset is published code or a paper, its own values stand beside
-ours, as far as they are known, and what differs is said.
+Settings that are not listed are at their defaults
+([fields](reference/configuration.rst)). Where the source of a preset is published code
+or a paper, its own values stand beside ours, as far as they are known, and what differs
+is said.
 """
 
 
