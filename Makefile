@@ -26,8 +26,12 @@ docs: $(VENV)/dev
 	$(BIN)/python -m sphinx -q -W --keep-going -d docs/built/read docs docs/built/html
 	$(BIN)/python -m pytest tests/test_site.py
 
+# The wheel and the sdist, checked, and each tried in an empty environment.
+package:
+	PYTHON=$(PYTHON) packaging/release.sh
+
 clean:
-	rm -rf $(VENV) docs/built docs/made
+	rm -rf $(VENV) docs/built docs/made dist
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lth needs Python 3.11 or newer; say which with PYTHON=")'
