@@ -24,15 +24,18 @@ def pages() -> dict[str, str]:
 def study(name: str) -> str:
     """Return the page of a study."""
     source = (EXPERIMENTS / f"{name}.py").read_text()
-    told = ast.get_docstring(ast.parse(source)) or ""
+    tree = ast.parse(source)
+    told = ast.get_docstring(tree) or ""
+    after = tree.body[1].lineno
     title, _, rest = told.partition("\n\n")
     up = "../" * len((MADE / "studies").relative_to(ROOT).parts)
     picture = f"experiments/results/{name}.png"
     parts = [f"# {' '.join(title.split()).removesuffix('.')}", markdown(rest)]
     if (ROOT / picture).exists():
         parts.append(f"![What the study gave, as a figure]({up}{picture})")
-    parts.append(f"## The file\n\n`experiments/{name}.py`:")
-    parts.append(f"```{{literalinclude}} {up}experiments/{name}.py\n```")
+    parts.append(f"## The file\n\n`experiments/{name}.py`, below its docstring:")
+    options = f":language: python\n:lines: {after}-"
+    parts.append(f"```{{literalinclude}} {up}experiments/{name}.py\n{options}\n```")
     return "\n\n".join(parts) + "\n"
 
 
