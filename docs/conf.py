@@ -1,7 +1,6 @@
 """How the site is built: `make docs`, or `sphinx-build -W docs docs/built/html`."""
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import lth  # noqa: E402
-from making import MADE, ROOT, presets, reference, studies, write  # noqa: E402
+from making import presets, reference, studies, write  # noqa: E402
 
 project = "lth"
 copyright = "the authors of lth, Apache-2.0"
@@ -69,10 +68,6 @@ def without_ways_back(app, pagename, templatename, context, doctree) -> None:
 def setup(app: Sphinx) -> None:
     """Make the pages that are made, and let docstrings be plain text."""
     write(reference.pages() | presets.pages() | studies.pages())
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        target = MADE / "tutorials" / path.name
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy2(path, target)
     app.connect("html-page-context", without_ways_back)
     app.connect("autodoc-process-signature", as_written)
     app.connect("autodoc-process-docstring", plain, priority=100)  # napoleon's is 500

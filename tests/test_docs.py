@@ -177,6 +177,15 @@ def test_every_preset_is_on_a_page_with_what_differs(making):
     assert row in made["presets.md"]
 
 
+def test_pages_that_are_no_more_are_removed(tmp_path, making):
+    write = sys.modules["making"].write
+    write({"a/b.md": "b", "c.rst": "c"}, tmp_path)
+    before = (tmp_path / "a" / "b.md").stat().st_mtime_ns
+    write({"a/b.md": "b"}, tmp_path)
+    assert (tmp_path / "a" / "b.md").stat().st_mtime_ns == before
+    assert not (tmp_path / "c.rst").exists()
+
+
 def test_every_study_has_a_page(making):
     made = making["studies"].pages()
     for path in (pages.ROOT / "experiments" / "claims").glob("*.csv"):

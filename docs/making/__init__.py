@@ -12,15 +12,18 @@ MADE = DOCS / "made"  # never part of the repository
 
 
 def write(pages: Mapping[str, str], folder: Path = MADE) -> None:
-    """Write pages by their names below `folder`; those that are the same stay as old.
+    """Write pages by their names below `folder`, and remove all others there.
 
-    Sphinx reads a page again when its time changes.
+    Those that are the same stay as old: Sphinx reads again what has another time.
     """
     for name, text in pages.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
+    for path in folder.rglob("*.*"):
+        if str(path.relative_to(folder)) not in pages:
+            path.unlink()
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

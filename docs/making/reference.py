@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import lth
+from lth import lab
 
 # Rooms whose functions are for users' own code. Those of `lth.lab` and `lth.cli` are
 # behind the doors at the top, but for what a configuration may say.
@@ -37,6 +38,7 @@ def pages() -> dict[str, str]:
 def documented() -> dict[str, str]:
     """Return the kind of each name that has a place in the reference, by full name."""
     found = {f"lth.{name}": "function" for name in lth.__all__}
+    found |= {f"lth.lab.{name}": "function" for name in lab.__all__}
     found |= dict.fromkeys(STORED, "class")
     found |= {f"lth.lab.config.{n}": "class" for n in ("Experiment", *FIELDS)}
     for room in ROOMS:
@@ -135,6 +137,7 @@ def _below(module: ModuleType) -> list[str]:
 def _top() -> str:
     functions = [f".. autofunction:: lth.{name}\n" for name in lth.__all__]
     classes = [f".. autoclass:: {n}\n   :members:\n" for n in STORED]
+    who = [f".. autofunction:: lth.lab.{name}\n" for name in lab.__all__]
     return "\n".join(
         [
             _title("lth", "="),
@@ -142,6 +145,8 @@ def _top() -> str:
             *functions,
             _title("A stored run", "-"),
             *classes,
+            _title("Who trains the cells of a sweep", "-"),
+            *who,
         ]
     )
 

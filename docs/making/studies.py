@@ -1,4 +1,4 @@
-"""A page for each study, from its docstring, figure and file; the table of claims."""
+"""A page for each study, of its docstring, figure and file; claims; notebooks."""
 
 import ast
 import re
@@ -16,9 +16,11 @@ def names() -> list[str]:
 
 
 def pages() -> dict[str, str]:
-    """Return the page of each study, and that of the claims."""
+    """Return the page of each study, that of the claims, and the notebooks."""
     each = {f"studies/{name}.md": study(name) for name in names()}
-    return {"studies/index.md": claims(), **each}
+    books = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    tutorials = {f"tutorials/{path.name}": path.read_text() for path in books}
+    return {"studies/index.md": claims(), **each, **tutorials}
 
 
 def study(name: str) -> str:
