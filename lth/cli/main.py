@@ -21,11 +21,7 @@ import tyro
 
 import lth
 from lth.cli import flags as typed
-<<<<<<< HEAD
-from lth.cli import interrupt, running, sweeping, terminal
-=======
-from lth.cli import interrupt, running, taking, terminal
->>>>>>> wip-files
+from lth.cli import interrupt, running, sweeping, taking, terminal
 from lth.lab.config import ConfigError
 
 USAGE = """usage: lth COMMAND …
