@@ -435,6 +435,19 @@ class Run:
         tables = [t for t in tables if len(t)] or tables[:1]
         return pd.concat(tables).sort_values(order, kind="stable", ignore_index=True)
 
+    @property
+    def measured(self) -> pd.DataFrame:
+        """Return what probes measured so far, all of them, as `measure` returns it."""
+        tables = [
+            store.load_measured(unit, name, level)
+            for _, unit in self._units
+            for name, levels in store.measured(unit).items()
+            for level in levels
+        ]
+        empty = pd.DataFrame(columns=list(results.COLUMNS))
+        found = pd.concat([t for t in tables if len(t)] or [empty])
+        return found.assign(run=self.path.name).reset_index(drop=True)
+
     def _loader(self, unit: Path, level: int, like: Any) -> Callable[..., Ticket]:
         """What loads other tickets of a unit."""
         here = level

@@ -28,6 +28,12 @@ from lth.results.table import (
     read,
     rows,
 )
+from lth.results.verdict import (
+    behind,
+    behind_from,
+    findings,
+    speed,
+)
 
 __all__ = [
     "COLUMNS",
@@ -36,11 +42,14 @@ __all__ = [
     "append",
     "around",
     "as_text",
+    "behind",
+    "behind_from",
     "digest",
     "digests",
     "down_to",
     "early_stop",
     "final",
+    "findings",
     "from_text",
     "gap",
     "interval",
@@ -51,6 +60,7 @@ __all__ = [
     "read",
     "rows",
     "score",
+    "speed",
     "stopped",
     "summary",
     "text",
