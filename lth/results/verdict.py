@@ -22,9 +22,10 @@ Numbers = dict[str, Any]  # as JSON has them: no NaN, None where there is no num
 def behind(table: pd.DataFrame, variant: str) -> pd.DataFrame:
     """Return how much worse a branch ends than tickets, level by level.
 
-    One row per level that both have: density, n, `difference` (tickets less the branch,
-    within replicates), `difference_ci`, and `behind`: whether the whole 95 % interval is
-    above 0, which a single replicate never shows. Empty where they share none.
+    One row per level that both have: density, n, `difference` (tickets less the
+    branch, within replicates), `difference_ci`, and `behind`: whether the whole 95 %
+    interval is above 0, which a single replicate never shows. Empty where they share
+    none.
     """
     ours = table[table["variant"] == TICKET]
     theirs = table[table["variant"] == variant].assign(variant=TICKET)

@@ -18,6 +18,7 @@ Spec = dict[str, Any]
 # Student's t at 97.5 %, of 2 to 40 values: half an interval in standard errors.
 STUDENT = [round(float(t), 4) for t in special.stdtrit(np.arange(1, 40), 0.975)]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3]]
+BELOW: Spec = {"orient": "bottom", "columns": 2, "title": None, "labelLimit": 320}
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 
 
@@ -168,9 +169,8 @@ def _told_apart(spec: Spec, names: Sequence[str], field: str = "line") -> Spec:
     dashes = [DASHES[i % len(DASHES)] for i in turn]
     shapes = [SHAPES[i % len(SHAPES)] for i in turn]
     domain = {"domain": [*names]}
-    legend = {"orient": "bottom", "columns": 2, "title": None, "labelLimit": 320}
     encoding = {
-        "color": {"scale": {**domain, "range": colors}, "legend": legend},
+        "color": {"scale": {**domain, "range": colors}, "legend": BELOW},
     }
     if len(names) > count:
         encoding |= {"strokeDash": {"scale": {**domain, "range": dashes}}}

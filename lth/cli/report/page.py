@@ -233,9 +233,9 @@ def _figures(runs, table, called, titles, apart, answers: bool) -> list[_Shown]:
 
 
 _SCORES = (
-    "Test {score} at the end of training and at the step of the lowest validation loss, "
-    "and that step: lower learns faster. Lines are means over replicates, bands their "
-    "95 % confidence intervals."
+    "Test {score} at the end of training and at the step of the lowest validation "
+    "loss, and that step: lower learns faster. Lines are means over replicates, bands "
+    "their 95 % confidence intervals."
 )
 _CURVES = "{what}, mean over replicates, by density."
 

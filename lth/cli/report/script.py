@@ -16,8 +16,8 @@ from lth.lab import store
 
 PACKAGE, MODULE = "vl-convert-python", "vl_convert"
 MISSING = (
-    "These figures are still: with pip install 'lth[report]' those of lth report answer "
-    "to hovering, zooming and switching lines off."
+    "These figures are still: with pip install 'lth[report]' those of lth report "
+    "answer to hovering, zooming and switching lines off."
 )
 UNMADE = "These figures are still: lth report makes them answer."
 

@@ -119,8 +119,8 @@ def costs(runs: Sequence[Run], called: dict[str, str]) -> str:
         ]
     return (
         markup("Cost by level", head, rows)
-        + "<p>Of all replicates together, on the machine below, without compiling. Of a "
-        "training that was killed and went on, the seconds after the last time.</p>"
+        + "<p>Of all replicates together, on the machine below, without compiling. Of "
+        "a training that was killed and went on, the seconds after the last time.</p>"
     )
 
 
