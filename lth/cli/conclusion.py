@@ -101,9 +101,9 @@ def _of_tickets(tickets: Mapping[str, Any], score: str) -> list[tuple[str, str, 
         half = steps["interval"]
         more = "n = 1" if half is None else f"± {half:.2f} (95 %)"
         said = f"of the dense network's, to the lowest validation loss; {more}"
-        told.append(
-            ("That ticket learns in", f"{steps['share']:.2f} of the steps", said)
-        )
+        which = "That ticket" if tickets["matches"] else "The last ticket"
+        value = f"{steps['share']:.2f} of the steps"
+        told.append((f"{which} learns in", value, said))
     return told
 
 

@@ -399,7 +399,8 @@ def _conclude(opened: Any, quiet: bool) -> int:
 
     written = None
     if (opened.path / "table.csv").exists():
-        written = report.write([opened], opened.path / "report.html")
+        page = opened.path / "report.html"
+        written = report.write([opened], page, make_script=False)
     if quiet:
         print(opened.path)
     else:

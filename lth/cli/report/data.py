@@ -60,6 +60,10 @@ def ends(table: pd.DataFrame, runs: Sequence[Run], called) -> pd.DataFrame:
         for run in runs
         for level, numbers in run.savings().items()
     ]
+    place = {variant: at for at, variant in enumerate(table["variant"].unique())}
+    rows = rows.sort_values(
+        "variant", key=lambda names: names.map(place), kind="stable"
+    )
     if saved:
         rows = rows.merge(pd.DataFrame(saved), on=["run", "level"], how="left")
     for name in ("density", "accuracy", "stop_accuracy"):

@@ -18,7 +18,7 @@ Spec = dict[str, Any]
 # Student's t at 97.5 %, of 2 to 40 values: half an interval in standard errors.
 STUDENT = [round(float(t), 4) for t in special.stdtrit(np.arange(1, 40), 0.975)]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3]]
-BELOW: Spec = {"orient": "bottom", "columns": 2, "title": None, "labelLimit": 320}
+BELOW: Spec = {"orient": "bottom", "columns": 2, "title": None, "labelLimit": 560}
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 
 
@@ -51,14 +51,15 @@ class Live(NamedTuple):
 
 def _axis(column: str, title: str, log: bool = False, reverse: bool = False) -> Spec:
     """What makes a column the horizontal axis."""
-    scale = {"type": "log" if log else "linear", "reverse": reverse, "zero": False}
-    ticks = {"tickCount": 8, "format": "~g", "labelOverlap": True}
+    kind: Spec = {"type": "log", "nice": False} if log else {"zero": False}
+    ticks: Spec = {"tickCount": 8, "labelSeparation": 8, "labelOverlap": True}
+    ticks["format"] = {"level": "d", "step": ",d", "weights": "~s"}.get(column, ".3~r")
     if column == "level":
-        ticks |= {"tickMinStep": 1}
+        ticks["tickMinStep"] = 1
     return {
         "params.0.value": column,
         "encoding.x.title": title,
-        "encoding.x.scale": scale if not log else {**scale, "nice": False},
+        "encoding.x.scale": {**kind, "reverse": reverse},
         "encoding.x.axis": ticks,
     }
 
@@ -82,23 +83,22 @@ def _lines(by: Sequence[str], extra: Sequence[str] = ()) -> Spec:
             "groupby": [*by],
         },
         {"calculate": f"datum.n > 1 ? {half} : null", "as": "half"},
-        {"calculate": "datum.y - datum.half", "as": "low"},
-        {"calculate": "datum.y + datum.half", "as": "high"},
+        {"calculate": "datum.y - (datum.half || 0)", "as": "low"},
+        {"calculate": "datum.y + (datum.half || 0)", "as": "high"},
     ]
     band = {
-        "transform": [{"filter": "bands && isValid(datum.half)"}],
-        "mark": {"type": "area", "opacity": 0.16, "clip": True},
+        "mark": {"type": "area", "opacity": 0.16, "clip": True, "aria": False},
         "encoding": {
             "y": {"field": "low", "type": "quantitative"},
             "y2": {"field": "high"},
+            "strokeDash": None,
+            "shape": None,
         },
     }
     return {
         "params": [
             {"name": "across", "value": "density"},
             {"name": "up", "value": "accuracy"},
-            {"name": "bands", "value": True},
-            {"name": "singles", "value": False},
         ],
         "transform": [
             {"calculate": "datum[across]", "as": "x"},
@@ -116,16 +116,6 @@ def _lines(by: Sequence[str], extra: Sequence[str] = ()) -> Spec:
         },
         "layer": [
             {
-                "transform": [{"filter": "singles"}],
-                "mark": {
-                    "type": "line",
-                    "strokeWidth": 1,
-                    "opacity": 0.45,
-                    "clip": True,
-                },
-                "encoding": {"detail": {"field": "replicate", "type": "nominal"}},
-            },
-            {
                 "transform": steps,
                 "layer": [band, _line(), _points(by, extra)],
             },
@@ -134,7 +124,8 @@ def _lines(by: Sequence[str], extra: Sequence[str] = ()) -> Spec:
 
 
 def _line() -> Spec:
-    return {"mark": {"type": "line", "clip": True, "aria": False}}
+    line = {"type": "line", "clip": True, "aria": False}
+    return {"mark": line, "encoding": {"shape": None}}
 
 
 def _points(by: Sequence[str], extra: Sequence[str]) -> Spec:
@@ -169,8 +160,9 @@ def _told_apart(spec: Spec, names: Sequence[str], field: str = "line") -> Spec:
     dashes = [DASHES[i % len(DASHES)] for i in turn]
     shapes = [SHAPES[i % len(SHAPES)] for i in turn]
     domain = {"domain": [*names]}
+    legend = {**BELOW, "columns": _columns(names)}
     encoding = {
-        "color": {"scale": {**domain, "range": colors}, "legend": BELOW},
+        "color": {"scale": {**domain, "range": colors}, "legend": legend},
     }
     if len(names) > count:
         encoding |= {"strokeDash": {"scale": {**domain, "range": dashes}}}
@@ -179,6 +171,11 @@ def _told_apart(spec: Spec, names: Sequence[str], field: str = "line") -> Spec:
         channel |= {"field": field, "type": "nominal", "title": None}
     spec["encoding"] |= encoding
     return spec
+
+
+def _columns(names: Sequence[str]) -> int:
+    """How many long names of a legend stand beside each other."""
+    return 1 if max(map(len, names), default=0) > 36 else 2
 
 
 def _filter(rows: pd.DataFrame, column: str, title: str, **more: Any) -> Filter:
@@ -193,12 +190,16 @@ def _useful(filters: Sequence[Filter]) -> list[Filter]:
     return [f for f in filters if len(f.options) > 1]
 
 
+SINGLES = {
+    "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.45, "clip": True},
+    "encoding": {"detail": {"field": "replicate", "type": "nominal"}, "shape": None},
+}
+OPACITY = "layer.0.layer.0.mark.opacity"
+INTERVALS = Choice("Intervals", [["shown", {OPACITY: 0.16}], ["hidden", {OPACITY: 0}]])
 SHOWN = [
-    Choice("Intervals", [["shown", {"params.2.value": True}], ["hidden", {}]]),
-    Choice("Each replicate", [["hidden", {}], ["shown", {"params.3.value": True}]]),
+    INTERVALS,
+    Choice("Each replicate", [["hidden", {}], ["shown", {"layer.1": SINGLES}]]),
 ]
-SHOWN[0].options[1][1]["params.2.value"] = False
-SHOWN[1].options[0][1]["params.3.value"] = False
 
 
 def scores(rows: pd.DataFrame, score: str, titles: Mapping[str, str]) -> Live:
@@ -273,7 +274,7 @@ def curves(rows: pd.DataFrame, score: str, levels: Sequence[int], titles) -> Liv
                 "labelLimit": 320,
             },
         }
-    spec["layer"][1]["layer"][2]["mark"] |= {"size": 30, "opacity": 0}
+    spec["layer"][0]["layer"][2]["mark"] |= {"size": 30, "opacity": 0}
     measured = [
         c for c in rows if str(c).startswith(("test ", "validation ", "train "))
     ]
@@ -293,7 +294,7 @@ def curves(rows: pd.DataFrame, score: str, levels: Sequence[int], titles) -> Liv
         ["step", _axis("step", "step")],
         ["step, logarithmic", _axis("step", "step", log=True)],
     ]
-    hidden = SHOWN[0]._replace(options=SHOWN[0].options[::-1])
+    hidden = INTERVALS._replace(options=INTERVALS.options[::-1])
     choices = [
         Choice("Upwards", [[n, _measure(n, _unit(n))] for n in measured]),
         Choice("Across", across),
@@ -316,7 +317,6 @@ def layers(rows: pd.DataFrame) -> Live:
     rows["replicate"] = 0
     spec = _told_apart(_lines(["line", "level"]), rows["line"].unique().tolist())
     spec["params"][1]["value"] = "kept"
-    spec["layer"] = [spec["layer"][1]]
     spec["encoding"]["y"]["title"] = "density of the layer (%)"
     log = {"type": "log", "nice": False}
     up = [
@@ -362,7 +362,9 @@ def masks(rows: pd.DataFrame, first: firsts.First) -> Live:
         spec |= {"width": 320, "height": round(320 * rows_ / columns)}
     shades = [["magma", {}], ["greys", {"encoding.color.scale.scheme": "greys"}]]
     shades[0][1] = {"encoding.color.scale.scheme": "magma"}
-    filters = [_filter(rows, "level", "Level", one=True)]
+    levels = _filter(rows, "level", "Level", one=True)
+    last = [[v, words, v == levels.options[-1][0]] for v, words, _ in levels.options]
+    filters = [levels._replace(options=last)]
     choices = [Choice("Shades", shades)]
     return Live("masks", spec, data.columns(rows), filters, choices, fit=False)
 

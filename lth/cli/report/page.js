@@ -68,7 +68,8 @@
     const axis = { labelColor: soft, titleColor: ink, gridColor: rule, domainColor: soft,
       tickColor: soft, labelFontSize: 12, titleFontSize: 12.5, titleFontWeight: "normal" };
     return { background: paper, font: "system-ui, sans-serif", axis, view: { stroke: rule },
-      legend: { labelColor: ink, titleColor: soft, labelFontSize: 12, titleFontWeight: "normal" } };
+      legend: { labelColor: ink, titleColor: soft, labelFontSize: 12, titleFontWeight: "normal",
+        symbolOpacity: 1, symbolStrokeWidth: 2 } };
   };
   const unpacked = (columns) => {
     const names = Object.keys(columns);
@@ -111,7 +112,7 @@
       Object.assign(this, { figure, told, rows: unpacked(told.columns), span: {}, turn: 0 });
       this.chosen = told.choices.map(() => 0);
       this.kept = told.filters.map((f) => new Set(
-        (f.one ? f.options.slice(0, 1) : f.options.filter((o) => o[2])).map((o) => o[0])));
+        (f.one ? [f.options.find((o) => o[2]) ?? f.options[0]] : f.options.filter((o) => o[2])).map((o) => o[0])));
       this.view = make("div", { className: "view", tabIndex: 0 });
       this.view.setAttribute("role", "group");
       this.view.setAttribute("aria-label", `${told.title}: plus and minus zoom, arrows move, 0 shows all`);
@@ -140,7 +141,8 @@
     one(filter, i) {
       const pick = make("select", { onchange: () => {
         this.kept[i] = new Set([filter.options[pick.selectedIndex][0]]); this.span = {}; this.draw(); } });
-      filter.options.forEach(([, words]) => pick.append(make("option", { textContent: words })));
+      filter.options.forEach(([value, words]) => pick.append(
+        make("option", { textContent: words, selected: this.kept[i].has(value) })));
       return make("label", { className: "choice" }, filter.title, pick);
     }
     many(filter, i) {
@@ -207,12 +209,18 @@
       this.figure.classList.add("answers");
       const place = document.createElement("div");
       const old = this.drawn;
+      const spec = this.spec(dark.matches);
+      if (!spec.data.values.length) { // an axis of nothing has no ends
+        this.view.replaceChildren(make("p", { textContent: "Nothing is switched on." }));
+        this.figure.dataset.drawn = turn;
+        return;
+      }
       this.view.append(place);
       place.style.visibility = "hidden";
       const tooltip = { theme: dark.matches ? "dark" : "light" };
       let drawn;
       try {
-        drawn = await vegaEmbed(place, this.spec(dark.matches), { actions: false, renderer: "svg", tooltip });
+        drawn = await vegaEmbed(place, spec, { actions: false, renderer: "svg", tooltip });
       } catch (error) { // the still figure is better than none
         this.figure.classList.remove("answers");
         throw error;

@@ -216,8 +216,9 @@ def _figures(runs, table, called, titles, apart, answers: bool) -> list[_Shown]:
                 lambda: live.masks(data.masks(first, levels), first),
             )
         )
-    measured = pd.concat([run.measured for run in runs], ignore_index=True)
-    if len(measured):
+    tables_of = [run.measured for run in runs]
+    if any(map(len, tables_of)):
+        measured = pd.concat([t for t in tables_of if len(t)], ignore_index=True)
         measured["run"] = measured["run"].map(called)
         figures.append(
             shown(

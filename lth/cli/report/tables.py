@@ -62,7 +62,7 @@ def cells(
 
 def differences(runs: Sequence[Run], called: dict[str, str]) -> str:
     """Write the settings in which runs differ, a column for each run."""
-    known = [{**run.settings, "branches": run.variants[1:]} for run in runs]
+    known = [run.settings for run in runs]
     fields = list(dict.fromkeys(field for settings in known for field in settings))
     rows = [[f, *(_said(settings.get(f)) for settings in known)] for f in fields]
     rows = [row for row in rows if len(set(row[1:])) > 1]
