@@ -1,7 +1,7 @@
 """What the masks of a run keep of its first layer, as a picture."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ class First(NamedTuple):
     what: str
     row: str
     column: str
-    aspect: str  # of a place: `equal`, or `auto`
+    aspect: Literal["equal", "auto"]  # of a place
 
 
 def first(run: Run) -> First | None:

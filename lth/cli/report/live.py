@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 
 
 class Live(NamedTuple):
-    """A figure that answers."""
+    """Holds a figure that answers."""
 
     name: str
     spec: Spec
@@ -203,7 +203,7 @@ SHOWN = [
 
 
 def scores(rows: pd.DataFrame, score: str, titles: Mapping[str, str]) -> Live:
-    """The figure of what trainings reach, against what is left of the network."""
+    """Draw what trainings reach, against what is left of the network."""
     rows = data.named(rows, titles, rows["run"].nunique() > 1)
     by, extra = ["line", "level"], ["density"]
     spec = _told_apart(_lines(by, extra), rows["line"].unique().tolist())
@@ -239,7 +239,17 @@ def scores(rows: pd.DataFrame, score: str, titles: Mapping[str, str]) -> Live:
 
 
 def curves(rows: pd.DataFrame, score: str, levels: Sequence[int], titles) -> Live:
-    """The figure of trainings, a line a level."""
+    """Draw trainings, a line a level.
+
+    Args:
+      rows: as of `data.curves`.
+      score: the metric of the test split that is drawn first.
+      levels: those that are on at first.
+      titles: what branches are called, by their names.
+
+    Returns:
+      The figure.
+    """
     rows = data.named(rows, titles, rows["run"].nunique() > 1)
     rows["kept"] = rows["density"].map(lambda share: f"{share:.3g} %")
     spec = _lines(["line", "kept", "level", "step"])
@@ -309,7 +319,7 @@ def _unit(name: str) -> str:
 
 
 def layers(rows: pd.DataFrame) -> Live:
-    """The figure of how dense each layer is, level by level."""
+    """Draw how dense each layer is, level by level."""
     several = rows["run"].nunique() > 1
     rows = rows.assign(
         line=rows["run"] + ": " + rows["layer"] if several else rows["layer"]
@@ -336,7 +346,7 @@ def layers(rows: pd.DataFrame) -> Live:
 
 
 def masks(rows: pd.DataFrame, first: firsts.First) -> Live:
-    """The picture of what a level's masks keep of the first layer."""
+    """Draw what a level's masks keep of the first layer."""
     rows_, columns = int(rows["row"].max()) + 1, int(rows["column"].max()) + 1
     place = {"type": "ordinal", "axis": {"labels": False, "ticks": False}}
     spec = {
@@ -370,7 +380,7 @@ def masks(rows: pd.DataFrame, first: firsts.First) -> Live:
 
 
 def probes(rows: pd.DataFrame, titles: Mapping[str, str]) -> Live:
-    """The figure of what probes measured, by level."""
+    """Draw what probes measured, by level."""
     rows = data.named(rows, titles, rows["run"].nunique() > 1)
     rows["density"] = 100 * rows["density"]
     spec = _told_apart(_lines(["line", "level"]), rows["line"].unique().tolist())

@@ -70,7 +70,7 @@ def write(runs: list[Run], path: Path, *, make_script: bool = True) -> Path:
 
 def _page(title: str, parts: list[str], figures: list[dict], drawing: str) -> str:
     """The whole page, with its style and scripts in it."""
-    files = resources.files(__package__)
+    files = resources.files("lth.cli.report")
     style, act = (files.joinpath(f"page.{kind}").read_text() for kind in ("css", "js"))
     numbers = json.dumps(figures, separators=(",", ":"), allow_nan=False)
     scripts = f"<script>{drawing}</script>" if drawing else ""

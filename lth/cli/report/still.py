@@ -4,6 +4,7 @@ import html
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -16,7 +17,11 @@ from lth.lab.stored import Run
 
 SIZE = (5.4, 3.8)  # inches, of one panel: panels stand beside each other where they fit
 # Text stays text, which is smaller and can be read aloud; ids are the same each time.
-SVG = {"svg.hashsalt": "lth", "svg.fonttype": "none", "axes.facecolor": "none"}
+SVG: dict[Any, Any] = {
+    "svg.hashsalt": "lth",
+    "svg.fonttype": "none",
+    "axes.facecolor": "none",
+}
 # What is black or white follows the page, which may be dark.
 PAGE = {"#000000": "currentColor", "#ffffff": "var(--paper)"}
 MOST = 6  # panels of a kind
