@@ -92,11 +92,12 @@ def _scored(numbers: Mapping[str, Any]) -> tuple[str, str]:
 
 def _of_tickets(tickets: Mapping[str, Any], score: str) -> list[tuple[str, str, str]]:
     value, more = _scored(tickets)
-    at = f"{value} there, {more}" if tickets["matches"] else "the last: " + value
-    name, down = "Tickets match down to", _percent(tickets["density"])
+    where, down = "there", _percent(tickets["density"])
     if not tickets["matches"]:
-        down = "no density"
-    told = [(name, down, f"level {tickets['level']}: test {score} {at}")]
+        levels = ", ".join(map(str, tickets["matching_levels"]))
+        where, down = "at the last", f"only levels {levels}" if levels else "no density"
+    at = f"level {tickets['level']}: test {score} {value} {where}, {more}"
+    told = [("Tickets match " + "down to" * tickets["matches"], down, at)]
     if steps := tickets["steps"]:
         half = steps["interval"]
         more = "n = 1" if half is None else f"± {half:.2f} (95 %)"

@@ -21,7 +21,7 @@ import tyro
 
 import lth
 from lth.cli import flags as typed
-from lth.cli import interrupt, running, terminal
+from lth.cli import interrupt, running, terminal, watching
 from lth.lab.config import ConfigError
 
 USAGE = """usage: lth COMMAND …
@@ -37,12 +37,15 @@ USAGE = """usage: lth COMMAND …
   lth repair RUN           write a run's tables anew from its tickets
   lth list                 presets, and the runs in runs/
   lth show RUN             a run's results as a table
+  lth query RUN --json     facts, findings, summary, matching and costs, for scripts
+  lth watch RUN            levels, curves so far and time left, also of a folder of runs
   lth report RUN …         one HTML file of figures from one or several runs
   lth doctor               whether this machine computes right numbers
 
 'lth run PRESET --help' shows every flag. Exit codes: 0 done, 1 a check of the doctor
 failed, 2 cannot be run as asked, 3 done but some replicate's loss was not finite, 4 the
-run is in use, 5 the run directory cannot be read or written, 130 or 143 interrupted."""
+run is in use, or, of watch --once, not finished, 5 the run directory cannot be read or
+written, 130 or 143 interrupted."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ def command(args: list[str]) -> int:
         "repair": repair,
         "list": show_list,
         "show": show,
+        "query": watching.query,
+        "watch": watching.watch,
         "report": report,
         "doctor": doctor,
     }

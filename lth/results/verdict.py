@@ -100,7 +100,7 @@ def _tickets(ends: pd.DataFrame, rows: pd.DataFrame, shares: pd.DataFrame) -> Nu
     at = ends[(ends["variant"] == TICKET) & (ends["level"] == level)]
     told: Numbers = {"matches": end is not None, "level": level}
     told |= {"density": float(at["density"].mean()), **_scored(at), "steps": None}
-    told["last"] = level == int(rows["level"].max())
+    told["matching_levels"] = [int(n) for n in rows.loc[rows["matches"], "level"]]
     for row in shares[shares["level"] == level].to_dict("records"):
         told["steps"] = {"share": row["share"], "interval": _known(row["share_ci"])}
     return told

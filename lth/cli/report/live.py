@@ -19,6 +19,8 @@ Spec = dict[str, Any]
 STUDENT = [round(float(t), 4) for t in special.stdtrit(np.arange(1, 40), 0.975)]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3]]
 BELOW: Spec = {"orient": "bottom", "columns": 2, "title": None, "labelLimit": 560}
+# Neither the darkest nor the lightest, which are lost on one page or the other.
+VIRIDIS = {"name": "viridis", "extent": [0.15, 0.88]}
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 
 
@@ -267,7 +269,7 @@ def curves(rows: pd.DataFrame, score: str, levels: Sequence[int], titles) -> Liv
             "field": "kept",
             "type": "ordinal",
             "sort": [*shades.index[::-1]],
-            "scale": {"domain": [*shades.index[::-1]], "scheme": "viridis"},
+            "scale": {"domain": [*shades.index[::-1]], "scheme": VIRIDIS},
             "legend": legend,
         }
     }
@@ -286,7 +288,7 @@ def curves(rows: pd.DataFrame, score: str, levels: Sequence[int], titles) -> Liv
         }
     spec["layer"][0]["layer"][2]["mark"] |= {"size": 30, "opacity": 0}
     measured = [
-        c for c in rows if str(c).startswith(("test ", "validation ", "train "))
+        str(c) for c in rows if str(c).startswith(("test ", "validation ", "train "))
     ]
     first = f"test {score}"
     measured.sort(key=lambda name: (name != first, name))
