@@ -204,6 +204,8 @@ def layers(densities: Mapping[int, Mapping[str, float]], ax: Axes) -> Axes:
         ax.plot(levels, values, ms=3, label=path, **style)
     ax.set(xlabel="level", ylabel="density of the layer (%)", yscale="log")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(ax.yaxis.get_major_formatter())
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize="small")
     return ax

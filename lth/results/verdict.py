@@ -130,7 +130,8 @@ def _scored(rows: pd.DataFrame) -> Numbers:
 
 
 def _deviation(values: pd.Series) -> float | None:
-    return float(values.std(ddof=1)) if len(values) > 1 else None
+    off = values - values.iloc[0]  # of equal values exactly 0
+    return float(off.std(ddof=1)) if len(values) > 1 else None
 
 
 def _known(value: float) -> float | None:

@@ -1,6 +1,7 @@
 """What the masks of a run keep of its first layer, as a picture."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -23,15 +24,15 @@ class First(NamedTuple):
     aspect: Literal["equal", "auto"]  # of a place
 
 
-def first(run: Run) -> First | None:
-    """Return what each level keeps of the first layer that has weights to prune.
+def first(run: Run, levels: Sequence[int]) -> First | None:
+    """Return what some levels keep of the first layer that has weights to prune.
 
     Inputs that make a square picture are counted, how many weights each keeps; of other
     layers each weight has its place, rows being inputs. None for what is too big.
     """
     kept: dict[int, np.ndarray] = {}
     path = ""
-    for level in run.levels:
+    for level in levels:
         leaves = jax.tree_util.tree_leaves_with_path(run.ticket(level).mask)
         order = run.content.get("work") or {}  # in the order of the network
         found = {masks.name(where): leaf for where, leaf in leaves}

@@ -203,16 +203,16 @@ def _figures(runs, table, called, titles, apart, answers: bool) -> list[_Shown]:
                 lambda: live.layers(data.layers(runs, called)),
             )
         )
-    first = firsts.first(runs[0])
+    levels = [n for n in plot.spread(runs[0].table) if n in runs[0].levels]
+    first = firsts.first(runs[0], levels)
     if first is not None:
-        levels = plot.spread(runs[0].table)
         figures.append(
             shown(
                 "masks",
                 "Masks of the first layer",
                 f"What masks of {called[runs[0].path.name]} keep of {first.path}: "
                 f"{first.what}, mean over replicates.",
-                still.masks(runs[0]),
+                still.masks(first),
                 lambda: live.masks(data.masks(first, levels), first),
             )
         )

@@ -24,7 +24,7 @@ SVG: dict[Any, Any] = {
 }
 # What is black or white follows the page, which may be dark.
 PAGE = {"#000000": "currentColor", "#ffffff": "var(--paper)"}
-MOST = 6  # panels of a kind
+MOST = 4  # panels of a kind
 
 
 def panels(draw: Sequence[Callable[[Axes], object]], told: str) -> str:
@@ -33,8 +33,13 @@ def panels(draw: Sequence[Callable[[Axes], object]], told: str) -> str:
 
 
 def _panel(draw: Callable[[Axes], object], told: str) -> str:
-    figure = Figure(figsize=SIZE, layout="constrained")
-    draw(figure.subplots())
+    figure = Figure(figsize=SIZE)
+    ax = figure.subplots()
+    draw(ax)
+    # To look for room takes a third of the time of a figure: only names need it.
+    figure.subplots_adjust(left=0.15, right=0.97, bottom=0.14, top=0.93)
+    if ax.yaxis.have_units():
+        figure.tight_layout()
     image = io.StringIO()
     with matplotlib.rc_context(SVG):
         figure.savefig(image, format="svg", metadata={"Date": None}, transparent=True)
@@ -71,17 +76,11 @@ def layers(runs: Sequence[Run]) -> list[Callable[[Axes], object]]:
     return [partial(plot.layers, run.densities()) for run in runs[:MOST]]
 
 
-def masks(run: Run) -> list[Callable[[Axes], object]]:
-    """Return what draws how much of the first layer is kept, level by level."""
-    first = firsts.first(run)
-    if first is None:
-        return []
-    levels = plot.spread(run.table, 4)
-    return [
-        partial(_map, first.kept[level], first, f"level {level}")
-        for level in levels
-        if level in first.kept
-    ]
+def masks(first: firsts.First) -> list[Callable[[Axes], object]]:
+    """Return what draws how much of the first layer is kept, at two levels."""
+    levels = sorted(first.kept)
+    few = dict.fromkeys([levels[len(levels) // 2], levels[-1]])
+    return [partial(_map, first.kept[n], first, f"level {n}") for n in few]
 
 
 def _map(kept, first: firsts.First, title: str, ax: Axes) -> None:
