@@ -306,7 +306,7 @@ def test_odd_names_and_amounts_are_refused(run, capsys):
         run.branch("order", levels=(1,), at="9it")
     assert run.variants == ["ticket"]
     assert main.command(["branch", str(run.path), "noise", "--scal", "3"]) == 2
-    with pytest.raises(ValueError, match="levels stored of .* are 0,1,2; got 5"):
+    with pytest.raises(ValueError, match="levels stored of .* are 0, 1, 2; got 5"):
         run.measure("densities", levels=(5,))
 
 

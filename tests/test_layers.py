@@ -20,8 +20,12 @@ LAB = [
     {"build", "progress", "measured", "following"},
     {"keeping", "trackers"},
     {"runner"},
+    {"probes"},
     {"stored"},
     {"front", "doctor"},
+    {"cells"},
+    {"standing", "submit"},
+    {"cluster"},
     {"sweep"},
 ]
 ENTRIES = ("__init__", "__main__")

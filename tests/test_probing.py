@@ -14,6 +14,7 @@ from lth import analysis, masks
 from lth.analysis import graph, overlap
 from lth.lab import store
 from lth.lab.build import probing
+from lth.lottery import branches
 from lth.lottery import recipe as recipes
 from tests import own
 from tests.conftest import assert_same
@@ -38,7 +39,7 @@ def run(trunk, tmp_path):
 
 PROBED = [
     *("barrier", "overlap", "signs", "distance", "paths", "densities"),
-    *("sharpness", "spectrum", "gradient", "forgetting"),
+    *("degrees", "sharpness", "spectrum", "gradient", "forgetting"),
 ]
 
 
@@ -144,6 +145,11 @@ def test_signs_ways_and_paths(run):
     assert values(table, "effective", 2)[0] == pytest.approx(wanted)
     assert values(table, "effective", 0).tolist() == [1, 1]
     assert wanted <= float(masks.density(mask)) + 1e-9
+    table, (space,) = run.measure("degrees", levels=(2,)), spaces
+    makes, reads = mask["first"]["kernel"].sum(0), mask["last"]["kernel"].sum(1)
+    for name, each in (("inputs", makes), ("outputs", reads)):
+        assert values(table, f"{space.name}/{name}", 2)[0] == each.mean()
+        assert values(table, f"{space.name}/{name}/least", 2)[0] == each.min()
 
 
 def test_what_is_not_there_is_refused(run):
@@ -155,7 +161,7 @@ def test_what_is_not_there_is_refused(run):
             "split is one of validation, test; got 'train'",
         ),
         ("barrier", {"points": 1}, "at least 2; got 1"),
-        ("barrier", {"of": 3}, "amounts of the probe barrier are to, points, batches"),
+        ("barrier", {"odd": 3}, "amounts of the probe barrier are to, points, batches"),
         ("overlap", {"to": "ticket", "run": str(run.path), "level": 9}, "level_09"),
     ):
         with pytest.raises((ValueError, store.StoreError), match=said):
@@ -247,3 +253,45 @@ def test_what_levels_forget_is_counted_example_by_example(run):
                 assert values(table, "learned", level)[r] == pytest.approx(new)
     assert set(table.loc[table["level"] == 0, "metric"]) == {"count"}
     assert table["value"].max() > 0
+
+
+def moved(by: float = 1.0):
+    """Start tickets elsewhere."""
+    one = branches.rewound()
+
+    def start(early, ticket, key):
+        state, mask = one.start(early, ticket, key)
+        params = jax.tree.map(lambda w: w + by, state.params)
+        return state._replace(params=masks.apply(params, mask)), mask
+
+    return one._replace(start=start, title="moved")
+
+
+def test_a_branch_is_measured_from_where_it_began(run):
+    recipe = mine()._replace(offers={**mine().offers, "moved": moved})
+    run = lth.open_run(run.path, recipe)
+    run.branch("moved", levels=(1,), by=2.0)
+    before = own.hashes(run.path, but=("branches",))
+    table = run.measure("distance", of="moved-by=2.0")
+    assert own.hashes(run.path, but=("branches",)) == before
+    assert set(table["variant"]) == {"moved-by=2.0"}
+    assert set(table["level"]) == {1}
+    ticket = run.ticket(1, "moved-by=2.0")
+    for r in (0, 1):
+        squares = 0
+        for layer in ("first", "last"):
+            late = ticket.params[layer]["kernel"][r]
+            kept = ticket.mask[layer]["kernel"][r]
+            first = (run.early.params[layer]["kernel"][r] + 2) * kept
+            squares += ((late - first) ** 2).sum()
+        assert values(table, "l2", 1)[r] == pytest.approx(squares**0.5, rel=1e-5)
+    again = lth.open_run(run.path, mine()._replace(branches={"moved-by=2.0": None}))
+    assert again.measure("distance", of="moved-by=2.0").equals(table)  # it is kept
+    assert run.measure("signs", of="order")["variant"].unique() == ["order"]
+    bare = lth.open_run(run.path, mine())
+    with pytest.raises(ValueError, match="put it into the branches of the recipe"):
+        bare.measure("signs", of="moved-by=2.0")
+    with pytest.raises(ValueError, match="no branch odd; it holds order, moved-by=2.0"):
+        run.measure("signs", of="odd")
+    with pytest.raises(ValueError, match="levels stored of .*moved.* are 1; got 2"):
+        run.measure("signs", of="moved-by=2.0", levels=(2,))

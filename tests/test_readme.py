@@ -74,6 +74,14 @@ def test_commands_are_understood(line, monkeypatch, tmp_path, capsys):
             preset, rest = preset[rest[1]], rest[1:]
         flags = running.parsed(preset, rest[1:], line)
         validate.check(flags.experiment)
+    elif command == "sweep":
+        monkeypatch.chdir(ROOT)
+        args = [*rest, "--runs", str(tmp_path), "--dry-run"]
+        collects = "--collect" in rest
+        assert main.command(["sweep", *args]) == (2 if collects else 0)
+        told = capsys.readouterr()
+        assert " waiting\n" in told.out
+        assert ("no cell has results yet" in told.err) == collects
     elif command == "run" and ".py" in rest[0]:
         monkeypatch.chdir(ROOT)
         args = [*rest, "--runs", str(tmp_path), "--dry-run"]

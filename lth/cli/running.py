@@ -95,6 +95,14 @@ class StoredFlags:
     CPU does so always."""
 
 
+@dataclass(frozen=True)
+class MeasureFlags(StoredFlags):
+    """A stored run, the probe that is asked for, and for which of its networks."""
+
+    of: str = "ticket"
+    """The branch whose networks are measured in place of the tickets."""
+
+
 def run(args: list[str]) -> int:
     """lth run PRESET [flags], or lth run FILE.py:FUNCTION [its flags]"""
     if not args or args[0].startswith("-"):
@@ -113,7 +121,7 @@ def run(args: list[str]) -> int:
             preset, method = name.rsplit("-", 1)
             say = f"lth supermask {preset} {method}"
             return terminal.refuse(f"{name} learns its masks: {say}", 2)
-        return terminal.refuse(_no_preset(name, PRESETS), 2)
+        return terminal.refuse(no_preset(name, PRESETS), 2)
     return _run(name, PRESETS[name], args[1:], f"lth run {name}")
 
 
@@ -121,7 +129,7 @@ def supermask(args: list[str]) -> int:
     """lth supermask PRESET METHOD [flags]"""
     args = [ALIASES.get(arg, arg) for arg in args[:1]] + args[1:]
     if args and not args[0].startswith("-") and args[0] not in SUPERMASKS:
-        return terminal.refuse(_no_preset(args[0], map(short, SUPERMASKS)), 2)
+        return terminal.refuse(no_preset(args[0], map(short, SUPERMASKS)), 2)
     if len(args) < 2 or args[1].startswith("-"):
         terminal.output.print(
             "usage: lth supermask PRESET METHOD [flags]\n", markup=False
@@ -156,9 +164,12 @@ def measure(args: list[str]) -> int:
     """lth measure RUN PROBE [--levels 3,7] [its amounts]"""
     from lth.lab.build import names
 
-    flags, opened, amounts = _stored(args, "lth measure", names.PROBES, "probe")
+    flags, opened, amounts = _stored(
+        args, "lth measure", names.PROBES, "probe", MeasureFlags
+    )
     try:
-        table = opened.measure(flags.what, levels=flags.levels or None, **amounts)
+        levels = flags.levels or None
+        table = opened.measure(flags.what, levels=levels, of=flags.of, **amounts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     terminal.print_measured(table, opened.path.name)
@@ -166,18 +177,22 @@ def measure(args: list[str]) -> int:
 
 
 def _stored(
-    args: list[str], prog: str, table: Mapping[str, Callable], what: str
-) -> tuple[StoredFlags, Any, dict[str, Any]]:
+    args: list[str],
+    prog: str,
+    table: Mapping[str, Callable],
+    what: str,
+    kind: type = StoredFlags,
+) -> tuple[Any, Any, dict[str, Any]]:
     """The flags of a command about a stored run, the run with its recipe, and amounts.
 
     `table` has, by name, what makes a branch or a probe; its parameters are flags.
     """
-    ours, others = typed.parted(args, StoredFlags)
+    ours, others = typed.parted(args, kind)
     asked = next((arg for arg in ours[1:] if arg in table), "")
     described = _described(asked, table[asked]) if asked else _amounts(table)
     flags = tyro.cli(
-        StoredFlags,
-        args=typed.read(ours, StoredFlags),
+        kind,
+        args=typed.read(ours, kind),
         prog=prog,
         description=described,
     )
@@ -248,7 +263,8 @@ def _read_amounts(args: list[str], make: Callable | None, prog: str) -> dict[str
     return own.amounts(make, args, prog)
 
 
-def _no_preset(name: str, there: Iterable[str]) -> str:
+def no_preset(name: str, there: Iterable[str]) -> str:
+    """Say that there is no such preset, and which there are."""
     there = list(there)
     near = difflib.get_close_matches(name, there, n=3)
     perhaps = f"\nPerhaps {' or '.join(near)}?" if near else ""

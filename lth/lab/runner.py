@@ -455,6 +455,29 @@ def early(recipe: Recipe, unit: Path) -> train.TrainState:
     return _state(recipe, unit, "early")
 
 
+def begun(
+    recipe: Recipe, unit: Path, name: str, level: int
+) -> tuple[Recipe, train.TrainState, Any]:
+    """Return the recipe that a branch off a stored ticket trains by, and its start.
+
+    Args:
+      recipe: That of the run, with the branch in it.
+      unit: The folder of the run, or of its added replicates.
+      name: Of the branch.
+      level: Of the ticket.
+
+    Returns:
+      That recipe, the state and the mask, as `lottery.begun` has them.
+    """
+    first = early(recipe, unit)
+    like = (recipe.mask, first)
+    ticket, before = store.load(unit, level, like), None
+    if level and recipe.branches[name].prune:
+        before = store.load(unit, level - 1, like)
+    states = _needed(recipe, unit, [name])
+    return lottery.begun(recipe, name, first, ticket, before, states)
+
+
 def _state(recipe: Recipe, unit: Path, name: str) -> train.TrainState:
     like = recipes.shapes(recipe)
     return store.load_tree(unit, name, {"state": like})["state"]

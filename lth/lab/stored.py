@@ -5,7 +5,6 @@ Arrays come back as they are stored, in dicts, without a network or an optimizer
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +13,13 @@ import numpy as np
 import pandas as pd
 
 from lth import lottery, masks, results
-from lth.lab import config, keeping, runner, store
+from lth.lab import config, keeping, probes, runner, store
 from lth.lab.build import assemble, branching, names, naming, probing
 from lth.lab.config import identity, parse, presets
 from lth.lab.keeping import Saving
-from lth.lottery import Branch, Recipe, Ticket
+from lth.lab.probes import Probe
+from lth.lottery import Branch, Recipe
 from lth.lottery import recipe as recipes
-
-# Numbers about a stored ticket: (recipe, early, ticket) -> {metric: [r]}. One of four
-# parameters is also given `stored(variant, level)`, which loads others of the run.
-Probe = Callable[..., dict[str, Any]]
 
 
 class State(NamedTuple):
@@ -52,13 +48,14 @@ class StoredTicket(NamedTuple):
 
 def open_run(
     path: str | Path,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Callable[[], Recipe] | None = None,
     data_dir: str | Path | None = None,
 ) -> "Run":
     """Open the run in the directory `path`; arrays are read only when asked for.
 
     What trains or measures needs more: of a run that does not come from names its
-    `recipe`, of one that does the folder of its data, where that is no usual one.
+    `recipe`, or a function that makes it; of one that does the folder of its data,
+    where that is no usual one.
     Raises StoreError where `path` is no run or cannot be read.
     """
     run = Run(Path(path), recipe, data_dir)
@@ -106,7 +103,7 @@ class Run:
     def __init__(
         self,
         path: Path,
-        recipe: Recipe | None = None,
+        recipe: "Recipe | Callable[[], Recipe] | None" = None,
         data_dir: str | Path | None = None,
     ):
         self.path = path
@@ -291,6 +288,8 @@ class Run:
 
         Raises ValueError for a run of functions of one's own that was opened without.
         """
+        if callable(self._recipe):  # what makes it, now that it is needed
+            self._recipe = self._recipe()
         if self._recipe is not None:
             return self._recipe
         e = self.config
@@ -378,6 +377,8 @@ class Run:
         name: str,
         probe: Probe | None = None,
         levels: Sequence[int] | None = None,
+        *,
+        of: str = store.TRUNK,
         **amounts: Any,
     ) -> pd.DataFrame:
         """Measure stored tickets; what is measured once is kept beside them.
@@ -389,6 +390,8 @@ class Run:
             parameter, `stored`, it can load what else is stored of the same
             replicates: `stored(variant, level)`, by default the ticket and this level.
           levels: Of the tickets; by default all that are stored.
+          of: The branch whose networks are measured in place of the tickets. `early` is
+            then the state that they began at, and `recipe` the one they trained by.
           **amounts: Of a probe that comes from a name, such as `to="reinit"` of a
             barrier; those that are not usual are part of what it is called.
 
@@ -396,9 +399,9 @@ class Run:
           Rows with the columns of `table`, the split being what the probe is called.
 
         Raises:
-          ValueError for a name that no folder can have, a probe that is not there, an
-          amount that it has not, a level that is not stored and numbers that are not
-          one a replicate.
+          ValueError for a name that no folder can have, a probe or a branch that is not
+          there, an amount that it has not, a level that is not stored and numbers that
+          are not one a replicate.
         """
         found: Any = probe
         if found is None:
@@ -409,59 +412,50 @@ class Run:
             )
         recipes.check_name(name, "probe")
         recipe = self.recipe()
-        wanted = sorted(self.levels if levels is None else set(levels))
-        if lost := [level for level in wanted if level not in self.levels]:
-            raise ValueError(
-                f"levels stored of {self.path} are {_said(self.levels)}; got "
-                f"{_said(lost)}"
-            )
-        for group, unit in self._units:
-            part = lottery.only(recipe, group)
-            early = runner.early(part, unit)
-            for level in wanted:
-                if not store.is_measured(unit, name, level):
-                    ticket = store.load(unit, level, (part.mask, early))
-                    stored = self._loader(unit, level, (part.mask, early))
-                    more = [stored] if len(signature(found).parameters) > 3 else []
-                    numbers = found(part, early, ticket, *more)
-                    rows = _measured(self.path.name, name, group, ticket, numbers)
-                    store.save_measured(unit, name, level, rows)
-        tables = [
-            store.load_measured(unit, name, level)
-            for level in wanted
-            for _, unit in self._units
-        ]
-        order = ["level", "metric", "replicate"]
-        tables = [t for t in tables if len(t)] or tables[:1]
-        return pd.concat(tables).sort_values(order, kind="stable", ignore_index=True)
+        if of != store.TRUNK:
+            recipe = self._with(recipe, of)
+        return probes.measure(recipe, self.path, name, found, levels, of)
 
     @property
     def measured(self) -> pd.DataFrame:
         """Return what probes measured so far, all of them, as `measure` returns it."""
         tables = [
-            store.load_measured(unit, name, level)
+            store.load_measured(folder, name, level)
             for _, unit in self._units
-            for name, levels in store.measured(unit).items()
+            for folder in (unit, *store.branches(unit).values())
+            for name, levels in store.measured(folder).items()
             for level in levels
         ]
         empty = pd.DataFrame(columns=list(results.COLUMNS))
         found = pd.concat([t for t in tables if len(t)] or [empty])
         return found.assign(run=self.path.name).reset_index(drop=True)
 
-    def _loader(self, unit: Path, level: int, like: Any) -> Callable[..., Ticket]:
-        """What loads other tickets of a unit."""
-        here = level
+    def _with(self, recipe: Recipe, name: str) -> Recipe:
+        """The recipe with a stored branch in it, by its name and amounts if by those.
 
-        def stored(variant: str = store.TRUNK, level: int = here) -> Ticket:
-            folder = self._folder(unit, variant)
-            if level not in store.stored(folder):
-                raise ValueError(
-                    f"{variant} has no ticket of level {level} in {unit}; it has "
-                    f"{_said(sorted(store.stored(folder)))}"
-                )
-            return store.load(folder, level, like)
+        Raises ValueError for a branch that is not stored or cannot be made again.
+        """
+        if name not in self.variants:
+            there = ", ".join(self.variants[1:]) or "none"
+            raise ValueError(f"{self.path} holds no branch {name}; it holds {there}")
+        if name in recipe.branches:
+            return recipe
+        settings = self._settings(name)
+        for offer in recipe.offers:
+            known = naming.usual(recipe.offers[offer])
+            amounts = {n: v for n, v in settings.items() if n in known}
+            told = {n: v for n, v in amounts.items() if v != known[n]}
+            if naming.called(offer, told, known) == name:
+                made, _ = branching.by_name(recipe.offers, offer, amounts)
+                return recipe._replace(branches={**recipe.branches, name: made})
+        raise ValueError(
+            f"the branch {name} was made by a function: put it into the branches of "
+            "the recipe, and open the run with that"
+        )
 
-        return stored
+    def _settings(self, name: str) -> dict[str, Any]:
+        (_, unit), *_ = self._units
+        return store.read_branch(self._folder(unit, name)).get("settings", {})
 
     def costs(self) -> pd.DataFrame:
         """Return what each training took, as the log tells: the cost of the search.
@@ -591,19 +585,3 @@ def _concatenated(trees: list) -> Any:
     if len(trees) == 1:
         return trees[0]
     return jax.tree.map(lambda *x: np.concatenate(x), *trees)
-
-
-def _measured(run, name, replicates, ticket, numbers):
-    """The rows of what a probe found of a ticket."""
-    kept = np.asarray(jax.vmap(masks.density)(ticket.mask))
-    steps = np.ravel(ticket.state.step)
-    for metric, values in numbers.items():
-        values = np.asarray(values)
-        if values.shape != (len(replicates),):
-            raise ValueError(
-                f"the probe {name} gives numbers [{len(replicates)}], one a replicate; "
-                f"got {metric} {list(values.shape)}"
-            )
-        for i, replicate in enumerate(replicates):
-            where = (run, replicate, store.TRUNK, ticket.level, float(kept[i]))
-            yield (*where, int(steps[i]), name, metric, str(values[i]))

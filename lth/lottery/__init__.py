@@ -30,6 +30,7 @@ from lth.lottery.recipe import (
 )
 from lth.lottery.trainings import (
     advanced,
+    begun,
     branched,
     first_ticket,
     fit,
@@ -51,6 +52,7 @@ __all__ = [
     "ablations",
     "advanced",
     "averaging",
+    "begun",
     "branched",
     "branches",
     "check",

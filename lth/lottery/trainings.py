@@ -245,13 +245,10 @@ def branched(
     if len(names) > 1 and any(branch.changed for branch in chosen):
         raise ValueError(f"{', '.join(names)}: one changes the recipe, so not together")
     by = changed(recipe, names[0])
-    starts = [
-        _start(recipe, by, branch, name, early, ticket, before, states)
-        for name, branch in zip(names, chosen, strict=True)
-    ]
+    starts = [begun(recipe, name, early, ticket, before, states)[1:] for name in names]
     orders = tuple(branch.order for branch in chosen)
-    begun, mask = (_joined([pair[i] for pair in starts]) for i in (0, 1))
-    state, metrics = trained(by, Training(ticket.level, begun, mask, orders), watch)
+    first, mask = (_joined([pair[i] for pair in starts]) for i in (0, 1))
+    state, metrics = trained(by, Training(ticket.level, first, mask, orders), watch)
     parts: list[Any] = [(mask, state, metrics)]
     if len(names) > 1:
         parts = _parted((mask, state, metrics), len(names), len(recipe.replicates))
@@ -266,8 +263,32 @@ def _parted(tree: Any, parts: int, count: int) -> list:
     ]
 
 
-def _start(recipe, by, branch, name, early, ticket, before, states):
-    """Where a branch begins, of all replicates: (state, mask)."""
+def begun(
+    recipe: Recipe,
+    name: str,
+    early: TrainState,
+    ticket: Ticket,
+    before: Ticket | None = None,
+    states: Mapping[str, TrainState] = NONE,
+) -> tuple[Recipe, TrainState, masks.Mask]:
+    """Return the recipe that a branch trains by, and where it begins.
+
+    Args:
+      recipe: What the run is made of, with the branch in it.
+      name: Of the branch.
+      early: The state that tickets are rewound to.
+      ticket: The stored one that it hangs off.
+      before: The ticket of the level before, for a branch that prunes for itself.
+      states: Of the dense training, by the names that the branch needs.
+
+    Returns:
+      That recipe, and the state and mask of all replicates.
+
+    Raises:
+      ValueError: for a branch that prunes, at level 0; for what does not fit the recipe
+        that it trains by.
+    """
+    branch, by = recipe.branches[name], changed(recipe, name)
     needed = [{n: states[n] for n in branch.needs}] if branch.needs else []
     if branch.prune is not None:
         if before is None:
@@ -282,7 +303,7 @@ def _start(recipe, by, branch, name, early, ticket, before, states):
     if branch.changed is not None:
         weights = f"what the branch {name} begins with"
         check_like(state.params, shapes(by).params, weights)
-    return state, mask
+    return by, state, mask
 
 
 def _joined(trees: list) -> Any:

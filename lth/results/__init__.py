@@ -27,6 +27,7 @@ from lth.results.table import (
     keep,
     read,
     rows,
+    write_as,
 )
 from lth.results.verdict import (
     behind,
@@ -64,4 +65,5 @@ __all__ = [
     "stopped",
     "summary",
     "text",
+    "write_as",
 ]
