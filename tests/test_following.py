@@ -98,7 +98,7 @@ def test_watching_one_run_and_a_folder_of_runs(run, tmp_path, capsys):
     assert main.command(["watch", str(tmp_path / "none"), "--once"]) == 5
     os.makedirs(tmp_path / "empty")
     assert main.command(["watch", str(tmp_path / "empty")]) == 5
-    assert "no folder of runs" in capsys.readouterr().err
+    assert "nor a folder of runs" in capsys.readouterr().err
 
 
 def test_bars_are_of_the_values():

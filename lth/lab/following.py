@@ -91,7 +91,7 @@ def standings(path: Path) -> list[Standing]:
         return [standing(path)]
     found = sorted(path.glob("*/config.json"))
     if not found:
-        raise store.StoreError(f"{path} is no run, and no folder of runs")
+        raise store.StoreError(f"{path} is not a run, nor a folder of runs")
     return [standing(config.parent) for config in found]
 
 
