@@ -84,7 +84,7 @@ def test_the_report_is_one_file_that_needs_no_other(finished, tmp_path, capsys):
     assert main.command(["report", str(finished), str(other), "--out", str(page)]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text()
-    assert text.count('<svg role="img"') == 3 + 2 * 2 + 2 + 2
+    assert text.count('<svg role="img"') == 3 + 2 * 2 + 2 + 1
     # By what differs: levels and the one control, then levels alone.
     assert text.count("<td>first_replicate 0, controls reinit</td>") == 3 + 2 + 2
     assert text.count("<td>first_replicate 3, controls none</td>") == 2 + 2 + 2
