@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 PINS := $(wildcard constraints/py$(VERSION).txt)
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs package clean
 
 demo: $(VENV)/base
 	$(BIN)/lth run digits --controls reinit,shuffle
@@ -21,8 +21,17 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The site, in docs/built/html; a warning is an error.
+docs: $(VENV)/dev
+	$(BIN)/python -m sphinx -q -W --keep-going -d docs/built/read docs docs/built/html
+	$(BIN)/python -m pytest tests/test_site.py
+
+# The wheel and the sdist, checked, and each tried in an empty environment.
+package:
+	PYTHON=$(PYTHON) packaging/release.sh
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/built docs/made dist
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lth needs Python 3.11 or newer; say which with PYTHON=")'

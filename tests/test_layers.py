@@ -23,7 +23,10 @@ LAB = [
     {"probes"},
     {"stored"},
     {"front", "doctor", "shipping"},
-    {"sweep", "costing"},
+    {"cells", "costing"},
+    {"standing", "submit"},
+    {"cluster"},
+    {"sweep"},
 ]
 ENTRIES = ("__init__", "__main__")
 MODULES = {

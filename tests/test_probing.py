@@ -39,7 +39,7 @@ def run(trunk, tmp_path):
 
 PROBED = [
     *("barrier", "overlap", "signs", "distance", "paths", "densities"),
-    *("sharpness", "spectrum", "gradient", "forgetting"),
+    *("degrees", "sharpness", "spectrum", "gradient", "forgetting"),
 ]
 
 
@@ -145,6 +145,11 @@ def test_signs_ways_and_paths(run):
     assert values(table, "effective", 2)[0] == pytest.approx(wanted)
     assert values(table, "effective", 0).tolist() == [1, 1]
     assert wanted <= float(masks.density(mask)) + 1e-9
+    table, (space,) = run.measure("degrees", levels=(2,)), spaces
+    makes, reads = mask["first"]["kernel"].sum(0), mask["last"]["kernel"].sum(1)
+    for name, each in (("inputs", makes), ("outputs", reads)):
+        assert values(table, f"{space.name}/{name}", 2)[0] == each.mean()
+        assert values(table, f"{space.name}/{name}/least", 2)[0] == each.min()
 
 
 def test_what_is_not_there_is_refused(run):

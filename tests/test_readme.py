@@ -1,28 +1,15 @@
 """What the README says to type works as it stands."""
 
-import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from lth import masks
-from lth.cli import main, running
-from lth.lab import doctor
-from lth.lab.config import validate
-from lth.lab.config.presets import ALIASES, PRESETS, SUPERMASKS
+from tests import pages
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.S | re.M)
-PYTHON = [block for kind, block in BLOCKS if kind == "python"]
-SHELL = [
-    line.partition(" #")[0].replace("…", "").strip()
-    for kind, block in BLOCKS
-    if not kind
-    for line in block.replace("\\\n", " ").splitlines()
-]
-COMMANDS = [line for line in SHELL if line.startswith("lth ")]
+TEXT = (Path(__file__).parents[1] / "README.md").read_text()
+PYTHON = pages.python(TEXT)
+COMMANDS = pages.commands(TEXT)
 
 
 def finds_tickets(found, told):
@@ -64,28 +51,4 @@ def test_there_is_something_to_run():
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_are_understood(line, monkeypatch, tmp_path, capsys):
-    command, *rest = shlex.split(line)[1:]
-    presets = {"run": PRESETS, "supermask": SUPERMASKS}
-    if command in presets and ".py" not in rest[0] and "--help" not in rest:
-        preset = presets[command][
-            ALIASES.get(rest[0], rest[0]) if command != "run" else rest[0]
-        ]
-        if command == "supermask":
-            preset, rest = preset[rest[1]], rest[1:]
-        flags = running.parsed(preset, rest[1:], line)
-        validate.check(flags.experiment)
-    elif command == "run" and ".py" in rest[0]:
-        monkeypatch.chdir(ROOT)
-        args = [*rest, "--runs", str(tmp_path), "--dry-run"]
-        assert main.command(["run", *args]) == 0
-        assert "stored      nothing" in capsys.readouterr().out
-    else:  # of runs that are not there: it is the flags that must be known
-        monkeypatch.chdir(tmp_path)
-        disk = {"disk": doctor.CHECKS["disk"]}  # all of them take a while
-        monkeypatch.setattr(doctor, "CHECKS", disk)
-        try:
-            code = main.command([command, *rest])
-        except SystemExit as stopped:  # --help
-            code = stopped.code
-        told = capsys.readouterr().err
-        assert code == 0 or "not a run" in told or "no config.json" in told, told
+    pages.understand(line, monkeypatch, tmp_path, capsys)

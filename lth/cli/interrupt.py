@@ -55,6 +55,11 @@ def asked() -> bool:
     return bool(_signals)
 
 
+def signalled() -> bool:
+    """Return whether a signal came."""
+    return bool(_signals)
+
+
 def leave(saved: str = "") -> None:
     """End the process as the signal that came has it; `saved` says what was."""
     _end(_signals[0], saved)
@@ -101,7 +106,7 @@ def _watch(pipe: int) -> None:
 def _words(saved: str) -> str:
     """What to say at the end; in a terminal, in place of the bar there may be."""
     text = "lth: stopped"
-    if sys.argv[1:2] in (["run"], ["supermask"], ["branch"]):
+    if sys.argv[1:2] in (["run"], ["supermask"], ["branch"], ["sweep"]):
         again = shlex.join(["lth", *sys.argv[1:]])
         text += f"; what was finished is stored{saved}. The same command continues:\n"
         text += f"  {again}"

@@ -1,10 +1,10 @@
 """The command `lth`.
 
-Exit codes: 0 done; 1 a check of `lth doctor` failed, or an error of `lth` itself; 2 it
-cannot be run as asked (flag, configuration, data); 3 done, but some replicate's loss
-was not finite; 4 another process is at work on the run; 5 the run directory cannot be
-read or written; 130 or 143 interrupted. Results go to standard output, progress and
-errors to standard error.
+Exit codes: 0 done; 1 a check of `lth doctor` or a cell of a sweep failed, or an error
+of `lth` itself; 2 it cannot be run as asked (flag, configuration, data); 3 done, but
+some replicate's loss was not finite; 4 another process is at work on the run; 5 the run
+directory cannot be read or written; 130 or 143 interrupted. Results go to standard
+output, progress and errors to standard error.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import tyro
 
 import lth
 from lth.cli import flags as typed
-from lth.cli import interrupt, running, taking, terminal
+from lth.cli import interrupt, running, sweeping, taking, terminal
 from lth.lab.config import ConfigError
 
 USAGE = """usage: lth COMMAND …
@@ -31,6 +31,9 @@ USAGE = """usage: lth COMMAND …
                            learn a mask in place of the weights, or beside them
   lth run FILE.py:FUNCTION [its flags]
                            the same of a recipe that your own function makes
+  lth sweep PRESET --over FIELD=VALUE,VALUE … [flags]
+                           every combination of values, here, in a pool, on a cluster
+  lth sweep FILE.py:CELLS  the same of the cells of a study
   lth branch RUN NAME [its flags]
                            train a control or an ablation off a run's tickets
   lth measure RUN PROBE    measure a run's tickets
@@ -43,8 +46,9 @@ USAGE = """usage: lth COMMAND …
   lth doctor               whether this machine computes right numbers
 
 'lth run PRESET --help' shows every flag. Exit codes: 0 done, 1 a check of the doctor
-failed, 2 cannot be run as asked, 3 done but some replicate's loss was not finite, 4 the
-run is in use, 5 the run directory cannot be read or written, 130 or 143 interrupted."""
+or a cell of a sweep failed, 2 cannot be run as asked, 3 done but some replicate's loss
+was not finite, 4 the run is in use, 5 the run directory cannot be read or written, 130
+or 143 interrupted."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def command(args: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "run": running.run,
         "supermask": running.supermask,
+        "sweep": sweeping.sweep,
         "branch": running.branch,
         "measure": running.measure,
         "repair": repair,

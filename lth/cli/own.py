@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -41,6 +41,47 @@ def function(text: str) -> Callable[..., Any]:
             f"{file} {what}{perhaps}; it has {', '.join(known) or 'none'}"
         )
     return dict(there)[name]
+
+
+def cells(text: str) -> dict[str, Any]:
+    """Find the cells of a sweep in FILE.py:NAME, a dict, once the file is run.
+
+    Raises ConfigError as `function` does.
+    """
+    file, _, name = text.partition(":")
+    path = Path(file)
+    if path.suffix != ".py" or not path.is_file():
+        raise ConfigError(f"there is no file {file}: lth sweep FILE.py:CELLS")
+    found = getattr(_module(path), name or "CELLS", None)
+    if not isinstance(found, Mapping) or not found:
+        raise ConfigError(
+            f"{file} has no cells {name or 'CELLS'}: a dict, by names of cells, of "
+            "experiments, presets with settings, or functions that make a recipe"
+        )
+    return {str(cell): what for cell, what in found.items()}
+
+
+def made(text: str, cell: str, flags: Mapping[str, Any]) -> Any:
+    """Call the function that is a cell of FILE.py:NAME; returns its recipe.
+
+    One that takes the flags of a study gets those of its file, with these in place.
+    """
+    make = cells(text)[cell]
+    needed = [
+        p for p in inspect.signature(make).parameters.values() if p.default is p.empty
+    ]
+    if not needed:
+        return make(**flags)
+    module = sys.modules[f"own_{Path(text.partition(':')[0]).stem}"]
+    kind = getattr(module, "Flags", None) or getattr(
+        getattr(module, "study", None), "Flags", None
+    )
+    if kind is None or len(needed) > 1:
+        names = ", ".join(p.name for p in needed)
+        raise ConfigError(
+            f"{text}: cell {cell} needs {names}: give them to it, functools.partial"
+        )
+    return make(kind(**flags))
 
 
 def called(make: Callable[..., Any], args: list[str], prog: str):

@@ -119,7 +119,7 @@ def run(args: list[str]) -> int:
             preset, method = name.rsplit("-", 1)
             say = f"lth supermask {preset} {method}"
             return terminal.refuse(f"{name} learns its masks: {say}", 2)
-        return terminal.refuse(_no_preset(name, PRESETS), 2)
+        return terminal.refuse(no_preset(name, PRESETS), 2)
     return _run(name, PRESETS[name], args[1:], f"lth run {name}")
 
 
@@ -127,7 +127,7 @@ def supermask(args: list[str]) -> int:
     """lth supermask PRESET METHOD [flags]"""
     args = [ALIASES.get(arg, arg) for arg in args[:1]] + args[1:]
     if args and not args[0].startswith("-") and args[0] not in SUPERMASKS:
-        return terminal.refuse(_no_preset(args[0], map(short, SUPERMASKS)), 2)
+        return terminal.refuse(no_preset(args[0], map(short, SUPERMASKS)), 2)
     if len(args) < 2 or args[1].startswith("-"):
         terminal.output.print(
             "usage: lth supermask PRESET METHOD [flags]\n", markup=False
@@ -261,7 +261,8 @@ def _read_amounts(args: list[str], make: Callable | None, prog: str) -> dict[str
     return own.amounts(make, args, prog)
 
 
-def _no_preset(name: str, there: Iterable[str]) -> str:
+def no_preset(name: str, there: Iterable[str]) -> str:
+    """Say that there is no such preset, and which there are."""
     there = list(there)
     near = difflib.get_close_matches(name, there, n=3)
     perhaps = f"\nPerhaps {' or '.join(near)}?" if near else ""

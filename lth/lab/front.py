@@ -196,12 +196,28 @@ def place(built: assemble.Built, runs: str | Path, name: str) -> tuple[Path, int
 
     A run of fewer replicates that is otherwise the same is the one to add to.
     """
-    most = len(built.recipe.replicates)
+    return placed(built.id, len(built.recipe.replicates), runs, name)
+
+
+def placed(
+    run_id: Callable[[int], str], most: int, runs: str | Path, name: str
+) -> tuple[Path, int]:
+    """Say what `place` says, before anything is built.
+
+    Args:
+      run_id: The id of the run if it was begun with so many replicates.
+      most: How many it is to have.
+      runs: The folder of runs.
+      name: What it is called.
+
+    Returns:
+      The folder, and with how many replicates it was begun.
+    """
     for count in range(most, 0, -1):
-        path = Path(runs) / f"{name}-{built.id(count)}"
+        path = Path(runs) / f"{name}-{run_id(count)}"
         if (path / "config.json").exists():
             return path, count
-    return Path(runs) / f"{name}-{built.id(most)}", most
+    return Path(runs) / f"{name}-{run_id(most)}", most
 
 
 def _own(recipe: Recipe, name: str, facts: dict[str, Any]):

@@ -48,13 +48,14 @@ class StoredTicket(NamedTuple):
 
 def open_run(
     path: str | Path,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Callable[[], Recipe] | None = None,
     data_dir: str | Path | None = None,
 ) -> "Run":
     """Open the run in the directory `path`; arrays are read only when asked for.
 
     What trains or measures needs more: of a run that does not come from names its
-    `recipe`, of one that does the folder of its data, where that is no usual one.
+    `recipe`, or a function that makes it; of one that does the folder of its data,
+    where that is no usual one.
     Raises StoreError where `path` is no run or cannot be read.
     """
     run = Run(Path(path), recipe, data_dir)
@@ -102,7 +103,7 @@ class Run:
     def __init__(
         self,
         path: Path,
-        recipe: Recipe | None = None,
+        recipe: "Recipe | Callable[[], Recipe] | None" = None,
         data_dir: str | Path | None = None,
     ):
         self.path = path
@@ -287,6 +288,8 @@ class Run:
 
         Raises ValueError for a run of functions of one's own that was opened without.
         """
+        if callable(self._recipe):  # what makes it, now that it is needed
+            self._recipe = self._recipe()
         if self._recipe is not None:
             return self._recipe
         e = self.config

@@ -27,6 +27,7 @@ from lth.results.table import (
     keep,
     read,
     rows,
+    write_as,
 )
 
 __all__ = [
@@ -54,4 +55,5 @@ __all__ = [
     "stopped",
     "summary",
     "text",
+    "write_as",
 ]

@@ -134,6 +134,22 @@ def read(path: Path, stored: set[int]) -> pd.DataFrame:
     return from_text(_whole_rows(path, stored) if path.exists() else "")
 
 
+def write_as(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of any columns, whole or not at all, as its suffix has it.
+
+    Raises ValueError for a suffix that is neither .csv nor .parquet, ImportError where
+    pandas finds nothing that writes Parquet (`lth[parquet]`).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    if path.suffix == ".csv":
+        table.to_csv(temporary, index=False)
+    elif path.suffix == ".parquet":
+        table.to_parquet(temporary, index=False)
+    else:
+        raise ValueError(f"a table is written as .csv or .parquet; got {path.name}")
+    os.replace(temporary, path)
+
+
 def as_text(rows: Iterable[tuple]) -> str:
     """Write rows as a table in text, with its head."""
     text = io.StringIO()

@@ -47,6 +47,9 @@ class Built(NamedTuple):
     about: Callable[[str, str, int, dict[str, Any] | None], dict[str, Any]]
     # () -> what tells its data and batches from others, once it is one's own recipe
     stamp: Callable[[], dict[str, str]]
+    # (first replicate) -> the same functions, so nothing is compiled again, of other
+    # replicates, and what their run is known by
+    beginning: "Callable[[int], Built]"
 
 
 class Lengths(NamedTuple):
@@ -142,21 +145,29 @@ def build(
         piece=task.piece,
     )
 
-    def run_id(replicates: int) -> str:
-        return identity.identity(replace(e, replicates=replicates))
-
-    def about(name, preset, replicates, before):
-        begun = replace(e, replicates=replicates)
-        return _about(name, preset, run_id(replicates), task, before) | {
-            "config": identity.as_dict(
-                identity.extended(begun, identity.from_dict(before["config"]))
-                if before
-                else begun
-            )
-        }
-
     stamp = partial(compose.stamp, task)
-    return Built(recipe, task.digest, run_id, about, stamp)
+
+    def beginning(first: int) -> Built:
+        numbers = tuple(first + i for i in range(e.replicates))
+
+        def begun(replicates):
+            return replace(e, first_replicate=first, replicates=replicates)
+
+        def run_id(replicates: int) -> str:
+            return identity.identity(begun(replicates))
+
+        def about(name, preset, replicates, before):
+            config = begun(replicates)
+            if before:
+                old = identity.from_dict(before["config"])
+                config = identity.extended(config, old)
+            known = _about(name, preset, run_id(replicates), task, before)
+            return known | {"config": identity.as_dict(config)}
+
+        own = recipe._replace(replicates=numbers)
+        return Built(own, task.digest, run_id, about, stamp, beginning)
+
+    return beginning(e.first_replicate)
 
 
 def _about(name: str, preset: str, run_id: str, task: tasks.Task, before) -> dict:

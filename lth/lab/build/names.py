@@ -356,6 +356,7 @@ PROBES: dict[str, Callable[..., probing.Probe]] = {
     "overlap": probing.overlaps,
     "signs": probing.signs,
     "paths": probing.paths,
+    "degrees": probing.degrees,
     "sharpness": inspecting.sharpness,
     "spectrum": inspecting.spectrum,
     "gradient": inspecting.gradient,

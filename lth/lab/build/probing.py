@@ -250,6 +250,27 @@ def paths() -> Probe:
     return probe
 
 
+def degrees() -> Probe:
+    """Count the kept weights that make and that read each unit, space by space.
+
+    Of each axis space the mean (`<space>/inputs`, `<space>/outputs`), and the least
+    (`<space>/inputs/least`, `<space>/outputs/least`) over its units.
+    """
+
+    def probe(recipe, early, ticket):
+        params, found = _one(0, early.params), {}
+        spaces = spaces_of(recipe, early)
+        for i in range(len(recipe.replicates)):
+            counts = graph.degrees(spaces, params, _one(i, ticket.mask))
+            for name, sides in counts.items():
+                for side, values in sides._asdict().items():
+                    found.setdefault(f"{name}/{side}", []).append(values.mean())
+                    found.setdefault(f"{name}/{side}/least", []).append(values.min())
+        return found
+
+    return probe
+
+
 def spaces_of(recipe: Recipe, state: TrainState) -> tuple[compress.Space, ...]:
     """Return the axis spaces of the networks of a recipe.
 

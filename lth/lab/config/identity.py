@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from lth.lab.config.fields import EXTENDING, ConfigError, Experiment
@@ -110,7 +111,7 @@ def apart(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 def _typed(values: "DataclassInstance") -> "DataclassInstance":
     """The dataclass with whole numbers in fields of type float made floats."""
     changes = {}
-    for name, hint in get_type_hints(type(values)).items():
+    for name, hint in hints(type(values)).items():
         value = getattr(values, name)
         if hint is float:
             changes[name] = float(value)
@@ -119,16 +120,22 @@ def _typed(values: "DataclassInstance") -> "DataclassInstance":
     return dataclasses.replace(values, **changes)
 
 
+@cache  # of a thousand cells it was two thirds of the time until their ids were known
+def hints(kind: type) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass."""
+    return get_type_hints(kind)
+
+
 def from_dict(values: Any, kind: type = Experiment, where: str = "config") -> Any:
     """A dataclass from JSON; unknown and mistyped fields are errors."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where} is a table of fields; got {values!r}")
-    hints = get_type_hints(kind)
-    odd = set(values) - set(hints)
+    known = hints(kind)
+    odd = set(values) - set(known)
     if odd:
         raise ConfigError(f"{where} has unknown fields: {', '.join(sorted(odd))}")
     built = {}
-    for name, hint in hints.items():
+    for name, hint in known.items():
         if name not in values:
             continue  # a field newer than the file: its default is what was meant
         value = values[name]

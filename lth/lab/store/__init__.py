@@ -2,6 +2,7 @@
 
 from lth.lab.store.cache import private_folder
 from lth.lab.store.checkpoint import ForeignError, StoreError, write
+from lth.lab.store.reasons import drop_reason, reason, save_reason
 from lth.lab.store.rundir import (
     FORMAT,
     TRUNK,
@@ -15,6 +16,7 @@ from lth.lab.store.rundir import (
     facts,
     failures,
     has,
+    holder,
     latest,
     level_name,
     load,
@@ -71,11 +73,13 @@ __all__ = [
     "contents",
     "create",
     "create_branch",
+    "drop_reason",
     "drop_trainings",
     "environment",
     "facts",
     "failures",
     "has",
+    "holder",
     "is_measured",
     "latest",
     "level_name",
@@ -90,9 +94,11 @@ __all__ = [
     "read_branch",
     "read_config",
     "read_table",
+    "reason",
     "reconcile",
     "save",
     "save_measured",
+    "save_reason",
     "save_training",
     "save_tree",
     "sealed",

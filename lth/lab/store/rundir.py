@@ -198,6 +198,20 @@ def claim(run: Path) -> Iterator[None]:
         yield
 
 
+def holder(run: Path) -> str:
+    """Return who holds the run, such as `process 7 on host`; empty if nobody does."""
+    try:
+        with (run / "lock").open("r") as file:
+            try:
+                # For a moment; who claims the run right then asks again.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "another process"
+    except OSError:
+        pass
+    return ""
+
+
 def check_writable(runs: Path) -> None:
     """Refuse a folder of runs, there or not yet, that nothing can be written into."""
     there = next(p for p in (runs, *runs.absolute().parents) if p.exists())

@@ -97,15 +97,21 @@ def field(sections: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _check_rewinding(r: Rewind, o: Optimizer) -> None:
+def same_rewinding(r: Rewind, o: Optimizer) -> str:
+    """Return the mode of rewinding that trains the same, where a rate is constant."""
     same = {"learning_rate": "finetune", "weights_low_rate": "weights"}
-    if r.mode in same and not (
-        parse_steps(o.warmup, 1, "--optimizer.warmup") or o.milestones or o.cosine
-    ):
+    warmup = parse_steps(o.warmup, 1, "--optimizer.warmup")
+    changes = warmup or o.milestones or o.cosine
+    return r.mode if changes else same.get(r.mode, r.mode)
+
+
+def _check_rewinding(r: Rewind, o: Optimizer) -> None:
+    same = same_rewinding(r, o)
+    if same != r.mode:
         raise ConfigError(
             f"--rewind.mode {r.mode} needs a learning rate that changes: with "
             "a constant one it is --rewind.mode "
-            f"{same[r.mode]}; give that, or --optimizer.warmup, "
+            f"{same}; give that, or --optimizer.warmup, "
             "--optimizer.milestones or --optimizer.cosine"
         )
 
