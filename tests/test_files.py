@@ -122,6 +122,26 @@ def test_a_million_weights():
     assert storage.sizes(exact, mask).floor == pytest.approx(sizes.floor + 300_000)
 
 
+@pytest.mark.parametrize(
+    # Of normal weights, deflated dense bytes over those of each form: see test_packing.
+    ("sparsity", "times"),
+    [(0.8, (3.85, 11.4, 14.6)), (0.9, (7.13, 18.9, 24.9)), (0.95, (13.4, 32.2, 41.4))],
+)
+def test_the_ratios_that_are_known(sparsity, times):
+    w = {"k": np.random.default_rng(0).normal(size=327_464).astype(np.float32)}
+    ones = {"k": np.ones(327_464, bool)}
+    raw = storage.sizes(storage.stored(w, {}, ones), ones).zlib
+    mask = masks.keep_top(criteria.magnitude(w), ones, 1 - sparsity)
+    forms = [("dense", "float32"), ("dense", "int8"), ("sparse", "int8")]
+    for how, known in zip(forms, times, strict=True):
+        sizes = storage.sizes(storage.stored(w, {}, mask, *how), mask)
+        assert raw / sizes.zlib == pytest.approx(known, rel=0.08)
+    unstripped = storage.stored({**w, "mask": mask["k"]}, {}, {**mask, "mask": None})
+    stripped = storage.stored(w, {}, mask)
+    assert unstripped["params/mask"].nbytes == 327_464  # a byte each, never four
+    assert len(files.to_npz(unstripped, {})) > len(files.to_npz(stripped, {}))
+
+
 def test_sizes_count_what_no_mask_covers():
     params, stats, mask = network()
     arrays = storage.stored(params, stats, mask)
@@ -210,11 +230,17 @@ def test_hostile_headers_of_safetensors_are_refused():
 
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     assert files.read(made({"a": entry}))[0]["a"].shape == (2,)
+    brief = {
+        "a": entry | {"dtype": "BF16", "shape": [4]}
+    }  # the upper halves of float32
+    halves = np.array([1.5, -2, 0, 3e38], np.float32).view(np.uint32) >> 16
+    found = files.read(made(brief, halves.astype("<u2").tobytes()))[0]["a"]
+    np.testing.assert_allclose(found, [1.5, -2, 0, 3e38], rtol=0.01)
     for bad in (
         {"a": entry | {"shape": [2**40]}},
         {"a": entry | {"data_offsets": [0, 80]}},
         {"a": entry | {"dtype": "F4096"}},
-        {"a": entry | {"dtype": "BF16", "shape": [4]}},  # NumPy has none
+        {"a": entry | {"dtype": "F8_E4M3", "shape": [8]}},
         {"a": entry, "b": entry},  # one place twice
         {"a": entry, "__metadata__": {"card": "{"}},
     ):

@@ -1,6 +1,6 @@
 """Smaller networks and files: which channels belong together, and fewer bytes."""
 
-from lth.compress import condensed, files, packing, program, storage
+from lth.compress import condensed, files, foreign, packing, program, storage
 from lth.compress.slices import clear, keep, permute
 from lth.compress.spaces import Space, find, frozen
 
@@ -10,6 +10,7 @@ __all__ = [
     "condensed",
     "files",
     "find",
+    "foreign",
     "frozen",
     "keep",
     "packing",

@@ -20,6 +20,11 @@ from lth.compress.storage import Arrays
 
 CARD = "card"  # its name in a file; paths of leaves have a / in them
 KINDS = "biuf"  # of types: booleans and numbers
+TYPES = {
+    **{"F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?"},
+    **{f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)},
+    **{f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)},
+}
 LIMIT = 2**33  # bytes of arrays that a file may hold
 
 
@@ -40,7 +45,7 @@ def to_safetensors(arrays: Mapping[str, np.ndarray], card: Mapping[str, Any]) ->
     Raises ModuleNotFoundError, with what to install, where `safetensors` is not.
     """
     tensors = {n: np.array(x, order="C") for n, x in arrays.items()}  # it wants theirs
-    return _safetensors().save(tensors, {CARD: json.dumps(card)})
+    return _safetensors().numpy.save(tensors, {CARD: json.dumps(card)})
 
 
 def read(file: bytes, limit: int = LIMIT) -> tuple[Arrays, dict[str, Any]]:
@@ -68,7 +73,8 @@ def read(file: bytes, limit: int = LIMIT) -> tuple[Arrays, dict[str, Any]]:
 
 def _safetensors() -> Any:
     try:
-        from safetensors import numpy as safetensors
+        import safetensors
+        import safetensors.numpy
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "files of safetensors need the package safetensors: pip install '.[export]'"
@@ -77,16 +83,25 @@ def _safetensors() -> Any:
 
 
 def _from_safetensors(file: bytes) -> tuple[Arrays, str]:
-    from safetensors import SafetensorError
-
+    package = _safetensors()
     try:
-        arrays = _safetensors().load(file)  # which checks sizes and places
-    except SafetensorError as error:
+        tensors = package.deserialize(file)  # which checks sizes and places
+    except package.SafetensorError as error:
         raise ValueError(str(error)) from None
-    for name, array in arrays.items():
-        _check(name, array.dtype)
+    arrays = {name: _tensor(name, told) for name, told in tensors}
     head = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
     return arrays, head.get("__metadata__", {}).get(CARD, "")
+
+
+def _tensor(name: str, told: Mapping[str, Any]) -> np.ndarray:
+    """A tensor of safetensors; bfloat16, which NumPy lacks, as float32."""
+    kind, shape, content = told["dtype"], told["shape"], bytes(told["data"])
+    if kind == "BF16":
+        upper = np.frombuffer(content, "<u2").astype("<u4") << 16
+        return upper.view("<f4").reshape(shape)
+    if kind not in TYPES:
+        raise ValueError(f"{name} holds {kind}; there are {', '.join(TYPES)}")
+    return np.frombuffer(content, TYPES[kind]).reshape(shape)
 
 
 def _from_npz(file: bytes, limit: int) -> tuple[Arrays, str]:

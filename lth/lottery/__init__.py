@@ -10,6 +10,7 @@ from lth.lottery import (
     transfer,
 )
 from lth.lottery.branches import Branch, Frozen, Pruned
+from lth.lottery.given import begun_from
 from lth.lottery.loop import (
     Prune,
     Ticket,
@@ -53,6 +54,7 @@ __all__ = [
     "advanced",
     "averaging",
     "begun",
+    "begun_from",
     "branched",
     "branches",
     "check",
