@@ -14,9 +14,9 @@ their places) or the kernels as a bit a place and the values kept ("sparse"), fl
 int8 with one scale a leaf, and all of that deflated (zlib at its middle level) or by
 lzma. The floor is the entropy of the mask and the values raw. `lth export` writes the
 same forms. LeNet-300-100 on MNIST, 3 000 iterations of 60 (Adam, 1.2e-3 along a
-cosine), the smallest 80 and then 90 % of all weights cut off, each time trained on under
-the whole schedule; 4 replicates: 2 minutes on a busy core. Normal weights need no data:
-a tenth of those of the network of 12 MB, by the tutorial 3 274 698.
+cosine), the smallest 80 and then 90 % of all weights cut off, each time trained on
+under the whole schedule; 4 replicates: 2 minutes on a busy core. Normal weights need no
+data: a tenth of those of the network of 12 MB, by the tutorial 3 274 698.
 
 What it gave (two CPU cores, jax 0.10.2, n = 4): bytes, and how many times fewer than of
 the dense network, deflated too.
