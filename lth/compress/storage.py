@@ -1,6 +1,6 @@
 """A network's weights as a few named arrays: whole or sparse, float or int8.
 
-Of a leaf under the path P such arrays hold, by what they are stored as:
+Of a leaf under the path P such arrays hold, by what they are stored as::
 
     whole            P, zeros where nothing is kept
     sparse           P.bits, a bit a place, row by row, the first one highest
@@ -8,7 +8,7 @@ Of a leaf under the path P such arrays hold, by what they are stored as:
     whole, int8      P, and P.scale: the leaf is P * P.scale
     sparse, int8     P.bits, P.values, P.shape and P.scale
 
-so that whoever reads them needs NumPy and nothing of `lth`:
+so that whoever reads them needs NumPy and nothing of `lth`::
 
     bits = np.unpackbits(a[f"{P}.bits"], count=math.prod(a[f"{P}.shape"]))
     leaf = np.zeros(a[f"{P}.shape"], np.float32)
