@@ -17,8 +17,8 @@ ROWS = [
 LAB = [
     {"compiler"},
     {"config", "store", "devices"},
-    {"build", "progress", "measured"},
-    {"keeping"},
+    {"build", "progress", "measured", "following"},
+    {"keeping", "trackers"},
     {"runner"},
     {"probes"},
     {"stored"},

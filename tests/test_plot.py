@@ -141,3 +141,45 @@ def test_runs_and_variants_have_lines_of_their_own_and_curves_their_ends():
         "mine: fresh initialisation": pytest.approx([0.5, 0.5]),
         "other: ticket": pytest.approx([0.15, 0.12]),
     }
+
+
+def densities(count, halves):
+    """A table of so many variants whose means are 1 % apart, of two replicates each."""
+    rows = [
+        ("r", i, f"v{v:02d}", level, 0.5**level, 10, split, metric, value)
+        for v in range(count)
+        for level in (1, 2)
+        for i, sign in enumerate((-1, 1))
+        for split, metric, value in (
+            ("test", "accuracy", 0.5 + v / 100 + sign * halves),
+            ("validation", "loss", 1.0),
+        )
+    ]
+    return pd.DataFrame(rows, columns=list(results.COLUMNS))
+
+
+def test_more_than_six_lines_are_told_apart_without_colour_too():
+    ax = plot.accuracy(densities(14, 0.001), Figure().subplots())
+    looks = [
+        (line.get_color(), line.get_linestyle(), line.get_marker())
+        for line in ax.lines
+        if len(np.asarray(line.get_xdata())) == 2 and line.get_marker() != "None"
+    ]
+    looks = looks[:14]
+    assert len(set(looks)) == 14
+    assert len({color for color, _, _ in looks}) == 6
+    for _, dash, marker in looks[:6]:
+        assert (dash, marker) == ("-", "o")
+    assert {look[1:] for look in looks[6:12]} == {("--", "s")}
+
+
+@pytest.mark.parametrize("deviation", [0.0001, 0.02])
+def test_the_axis_is_of_the_means_and_not_of_intervals_of_two(deviation):
+    ax = plot.accuracy(densities(4, deviation), Figure().subplots())
+    low, high = ax.get_ylim()
+    # Means are 50 to 53 %. An interval of two is 12.7 times its standard error, which
+    # is the deviation: 0.13 points, and 25.4.
+    reach = min(12.706 * 100 * deviation, 1.5)
+    margin = (3 + 2 * reach) / 20
+    assert low == pytest.approx(50 - reach - margin, abs=1e-3)
+    assert high == pytest.approx(53 + reach + margin, abs=1e-3)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -60,6 +61,61 @@ def sentences(
         for variant in sorted(alone)
     ]
     return told
+
+
+def facts(run: Any) -> list[tuple[str, str, str]]:
+    """Say what a run found in a few numbers: what it is, the number, its interval."""
+    found = results.findings(run.table, run.apart)
+    score, told = found["score"], []
+    if dense := found["dense"]:
+        told.append((f"Dense network, test {score}", *_scored(dense)))
+    if tickets := found["tickets"]:
+        told += _of_tickets(tickets, score)
+    for variant, branch in found["branches"].items():
+        if lag := branch["behind_from"]:
+            called = plot.name(variant, 1, 1, titles=run.titles)
+            value = f"from {_percent(lag['density'])} on"
+            gap = results.around(100 * lag["difference"], 100 * lag["interval"])
+            more = f"level {lag['level']}: {gap} points worse, n = {lag['n']}"
+            told.append((f"Behind tickets: {called}", value, more))
+    if (costs := run.costs()).size and tickets:
+        told.append(_cost(costs, tickets["level"] if tickets["matches"] else None))
+    return told
+
+
+def _scored(numbers: Mapping[str, Any]) -> tuple[str, str]:
+    value, half, n = 100 * numbers["score"], numbers["interval"], numbers["n"]
+    if half is None:
+        return f"{value:.2f} %", f"n = {n}: no interval"
+    return f"{value:.2f} %", f"± {100 * half:.2f} (95 %), n = {n}"
+
+
+def _of_tickets(tickets: Mapping[str, Any], score: str) -> list[tuple[str, str, str]]:
+    value, more = _scored(tickets)
+    where, down = "there", _percent(tickets["density"])
+    if not tickets["matches"]:
+        levels = ", ".join(map(str, tickets["matching_levels"]))
+        where, down = "at the last", f"only levels {levels}" if levels else "no density"
+    at = f"level {tickets['level']}: test {score} {value} {where}, {more}"
+    told = [("Tickets match " + "down to" * tickets["matches"], down, at)]
+    if steps := tickets["steps"]:
+        half = steps["interval"]
+        more = "n = 1" if half is None else f"± {half:.2f} (95 %)"
+        said = f"of the dense network's, to the lowest validation loss; {more}"
+        which = "That ticket" if tickets["matches"] else "The last ticket"
+        value = f"{steps['share']:.2f} of the steps"
+        told.append((f"{which} learns in", value, said))
+    return told
+
+
+def _cost(costs: pd.DataFrame, level: int | None) -> tuple[str, str, str]:
+    """The trainings of tickets up to a level, or all of them."""
+    rows = costs[costs["variant"] == results.TICKET]
+    rows = rows if level is None else rows[rows["level"] <= level]
+    trainings = rows["steps"].sum() / rows["steps"].max()
+    what = "Cost of the search" if level is None else "Cost of finding it"
+    seconds = f"{rows['seconds'].sum():.0f} s for all replicates, without compiling"
+    return what, f"{trainings:.3g} dense trainings", seconds
 
 
 def _dense(row: pd.Series, score: str) -> str:

@@ -21,7 +21,7 @@ import tyro
 
 import lth
 from lth.cli import flags as typed
-from lth.cli import interrupt, running, sweeping, taking, terminal
+from lth.cli import interrupt, running, sweeping, taking, terminal, watching
 from lth.lab.config import ConfigError
 
 USAGE = """usage: lth COMMAND …
@@ -40,6 +40,8 @@ USAGE = """usage: lth COMMAND …
   lth repair RUN           write a run's tables anew from its tickets
   lth list                 presets, and the runs in runs/
   lth show RUN             a run's results as a table
+  lth query RUN --json     facts, findings, summary, matching and costs, for scripts
+  lth watch RUN            levels, curves so far and time left, also of a folder of runs
   lth report RUN …         one HTML file of figures from one or several runs
   lth export RUN --level L a ticket as a file that others load
   lth cost RUN             weights, multiplications, bytes and time of its tickets
@@ -47,8 +49,8 @@ USAGE = """usage: lth COMMAND …
 
 'lth run PRESET --help' shows every flag. Exit codes: 0 done, 1 a check of the doctor
 or a cell of a sweep failed, 2 cannot be run as asked, 3 done but some replicate's loss
-was not finite, 4 the run is in use, 5 the run directory cannot be read or written, 130
-or 143 interrupted."""
+was not finite, 4 the run is in use, or, of watch --once, not finished, 5 the run
+directory cannot be read or written, 130 or 143 interrupted."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def command(args: list[str]) -> int:
         "repair": repair,
         "list": show_list,
         "show": show,
+        "query": watching.query,
+        "watch": watching.watch,
         "report": report,
         "export": taking.export,
         "cost": taking.cost,

@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +37,8 @@ class RunFlags:
     save_every: str = "10min"
     """How often a training under way is saved, to go on from there if it is killed:
     a time such as 30s, 10min or 2h, steps such as 5000it, or never."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Trackers to tell too, in folders of theirs in runs/trackers/; wandb offline."""
     over: Literal["replicates", "batch"] = "replicates"
     """What several devices share: the replicates, or each batch of a big network."""
     coordinator: str = ""
@@ -307,10 +309,36 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
     first = "dense" if built.recipe.first is None else "mask"
 
     def start(watch):
-        options = {"name": flags.name, "watch": watch, "saving": saving}
-        return front.train(built, name, flags.runs, **options)
+        path, _ = front.place(built, flags.runs, flags.name or name)
+        with _tracked(flags.track, path, watch) as tell:
+            options = {"name": flags.name, "watch": tell, "saving": saving}
+            return front.train(built, name, flags.runs, **options)
 
     return _trained(start, flags.quiet, first, built.recipe)
+
+
+@contextlib.contextmanager
+def _tracked(names: Sequence[str], path: Path, watch: Any) -> Iterator[Any]:
+    """Tell trackers of a run too; what they keep lies beside runs, in none of them."""
+    if not names:
+        yield watch
+        return
+    from lth.lab import trackers
+
+    folder = path.parent / "trackers" / path.name
+    with _refused(), trackers.together(names, folder, watch) as tell:
+        yield tell
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """Say as a refusal what is not installed."""
+    from lth.lab import trackers
+
+    try:
+        yield
+    except trackers.MissingError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _run_own(source: str, args: list[str]) -> int:
@@ -415,7 +443,8 @@ def _conclude(opened: Any, quiet: bool) -> int:
 
     written = None
     if (opened.path / "table.csv").exists():
-        written = report.write([opened], opened.path / "report.html")
+        page = opened.path / "report.html"
+        written = report.write([opened], page, make_script=False)
     if quiet:
         print(opened.path)
     else:

@@ -47,19 +47,20 @@ class Reporter(NamedTuple):
             if name not in ("step", "diverged", "updates")
         }
         updates = tuple(record.get("updates", ()))
+        part = (step - self.start) / (self.steps - self.start)
+        done = (self.trained + part) / self.trainings
         if devices.first_process():
             for row in updates:
                 store.log(self.path, "updated", **_finite(row))
-            self._log(step, means)
+            self._log(step, means, done)
         metric = _compared(means)
-        part = (step - self.start) / (self.steps - self.start)
         self.watch(
             Progress(
                 self.variant,
                 self.level,
                 step,
                 self.steps,
-                (self.trained + part) / self.trainings,
+                done,
                 means.get("train_loss", float("nan")),
                 metric,
                 means.get(f"validation_{metric}", float("nan")),
@@ -67,13 +68,14 @@ class Reporter(NamedTuple):
             )
         )
 
-    def _log(self, step: int, means: dict[str, float]) -> None:
+    def _log(self, step: int, means: dict[str, float], done: float) -> None:
         store.log(
             self.path,
             "measured",
             variant=self.variant,
             level=self.level,
             step=step,
+            done=round(done, 6),
             **{n: round(m, 6) if np.isfinite(m) else None for n, m in means.items()},
         )
 

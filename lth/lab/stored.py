@@ -416,6 +416,20 @@ class Run:
             recipe = self._with(recipe, of)
         return probes.measure(recipe, self.path, name, found, levels, of)
 
+    @property
+    def measured(self) -> pd.DataFrame:
+        """Return what probes measured so far, all of them, as `measure` returns it."""
+        tables = [
+            store.load_measured(folder, name, level)
+            for _, unit in self._units
+            for folder in (unit, *store.branches(unit).values())
+            for name, levels in store.measured(folder).items()
+            for level in levels
+        ]
+        empty = pd.DataFrame(columns=list(results.COLUMNS))
+        found = pd.concat([t for t in tables if len(t)] or [empty])
+        return found.assign(run=self.path.name).reset_index(drop=True)
+
     def _with(self, recipe: Recipe, name: str) -> Recipe:
         """The recipe with a stored branch in it, by its name and amounts if by those.
 

@@ -12,6 +12,7 @@ from lth.plot.lines import (
     name,
     spread,
     stopping,
+    styles,
 )
 from lth.plot.maps import (
     inputs,
@@ -38,4 +39,5 @@ __all__ = [
     "name",
     "spread",
     "stopping",
+    "styles",
 ]

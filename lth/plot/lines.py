@@ -4,8 +4,9 @@ Every function draws on the axes it is given and returns them. Lines are means o
 replicates, bands 95 % confidence intervals of the mean (Student's t).
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ from lth import results
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+# Beyond six lines colours come again: then dashes and points tell them apart.
+DASHES = ["-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1))]
+MARKERS = ["o", "s", "^", "D", "v"]
 NAMES = {
     "ticket": "ticket",
     "reinit": "fresh initialisation",
@@ -108,7 +112,8 @@ def _against_density(summary, column, ax, titles, percent=False, band=True):
     groups = summary.groupby(["run", "variant"], sort=False)
     order = sorted(groups, key=lambda g: (g[0][0], _place(g[0][1])))
     dense = summary[(summary["level"] == 0) & (summary["density"] == 1)]
-    for color, ((run, variant), rows) in zip(_cycle(), order, strict=False):
+    ends = []
+    for style, ((run, variant), rows) in zip(styles(), order, strict=False):
         rows = rows.sort_values("density", ascending=False)
         last = rows.iloc[-1]  # of several levels, not the dense one
         called = name(variant, last["level"], last["density"], titles=titles)
@@ -116,19 +121,36 @@ def _against_density(summary, column, ax, titles, percent=False, band=True):
         ax.plot(
             x,
             y,
-            "o-",
             ms=3,
-            color=color,
+            **style,
             # A dollar sign would begin a formula.
             label=(f"{run}: {called}" if several else called).replace("$", r"\$"),
         )
         half = rows[f"{column}_ci"] * scale
+        ends.append((y, half if band else half * float("nan")))
         if band and half.notna().any():
-            ax.fill_between(x, y - half, y + half, color=color, alpha=0.18, lw=0)
+            fill = {"color": style["color"], "alpha": 0.18, "lw": 0}
+            ax.fill_between(x, y - half, y + half, **fill)
     for level in dense[column]:
         ax.axhline(level * scale, color="0.5", lw=0.8, ls=":", zorder=0)
     density_axis(ax)
+    _frame(ax, *map(pd.concat, zip(*ends, strict=True)))
     ax.legend(frameon=False, fontsize="small")
+
+
+def _frame(ax: Axes, means: pd.Series, halves: pd.Series) -> None:
+    """Show all means, and of intervals what is no further away than means are apart.
+
+    Of two replicates an interval is 13 standard errors to each side: the axis would be
+    of it, and the lines all one.
+    """
+    low, high = means.min(), means.max()
+    room = (high - low) or abs(high) / 100 or 1.0
+    halves = halves.fillna(0)
+    least = max((means - halves).min(), low - room / 2)
+    most = min((means + halves).max(), high + room / 2)
+    margin = (most - least or room) / 20
+    ax.set_ylim(least - margin, most + margin)
 
 
 def _place(variant: str) -> tuple[int, str]:
@@ -149,9 +171,12 @@ def _show_matching(matching: pd.DataFrame, ax: Axes) -> None:
             ax.axhspan(*strip, color="0.5", alpha=0.13, lw=0, zorder=0)
 
 
-def _cycle() -> Iterable[str]:
+def styles() -> Iterator[dict[str, Any]]:
+    """Yield how each line of a figure is drawn: all told apart, up to thirty."""
     while True:
-        yield from COLORS
+        for dash, marker in zip(DASHES, MARKERS, strict=True):
+            for color in COLORS:
+                yield {"color": color, "ls": dash, "marker": marker}
 
 
 def density_axis(ax: Axes) -> None:
@@ -174,11 +199,13 @@ def layers(densities: Mapping[int, Mapping[str, float]], ax: Axes) -> Axes:
         ax.invert_yaxis()
         ax.set(xlabel="density of the layer (%)", xlim=(0, 100))
         return ax
-    for color, path in zip(_cycle(), densities[levels[0]], strict=False):
+    for style, path in zip(styles(), densities[levels[0]], strict=False):
         values = [100 * densities[level][path] for level in levels]
-        ax.plot(levels, values, "o-", ms=3, color=color, label=path)
+        ax.plot(levels, values, ms=3, label=path, **style)
     ax.set(xlabel="level", ylabel="density of the layer (%)", yscale="log")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(ax.yaxis.get_major_formatter())
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize="small")
     return ax
@@ -255,12 +282,13 @@ def beside(
         & (table["level"] == level)
     ]
     scale = 1 if metric == "loss" else 100
-    for color, variant in zip(_cycle(), rows["variant"].unique(), strict=False):
+    for style, variant in zip(styles(), rows["variant"].unique(), strict=False):
         of_variant = rows[rows["variant"] == variant]
         mean = of_variant.groupby("step")["value"].mean() * scale
         density = of_variant["density"].iloc[0]
         called = name(variant, level, density, titles=titles).replace("$", r"\$")
-        ax.plot(mean.index, mean, lw=1.1, color=color, label=called)
+        line = {**style, "marker": ""}
+        ax.plot(mean.index, mean, lw=1.1, label=called, **line)
     unit = "" if metric == "loss" else " (%)"
     ax.set(xlabel="step", ylabel=f"{split} {metric}{unit}")
     ax.legend(frameon=False, fontsize="small")

@@ -1,5 +1,6 @@
 """Pictures of what probes tell: errors on a line between networks, numbers by level."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lth import results
-from lth.plot.lines import COLORS, name
+from lth.plot.lines import MARKERS, name, styles
 
 
 def barrier(
@@ -101,11 +102,12 @@ def against_level(
 
 def _draw(ax: Axes, x: Any, pairs: Any, label: str) -> str:
     """Draw means and half-widths in the next colour, which is returned."""
-    lines = [line for line in ax.lines if line.get_marker() == "o"]
-    color = COLORS[len(lines) % len(COLORS)]
+    drawn = [line for line in ax.lines if line.get_marker() in MARKERS]
+    style = next(itertools.islice(styles(), len(drawn), None))
+    color = style["color"]
     mean, half = np.transpose(pairs)
     # A dollar sign would begin a formula.
-    ax.plot(x, mean, "o-", ms=3, color=color, label=label.replace("$", r"\$"))
+    ax.plot(x, mean, ms=3, label=label.replace("$", r"\$"), **style)
     if np.isfinite(half).any():
         ax.fill_between(x, mean - half, mean + half, color=color, alpha=0.18, lw=0)
     if label:

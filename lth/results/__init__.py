@@ -29,6 +29,12 @@ from lth.results.table import (
     rows,
     write_as,
 )
+from lth.results.verdict import (
+    behind,
+    behind_from,
+    findings,
+    speed,
+)
 
 __all__ = [
     "COLUMNS",
@@ -37,11 +43,14 @@ __all__ = [
     "append",
     "around",
     "as_text",
+    "behind",
+    "behind_from",
     "digest",
     "digests",
     "down_to",
     "early_stop",
     "final",
+    "findings",
     "from_text",
     "gap",
     "interval",
@@ -52,6 +61,7 @@ __all__ = [
     "read",
     "rows",
     "score",
+    "speed",
     "stopped",
     "summary",
     "text",

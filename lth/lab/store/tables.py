@@ -92,6 +92,14 @@ def is_measured(unit: Path, probe: str, level: int) -> bool:
     return _measured(unit, probe, level).exists()
 
 
+def measured(unit: Path) -> dict[str, list[int]]:
+    """Return the levels of which the numbers of each probe are stored."""
+    found: dict[str, list[int]] = {}
+    for path in sorted((unit / "probes").glob("*/level_*.csv")):
+        found.setdefault(path.parent.name, []).append(int(path.stem.split("_")[1]))
+    return found
+
+
 def save_measured(unit: Path, probe: str, level: int, rows: Any) -> None:
     """Store the rows of a probe for a level, whole or not at all.
 
