@@ -71,7 +71,6 @@ from lth import criteria, masks, plot, results
 from lth.compress import storage
 
 SIZE = 327_464  # a tenth of the weights of the network of 12 MB
-SPARSITIES = (0.8, 0.9, 0.95)
 KINDS: tuple[tuple[Any, Any], ...] = (("", "float32"), (" int8", "int8"))
 FORMS: dict[str, Any] = {
     f + n: (f, kind) for f in ("dense", "sparse") for n, kind in KINDS
@@ -140,7 +139,7 @@ def normal(flags: study.Flags, folder) -> pd.DataFrame:
     """Return the bytes of normal weights, of which the smallest are cut off."""
     w = {"kernel": np.random.default_rng(0).normal(size=SIZE).astype(np.float32)}
     ones, rows = {"kernel": np.ones(SIZE, bool)}, []
-    for level, sparsity in enumerate((0.0, *SPARSITIES)):
+    for level, sparsity in enumerate((0.0, 0.8, 0.9, 0.95)):
         mask = masks.keep_top(criteria.magnitude(w), ones, 1 - sparsity)
         where: tuple = ("normal", 0, "ticket", level, 1 - sparsity, 0, "files")
         rows += [(*where, *pair) for pair in sizes(w, {}, mask).items()]
