@@ -17,7 +17,7 @@ from lth.lab.build import assemble, compose, names, surgery
 from lth.lab.config import ConfigError, validate
 from lth.lab.config.presets import PRESETS
 from lth.lottery import recipe as recipes
-from lth.lottery import starts, trainings
+from lth.lottery import starts
 from tests.conftest import assert_same
 
 SMALL = replace(
@@ -315,21 +315,8 @@ def test_averages_are_taken_anew_under_the_mask():
 def begun(name):
     """Where a branch of the first ticket begins: its state and mask."""
     recipe, early, before = dense()
-    return (
-        early,
-        before,
-        pruned(),
-        *trainings._start(
-            recipe,
-            trainings.changed(recipe, name),
-            recipe.branches[name],
-            name,
-            early,
-            pruned(),
-            before,
-            {},
-        ),
-    )
+    _, state, mask = lottery.begun(recipe, name, early, pruned(), before)
+    return early, before, pruned(), state, mask
 
 
 def test_kept_weights_start_where_an_action_says():
