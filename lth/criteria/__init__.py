@@ -41,6 +41,7 @@ from lth.criteria.weights import (
 __all__ = [
     "activation_magnitude",
     "adam_second_moment",
+    "channels",
     "empirical_fisher",
     "gradient_magnitude",
     "grasp",
