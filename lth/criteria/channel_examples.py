@@ -1,7 +1,7 @@
 """Scores of channels that take examples one by one: Taylor's and Fisher's.
 
 Gates are put on what is read (`models.taps`), so that a batch costs one backward pass
-and no gradient of a weight. What t is, `gates` says.
+and no gradient of a weight. What t is, `channel_gates` says.
 """
 
 import math
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lth import masks
-from lth.criteria.channels.pooling import Channels, Space
+from lth.criteria.channel_pooling import Channels, Space
 from lth.criteria.gates import at_operands
 from lth.criteria.gradients import Loss, mean_over
 from lth.masks import Params

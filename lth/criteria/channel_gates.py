@@ -7,7 +7,7 @@ derivative of one example's loss at the gate: removing the channel changes that 
 -t to first order, and by h/2 - t to second, h being the second derivative (`obd`).
 
 The gates here are put on the weights that read, which is the same. Where examples count
-one by one, `examples` puts them on what is read.
+one by one, `channel_examples` puts them on what is read.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lth import masks
-from lth.criteria.channels.pooling import Channels, Space
+from lth.criteria.channel_pooling import Channels, Space
 from lth.criteria.gradients import Loss, mean_gradient, mean_over
 from lth.masks import Params
 

@@ -5,15 +5,15 @@ what lies beside them, and the weights that read it. Scores are {name of a space
 [size]}, which `masks.keep_top` takes as it takes any tree.
 """
 
-from lth.criteria.channels.examples import fisher, taylor, taylor_abs
-from lth.criteria.channels.gates import (
+from lth.criteria.channel_examples import fisher, taylor, taylor_abs
+from lth.criteria.channel_gates import (
     gated,
     obd,
     oracle,
     taylor_batch,
     taylor_squared,
 )
-from lth.criteria.channels.pooling import (
+from lth.criteria.channel_pooling import (
     Agreement,
     Channels,
     Space,

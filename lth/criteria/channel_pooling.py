@@ -28,12 +28,23 @@ class Space(Protocol):
     """Stands for `compress.Space`, which says what its members are."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name the layer that makes it first."""
+        ...
+
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Count its channels."""
+        ...
+
     @property
-    def members(self) -> Mapping[tuple[str, int], np.ndarray]: ...
-    def having(self, *roles: Any) -> list[tuple[str, int]]: ...
+    def members(self) -> Mapping[tuple[str, int], np.ndarray]:
+        """Give the places [size, times] of each channel, by leaf and axis."""
+        ...
+
+    def having(self, *roles: Any) -> list[tuple[str, int]]:
+        """List the members that have one of these roles."""
+        ...
 
 
 class Agreement(NamedTuple):
