@@ -79,9 +79,12 @@ def test_every_family_shrinks_exactly(name, monkeypatch):
 REFUSED = ("fused", "grouped", "attention", "padded", "group_norm")
 
 
-@settings(max_examples=5)
+SOME = ("residual", "joined", "depthwise", "recurrent", "experts", *REFUSED)
+
+
+@settings(max_examples=2)
 @given(st.data())
-@pytest.mark.parametrize("name", [n for n in OWN if spaces_of(n)])
+@pytest.mark.parametrize("name", SOME)
 def test_functions_shrink_exactly_or_not_at_all(name, data):
     """Those with widths written into them are refused, whatever is kept."""
     function, params, _ = OWN[name]
@@ -138,8 +141,9 @@ def test_a_state_goes_along_and_comes_back():
     """Slots of the optimizer end as params do; what is removed comes back as 0."""
     _, found, tree, _ = network("mlp")
     tx = optax.adam(1e-3)
+    moments = tx.init(tree["params"])
     state = train.TrainState(
-        jnp.int32(7), tree["params"], tx.init(tree["params"]), tree["stats"]
+        step=jnp.int32(7), opt_state=moments, params=tree["params"], stats=tree["stats"]
     )
     kept = {"hidden_0": [1, 4, 5], "hidden_1": [0, 2]}
     small = compress.sliced(state, tree, found, kept)
@@ -155,7 +159,9 @@ def test_a_state_goes_along_and_comes_back():
         ValueError, match=r"hidden_0/bias has the shape \(3,\); got \(6,"
     ):
         compress.spread(state, tree, found, kept)
-    with pytest.raises(ValueError, match=r"has the shape \(16, 6\); got \(16, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"hidden_0/bias has the shape \(6,\); got \(3,"
+    ):
         compress.sliced(small, tree, found, kept)
     odd = {"v_row": {"hidden_0": {"kernel": np.ones(16)}}}
     with pytest.raises(ValueError, match=r"hidden_0/kernel has the shape"):

@@ -29,18 +29,18 @@ class Block(nn.Module):
         """Map [batch, length, dim] to the same; `heads` divides dim."""
         batch, length, dim = x.shape
         y = self.norm(name="norm_0")(x)
-        query, key, value = (
-            self.dense(dim, name=name)(y) for name in ("query", "key", "value")
+        wide = dim // self.heads
+        query, key = (
+            self.dense(dim, name=name)(y).reshape(batch, length, -1, wide)
+            for name in ("query", "key")
         )
-        heads = query.shape[-1] // (dim // self.heads)
-        query, key, value = (
-            x.reshape(batch, length, heads, -1) for x in (query, key, value)
-        )
-        narrower = query.shape[-1] - value.shape[-1]
-        if narrower:  # attention takes values as wide as queries
+        value = self.dense(dim, name="value")(y)
+        value = value.reshape(batch, length, query.shape[2], -1)
+        width = value.shape[-1]
+        if narrower := wide - width:  # attention takes values as wide as queries
             value = jnp.pad(value, ((0, 0), (0, 0), (0, 0), (0, narrower)))
         y = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
-        y = y[..., : y.shape[-1] - narrower].reshape(batch, length, -1)
-        x = x + self.dense(dim, name="attended")(y)
+        y = y[..., :width] if narrower else y
+        x = x + self.dense(dim, name="attended")(y.reshape(batch, length, -1))
         y = self.dense(4 * dim, name="hidden_0")(self.norm(name="norm_1")(x))
         return x + self.dense(dim, name="hidden_1")(nn.gelu(y))
