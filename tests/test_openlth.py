@@ -25,6 +25,7 @@ from tests import openlth
 DEFAULTS = openlth.HPARAMS.replace("12_8", "300_100").replace("32", "128")
 DEFAULTS = DEFAULTS.replace("8it", "40ep")
 REAL = Path(os.environ.get("LTH_OPENLTH", "none"))
+DATA = os.environ.get("LTH_DATA")  # of the real run; no test keeps it in its place
 
 
 def test_the_defaults_of_openlth_are_read():
@@ -288,7 +289,7 @@ def other_weights(folder):
 def rewritten(level, change):
     def edit(folder):
         path = of(folder, level) / "mask.pth"
-        mask = files.read_mask(of(folder, 0).parents[1], level)
+        mask = files.read_mask(of(folder, 0).parents[1], level) or {}
         openlth.save(path, {n: change(n, m.copy()) for n, m in mask.items()})
 
     return edit
@@ -398,9 +399,9 @@ def test_a_recipe_must_have_its_states(made, place, tmp_path):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="LTH_OPENLTH names no run of OpenLTH")
 def test_a_real_run_scores_what_its_log_says(tmp_path):
-    made = importing.import_run(REAL, tmp_path)
+    made = importing.import_run(REAL, tmp_path, data_dir=DATA)
     assert made.off < 1e-6
-    run = lth.open_run(made.path)
+    run = lth.open_run(made.path, data_dir=DATA)
     for level in made.levels[:-1]:
         recipe = run.recipe()
         like = (recipe.mask, jax.eval_shape(lambda r=recipe: r.init(keys(r))))

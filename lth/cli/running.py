@@ -114,12 +114,13 @@ def run(args: list[str]) -> int:
         )
         list_presets()
         return 0 if {"-h", "--help"} & set(args) else 2
-    if (Path(args[0]) / "config.json").is_file():
+    stored = (Path(args[0]) / "config.json").is_file()
+    if not stored and (".py" in args[0] or ":" in args[0]):  # no preset has them
+        return _run_own(args[0], args[1:])
+    if stored or len(Path(args[0]).parts) > 1:
         from lth.cli import bringing
 
         return bringing.go_on(args)
-    if ".py" in args[0] or ":" in args[0]:  # no preset has them
-        return _run_own(args[0], args[1:])
     name = short(args[0])
     if name not in PRESETS:
         if named(name):
@@ -424,7 +425,17 @@ def _checked(made: Any, source: str) -> Any:
 
 
 def trained(start: Callable[[Any], Any], quiet: bool, first: str, recipe: Any) -> int:
-    """Train by a recipe, and say what came of it; the exit code."""
+    """Train by a recipe, and say what came of it.
+
+    Args:
+      start: `(watch) -> Outcome`: trains.
+      quiet: Whether to print the path alone.
+      first: What level 0 is called.
+      recipe: Of the run.
+
+    Returns:
+      The exit code.
+    """
     from lth.lab import devices, stored
 
     with terminal.progress(quiet, first) as watch, _leaving():

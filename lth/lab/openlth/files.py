@@ -50,7 +50,7 @@ def find(folder: str | Path) -> Found:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder")
+        raise DataError(f"{folder} is not a run of OpenLTH: there is no such folder")
     found = _numbered(folder, "replicate")
     if not found:
         inside = sorted(p.name for p in folder.glob("lottery_*") if p.is_dir())

@@ -4,6 +4,7 @@ from lth.lab.config.openlth.groups import Groups
 
 
 def of_data(groups: Groups, held: int, examples: int) -> list[str]:
+    """Say what differs of the data; `held` of `examples` are held out."""
     data, training = groups["Dataset"], groups["Training"]
     seed = training.get("data_order_seed")
     drawn = f"by the seed {seed}" if seed else "by no seed"
@@ -24,6 +25,7 @@ def of_data(groups: Groups, held: int, examples: int) -> list[str]:
 
 
 def of_training(groups: Groups, ignored: tuple[str, ...], to: int) -> list[str]:
+    """Say what differs of weights, masks and trainings, rewound to step `to`."""
     model, training = groups["Model"], groups["Training"]
     told = [
         "Replicates: OpenLTH drew initial weights by no seed; they are taken from its "

@@ -40,7 +40,10 @@ Groups = Mapping[str, Mapping[str, str]]
 
 
 def parse(text: str) -> Groups:
-    """The settings by group and name, each of them known."""
+    """Return the settings by group and name.
+
+    Raises ConfigError for one that is not known.
+    """
     groups: dict[str, dict[str, str]] = {}
     for line in text.splitlines():
         if match := re.fullmatch(r"(\w[\w ]*) Hyperparameters", line.strip()):
@@ -64,6 +67,7 @@ def parse(text: str) -> Groups:
 
 
 def one(group: Mapping[str, str], field: str, known: Mapping[str, Any]) -> str:
+    """Return the value of a field, one of those known. Raises ConfigError."""
     value = group.get(field, "")
     if value not in known:
         raise ConfigError(
@@ -74,6 +78,20 @@ def one(group: Mapping[str, str], field: str, known: Mapping[str, Any]) -> str:
 
 
 def number(group: Mapping[str, str], field: str, kind: type, usual: Any = None) -> Any:
+    """Read a field that is a number, at least 0.
+
+    Args:
+      group: The settings it is among.
+      field: Its name.
+      kind: int or float.
+      usual: The value where it is not there; None: it must be.
+
+    Returns:
+      The number.
+
+    Raises:
+      ConfigError.
+    """
     try:
         value = kind(group[field]) if field in group else usual
         if value is None or not 0 <= value < math.inf:
@@ -86,10 +104,11 @@ def number(group: Mapping[str, str], field: str, kind: type, usual: Any = None) 
 
 
 def steps(group: Mapping[str, str], field: str, per_epoch: int) -> int:
+    """Read a field that is a length, in iterations. Raises ConfigError."""
     return parse_steps(group.get(field, ""), per_epoch, f"OpenLTH's {field}")
 
 
 def model_file(text: str, per_epoch: int) -> str:
-    """What the file of a model at that step is called."""
+    """Return what the file of a model at that step is called."""
     epochs, rest = divmod(parse_steps(text, per_epoch, "a step"), per_epoch)
     return f"model_ep{epochs}_it{rest}.pth"

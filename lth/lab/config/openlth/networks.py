@@ -23,7 +23,10 @@ CONVOLUTIONS = {  # of each segment of a VGG, between which there is max pooling
 
 
 def network(group: Mapping[str, str], data: str) -> tuple[Model, dict[str, str]]:
-    """The network, and its modules, ours to theirs."""
+    """Return the network, and its modules, ours to theirs.
+
+    Raises ConfigError for one that lth has not.
+    """
     name = group.get("model_name", "")
     drawn = INITIALISERS[groups.one(group, "model_init", INITIALISERS)]
     scale = SCALES[groups.one(group, "batchnorm_init", SCALES)]
@@ -79,6 +82,7 @@ def _vgg(depth: int) -> dict[str, str]:
 
 
 def ignored(group: Mapping[str, str], names: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the tensors that are never pruned. Raises ConfigError for a name."""
     text = group.get("pruning_layers_to_ignore", "")
     listed = [item for item in text.split(",") if item]
     known = [f"{theirs}.weight" for theirs in names.values()]
