@@ -23,7 +23,7 @@ LAB = [
     {"probes", "adopting"},
     {"stored"},
     {"front", "doctor", "shipping"},
-    {"cells", "costing", "continuing", "openlth"},
+    {"cells", "costing", "continuing", "filters", "openlth"},
     {"standing", "submit"},
     {"cluster"},
     {"sweep"},

@@ -86,13 +86,7 @@ def work(
         counted, such as a loop whose length depends on values.
     """
     example = jax.ShapeDtypeStruct((1, *shape), dtype)
-    apply = axes.evaluation(model.apply)
-    _, plan = axes.trace(apply, params, (stats, example), (False, True))
-    axes.refuse(plan, params)
-    total: dict[int, int] = {}
-    for read in (*plan.reads(), *(read for read, _ in plan.hidden)):
-        if not read.by_place:
-            total[read.leaf] = total.get(read.leaf, 0) + read.macs
+    total, other = axes.multiplied(model.apply, params, stats, example)
     dense, kept = {}, {}
     masked = jax.tree.leaves(mask, is_leaf=lambda keep: keep is None)
     named = jax.tree_util.tree_leaves_with_path(params)
@@ -101,7 +95,7 @@ def work(
             dense[masks.name(path)] = total[i]
             count = w.size if keep is None else int(np.sum(keep))
             kept[masks.name(path)] = total[i] // w.size * count
-    return Work(dense, kept, plan.other)
+    return Work(dense, kept, other)
 
 
 def needed(total: int, prunable: int, compression: float) -> float:

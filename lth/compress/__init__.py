@@ -1,10 +1,13 @@
 """Smaller networks and files: which channels belong together, and fewer bytes."""
 
 from lth.compress import condensed, files, foreign, packing, program, storage
-from lth.compress.slices import clear, keep, permute
+from lth.compress.shrinking import ShrinkError, Shrunk, living, shrink, widened
+from lth.compress.slices import clear, keep, permute, sliced, spread
 from lth.compress.spaces import Space, find, frozen
 
 __all__ = [
+    "ShrinkError",
+    "Shrunk",
     "Space",
     "clear",
     "condensed",
@@ -13,8 +16,13 @@ __all__ = [
     "foreign",
     "frozen",
     "keep",
+    "living",
     "packing",
     "permute",
     "program",
+    "shrink",
+    "sliced",
+    "spread",
     "storage",
+    "widened",
 ]

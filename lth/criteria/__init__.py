@@ -5,10 +5,11 @@ A criterion is a function of what it looks at and of nothing else: the weights
 (`activations`), or how the weights moved (`history`). `masks.keep_top` makes a mask of
 the scores, with the same count, the same ties and the same meaning of density for all.
 Optimal brain surgery, which moves the weights that stay as well, is in `obs`; what all
-of them estimate, the loss without a weight or a unit, in `oracle`.
+of them estimate, the loss without a weight or a unit, in `oracle`. `channels` ranks
+whole channels, with all that belongs to one.
 """
 
-from lth.criteria import history, obs, oracle
+from lth.criteria import channels, history, obs, oracle
 from lth.criteria.activations import (
     activation_magnitude,
     mean_activation,
@@ -41,6 +42,7 @@ from lth.criteria.weights import (
 __all__ = [
     "activation_magnitude",
     "adam_second_moment",
+    "channels",
     "empirical_fisher",
     "gradient_magnitude",
     "grasp",

@@ -13,7 +13,7 @@ of |w ∂L/∂w| over a unit is `weight_gradient` pooled by a structure.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -109,11 +109,48 @@ def taylor_abs(loss: Loss, params: Params, batches: Any) -> Scores:
 
     Raises ValueError, with the paths, for kernels whose inputs take no gate.
     """
+    places, met_by = at_operands(loss, params, batches)
+
+    def one(example):
+        gradient, met = met_by(example)
+        return [_of_read(read, gradient[at], met[at]) for at, read in places]
+
+    def batch_mean(batch):
+        return jax.tree.map(lambda g: jnp.mean(g, 0), jax.vmap(one)(batch))
+
+    leaves, structure = jax.tree.flatten(params)
+    scores = [jnp.zeros_like(w) for w in wide(leaves)]
+    means = mean_over(batch_mean, batches)
+    for (_, read), total in zip(places, means, strict=True):
+        factors = taps.arranged_factors(read)
+        scores[read.leaf] += views.spread(total, factors, leaves[read.leaf].shape)
+    return structure.unflatten(scores)
+
+
+def at_operands(
+    loss: Loss, params: Params, batches: Any, leaves: Collection[int] | None = None
+) -> tuple[list[tuple[tuple, views.Read]], Callable]:
+    """Put a gate of 1 on each element that meets a weight in a product or a look-up.
+
+    Args:
+      loss, params, batches: as in `taylor`.
+      leaves: the places, among those of `params`, of the leaves whose inputs are
+        wanted; None is all.
+
+    Returns:
+      The sites with what they read (`taps.sites`), and a function of one example: the
+      gradient at the gates of each site, and what meets the weights there.
+
+    Raises:
+      ValueError: with the paths, for leaves whose inputs take no gate, and where the
+        loss reads no weight.
+    """
     first = jax.tree.map(lambda x: x[0, :1], batches)
     whole = lambda params, rest: loss(params, *rest)  # noqa: E731
     closed, plan = axes.trace(whole, params, (first,), (True,))
-    places = taps.sites(plan)
-    _refuse(plan, params)
+    wanted = range(len(jax.tree.leaves(params))) if leaves is None else leaves
+    places = [(at, read) for at, read in taps.sites(plan) if read.leaf in wanted]
+    _refuse(plan, params, wanted)
 
     def run(batch, gates=None):
         values = jax.tree.leaves((params, (batch,)))
@@ -131,25 +168,16 @@ def taylor_abs(loss: Loss, params: Params, batches: Any) -> Scores:
 
     def one(example):
         alone = jax.tree.map(lambda x: x[None], example)
-        gradient, met = jax.grad(lambda g: run(alone, g), has_aux=True)(gates)
-        return [_of_read(read, gradient[at], met[at]) for at, read in places]
+        return jax.grad(lambda g: run(alone, g), has_aux=True)(gates)
 
-    def batch_mean(batch):
-        return jax.tree.map(lambda g: jnp.mean(g, 0), jax.vmap(one)(batch))
-
-    leaves, structure = jax.tree.flatten(params)
-    scores = [jnp.zeros_like(w) for w in wide(leaves)]
-    means = mean_over(batch_mean, batches)
-    for (_, read), total in zip(places, means, strict=True):
-        factors = taps.arranged_factors(read)
-        scores[read.leaf] += views.spread(total, factors, leaves[read.leaf].shape)
-    return structure.unflatten(scores)
+    return places, one
 
 
-def _refuse(plan: axes.Plan, params: Params) -> None:
+def _refuse(plan: axes.Plan, params: Params, wanted: Collection[int]) -> None:
     why = plan.lost | {read.leaf: reason for read, reason in plan.hidden}
-    axes.refuse(plan._replace(lost=why), params)
-    if not plan.reads():
+    mine = {leaf: reason for leaf, reason in why.items() if leaf in wanted}
+    axes.refuse(plan._replace(lost=mine), params)
+    if not any(read.leaf in wanted for read in plan.reads()):
         raise ValueError("the loss reads no weight in a product or a look-up")
 
 

@@ -21,6 +21,7 @@ from lth.models.taps import Inputs, Unseen
 from lth.models.transformer import Transformer
 from lth.models.vgg import VGG
 from lth.models.vit import ViT
+from lth.models.widths import resizable
 from lth.models.wrn import WideResNet
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "WideResNet",
     "from_linen",
     "from_nnx",
+    "resizable",
     "standardized",
 ]

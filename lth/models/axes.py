@@ -94,6 +94,32 @@ def evaluation(apply: Callable) -> Callable:
     return lambda params, rest: apply(params, *rest, False, None)[0]
 
 
+def multiplied(
+    apply: Callable, params: Any, stats: Any, inputs: Any
+) -> tuple[dict[int, int], int]:
+    """Count the multiply-accumulates of evaluating a network, by the weights read.
+
+    Args:
+      apply: as in `models.Model`.
+      params, stats, inputs: arrays, or shapes with dtypes; inputs lead with the batch.
+
+    Returns:
+      The numbers by the place of a leaf among those of params, look-ups left out; and
+      the number of products that read no weight, such as attention's own.
+
+    Raises:
+      ValueError: with their paths, for weights that meet inputs in a way that cannot be
+        counted.
+    """
+    plan = trace(evaluation(apply), params, (stats, inputs), (False, True))[1]
+    refuse(plan, params)
+    found: dict[int, int] = {}
+    for read in (*plan.reads(), *(read for read, _ in plan.hidden)):
+        if not read.by_place:
+            found[read.leaf] = found.get(read.leaf, 0) + read.macs
+    return found, plan.other
+
+
 def refuse(plan: Plan, params: Any) -> None:
     """Raise ValueError with the paths of the matrices that a plan has lost."""
     named = jax.tree_util.tree_leaves_with_path(params)

@@ -108,7 +108,8 @@ def evaluate(
       args: its arguments, flat.
       plan: of this jaxpr.
       gates: by the place of a site, what its operand is multiplied by; of the shape
-        that is found there, with a leading axis for each loop around it.
+        that is found there, with a leading axis for each loop around it. Others stay
+        as they are.
       at: the place of this jaxpr in the whole.
 
     Returns:
@@ -147,9 +148,9 @@ def _done(eqn: Any, here: tuple, values: list, gates: dict | None, at: tuple) ->
     """An equation's results, with a gate on each operand that meets weights."""
     scale = None
     for site in here:
-        if gates is None:
-            break
-        gate = gates[*at, site.operand]
+        gate = gates.get((*at, site.operand)) if gates is not None else None
+        if gate is None:
+            continue
         if site.reads[0].by_place:  # the row that is taken is what the 1 is worth
             rows = eqn.params["dimension_numbers"].offset_dims
             scale = jnp.expand_dims(gate, rows)
