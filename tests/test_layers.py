@@ -23,7 +23,7 @@ LAB = [
     {"probes"},
     {"stored"},
     {"front", "doctor", "shipping"},
-    {"cells", "costing"},
+    {"cells", "costing", "filters"},
     {"standing", "submit"},
     {"cluster"},
     {"sweep"},

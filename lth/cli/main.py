@@ -31,6 +31,8 @@ USAGE = """usage: lth COMMAND …
                            learn a mask in place of the weights, or beside them
   lth run FILE.py:FUNCTION [its flags]
                            the same of a recipe that your own function makes
+  lth prune-filters PRESET [flags]
+                           prune a network's filters in rounds, each then fine-tuned
   lth sweep PRESET --over FIELD=VALUE,VALUE … [flags]
                            every combination of values, here, in a pool, on a cluster
   lth sweep FILE.py:CELLS  the same of the cells of a study
@@ -116,6 +118,7 @@ def command(args: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "run": running.run,
         "supermask": running.supermask,
+        "prune-filters": running.prune_filters,
         "sweep": sweeping.sweep,
         "branch": running.branch,
         "measure": running.measure,

@@ -145,6 +145,24 @@ def supermask(args: list[str]) -> int:
     return _run(f"{name}-{method}", methods[method], rest, prog)
 
 
+def prune_filters(args: list[str]) -> int:
+    """lth prune-filters PRESET [flags]"""
+    helped = bool({"-h", "--help"} & set(args))
+    if not helped and (not args or args[0].startswith("-")):
+        usage = "usage: lth prune-filters PRESET [flags]\n"
+        terminal.output.print(usage, markup=False)
+        list_presets()
+        return 2
+    from lth.lab import filters
+
+    if helped:
+        return _run_own(filters.SOURCE, ["--help"])
+    name = short(args[0])
+    if name not in PRESETS:
+        return terminal.refuse(no_preset(name, PRESETS), 2)
+    return _run_own(filters.SOURCE, ["--preset", name, *args[1:]])
+
+
 def branch(args: list[str]) -> int:
     """lth branch RUN NAME [--levels 3,7] [its amounts]"""
     from lth.lab.build import names
