@@ -89,10 +89,10 @@ def test_the_ticket_is_a_smaller_network(filters):
 
 def test_ids_of_runs_of_kernels_are_known_and_refused(filters, monkeypatch):
     """An older run can be read, and what needs its functions says why not."""
-    old = identity.of_kernels(SMALL)
+    old = identity.of_kernels(identity.as_dict(SMALL))
     assert old != identity.identity(SMALL)
     weights = replace(SMALL, prune=config.Prune())
-    assert identity.of_kernels(weights) == identity.identity(weights)
+    assert identity.of_kernels(identity.as_dict(weights)) == identity.identity(weights)
     monkeypatch.setitem(filters.content, "id", old)
     monkeypatch.setattr(filters, "_recipe", None)
     with pytest.raises(store.StoreError, match="can be read, and not be continued"):

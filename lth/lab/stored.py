@@ -61,7 +61,8 @@ def open_run(
     run = Run(Path(path), recipe, data_dir)
     if run.config is not None:
         found = identity.identity(run.config)
-        if run.content["id"] not in (found, identity.of_kernels(run.config)):
+        older = identity.of_kernels(identity.as_dict(run.config))
+        if run.content["id"] not in (found, older):
             raise store.StoreError(
                 f"{run.path / 'config.json'} was changed: its fields give the id "
                 f"{found}, not {run.content['id']}"

@@ -283,8 +283,17 @@ def densities(
 ) -> list[masks.Density]:
     """Return the density of each of `count` levels, or the tree of densities by layer.
 
-    `sizes` are those of what competes, by default those of units of the mask's kernels.
-    Raises ConfigError for a level that would keep as many weights as the one before it.
+    Args:
+      p: How the experiment prunes.
+      count: How many levels.
+      mask: What is pruned; layers are its leaves.
+      sizes: Of what competes; by default, of the units of the mask's kernels.
+
+    Returns:
+      The densities.
+
+    Raises:
+      ConfigError: for a level that would keep as many weights as the one before it.
     """
     if p.cuts:  # what stays is a matter of scores: at most everything
         return [1.0] * min(count, len(parse.parse_cuts(p.cuts)))

@@ -31,13 +31,13 @@ def identity(experiment: Experiment) -> str:
     return _hashed(as_dict(experiment), " with all that belongs to it")
 
 
-def of_kernels(experiment: Experiment) -> str:
+def of_kernels(fields: dict[str, Any]) -> str:
     """Return the id that a run of filters or channels had when kernels alone lost them.
 
     Their biases and normalisations lived on. Such runs can be read, and no longer be
-    continued.
+    continued. The fields are those of `as_dict`.
     """
-    return _hashed(as_dict(experiment), "")
+    return _hashed(fields, "")
 
 
 def _hashed(fields: dict[str, Any], whole: str) -> str:
