@@ -61,7 +61,8 @@ def open_run(
     run = Run(Path(path), recipe, data_dir)
     if run.config is not None:
         found = identity.identity(run.config)
-        if found != run.content["id"]:
+        older = identity.of_kernels(identity.as_dict(run.config))
+        if run.content["id"] not in (found, older):
             raise store.StoreError(
                 f"{run.path / 'config.json'} was changed: its fields give the id "
                 f"{found}, not {run.content['id']}"
@@ -307,6 +308,12 @@ class Run:
             raise ValueError(
                 f"{self.path} is a run of functions of your own: give them to it, "
                 "lth.open_run(path, recipe)"
+            )
+        if self.content["id"] != identity.identity(e):
+            raise store.StoreError(
+                f"{self.path} was made when --prune.structure {e.prune.structure} left "
+                "the biases and norms of what it removed: it can be read, and not be "
+                "continued or measured; run it again"
             )
         built = assemble.build(e, self._data_dir)
         if built.data != self.content["data"]:

@@ -14,7 +14,7 @@ from lth import plot, results
 from lth.cli import conclusion
 from lth.cli.report import data, firsts, live, script, still, tables
 from lth.lab import store
-from lth.lab.config import ConfigError, parse, presets
+from lth.lab.config import ConfigError, identity, presets
 from lth.lab.stored import Run, labels
 
 # Nothing leaves the page, and nothing is fetched by it.
@@ -134,11 +134,11 @@ def _found(run: Run, label: str) -> str:
 
 def _cautions(run: Run) -> list[str]:
     """What a reader of a run's densities has to know of how it was pruned."""
-    structure = run.config.prune.structure if run.config else "weight"
-    if parse.parse_structure(structure).name not in ("filter", "channel"):
+    if run.config is None or run.content["id"] == identity.identity(run.config):
         return []
+    structure = run.config.prune.structure
     return [
-        f"Of each {structure} only weights in kernels are pruned: its bias and its "
+        f"Of each {structure} only weights in kernels were pruned: its bias and its "
         "normalisation live on where they are not 0, so the network cut down to what "
         "is left may be another."
     ]

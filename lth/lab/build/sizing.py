@@ -77,24 +77,22 @@ def shrunk(batch: int = 64, seconds: float = 1.0) -> Probe:
         trees = ticket.state.params, ticket.state.stats, ticket.mask
         each = []
         for i in range(len(recipe.replicates)):
-            inputs = _inputs(_one(i, batches), batch)
             params, stats, mask = _one(i, trees)
             params = masks.apply(params, mask)
+            given = _some(_one(i, batches), batch)
+            whole = probing.followed(objective, params, stats, given)
             kept = compress.living(mask, spaces)
-            small = compress.shrink(
-                objective.apply, params, stats, inputs, kept, spaces
-            )
-            whole = objective.apply, params, stats
-            each.append(_told(small, whole, inputs, seconds))
+            small = compress.shrink(*whole, kept, spaces)
+            narrow = small.apply, small.params, small.stats, whole[-1]
+            times = _timed(_call(*whole), _call(*narrow), seconds)
+            each.append(_told(small, *times))
         return {name: np.array([row[name] for row in each]) for name in each[0]}
 
     return probe
 
 
-def _told(small: compress.Shrunk, whole: tuple, inputs, seconds) -> dict[str, Any]:
+def _told(small: compress.Shrunk, slow: float, fast: float) -> dict[str, Any]:
     """The numbers of one replicate."""
-    narrow = small.apply, small.params, small.stats
-    slow, fast = _timed(_call(whole, inputs), _call(narrow, inputs), seconds)
     before, after = small.before, small.after
     macs = (before.macs or np.nan, after.macs or np.nan)
     return {
@@ -109,8 +107,7 @@ def _told(small: compress.Shrunk, whole: tuple, inputs, seconds) -> dict[str, An
     }
 
 
-def _call(network: tuple, inputs) -> Callable[[], Any]:
-    apply, params, stats = network
+def _call(apply: Callable, params, stats, inputs) -> Callable[[], Any]:
     program = latency.compiled(apply, params, stats, inputs)
     return lambda: program(params, stats, inputs)
 
@@ -129,7 +126,10 @@ def _one(i: int, tree: Any) -> Any:
     return jax.tree.map(lambda x: x[i], tree)
 
 
-def _inputs(batch: Any, count: int) -> Any:
+def _some(batches: Any, count: int) -> Any:
     """So many examples of the first batch, over and over where it has fewer."""
-    inputs = batch.inputs[0]
-    return inputs[np.arange(count) % len(inputs)]
+
+    def leaf(x):
+        return x[0][np.arange(count) % x.shape[1]]
+
+    return jax.tree.map(leaf, batches)

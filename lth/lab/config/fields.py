@@ -203,10 +203,10 @@ class Prune:
     dense: str = ""
     """With scope er and erk: regular expression of layers that stay dense."""
     structure: str = "weight"
-    """What is pruned as a unit: weight, block:4x4, filter (columns and filters),
-    channel (rows and input channels), or 2:4, keep 2 of every 4 inputs, at once. Of a
-    filter or channel only the weights in kernels go: its bias and its normalisation
-    live on where they are not 0."""
+    """What is pruned as a unit: weight, block:4x4, filter, channel, or 2:4, keep 2 of
+    every 4 inputs, at once. A filter or channel goes with all that belongs to it:
+    weights that make it and read it, bias, normalisation, and what a residual sum ties
+    to it. It is ranked by the weights that make it (filter) or read it (channel)."""
     pool: Literal["default", "sum", "mean", "max", "l1", "l2"] = "default"
     """How the scores of a block, filter or channel become one: by default the mean of
     a block and the sum of a filter or channel (of scores of activations their mean).
@@ -392,6 +392,9 @@ class Experiment:
     amounts, and more that need some."""
     checkpoint_at: str = ""
     """Steps of the dense training to store besides the rewind point: 0,100,500,1ep."""
+    shrink: bool = False
+    """Train tickets of prune.structure filter and channel in the shapes that are left:
+    as fast as the smaller network is, to the same numbers but for the order of sums."""
 
 
 # Fields that add to a run without changing what it already holds.

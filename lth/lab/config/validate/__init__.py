@@ -52,6 +52,11 @@ def check(e: Experiment) -> None:
     _check_model(e.model, e.data.name)
     _check_data(e.data, e.replicates)
     pruning.check(e.prune, e.rewind, e.optimizer, e.model)
+    if found and e.prune.structure in ("filter", "channel"):
+        raise ConfigError(
+            f"--prune.structure {e.prune.structure} prunes whole channels of networks "
+            "trained dense: it goes without --learn.method and --dynamic.rule"
+        )
     if e.prune.surgery == "sparse_gpt" and e.levels > 1:
         raise ConfigError(
             "--prune.surgery sparse_gpt prunes a dense network at once: --levels is at "
