@@ -7,12 +7,13 @@ from lth.lottery import (
     choosing,
     early_bird,
     filters,
+    narrow,
     rewind,
     starts,
     transfer,
 )
 from lth.lottery.branches import Branch, Frozen, Pruned
-from lth.lottery.given import begun_from
+from lth.lottery.given import begun_from, begun_from_each
 from lth.lottery.loop import (
     Prune,
     Ticket,
@@ -57,6 +58,7 @@ __all__ = [
     "averaging",
     "begun",
     "begun_from",
+    "begun_from_each",
     "branched",
     "branches",
     "check",
@@ -70,6 +72,7 @@ __all__ = [
     "keys",
     "make_prune",
     "make_prune_early",
+    "narrow",
     "next_ticket",
     "only",
     "prune_once",
