@@ -125,7 +125,7 @@ def test_help_names_every_field_without_importing_jax():
     text = " ".join(re.sub("[│╭╰─╮╯]", " ", done.stdout).split())
     for said in (
         # Of a pruned filter; of criteria; of a streamed picture.
-        "its bias and its normalisation live on where they are not 0",
+        "A filter or channel goes with all that belongs to it",
         "ask the loss, by default in evaluation",
         "what lies beside it is never seen",
     ):

@@ -123,6 +123,7 @@ SOMETIMES = [
             ("start", -2.0, "soft_threshold", MOVING | {"dynamic.rule": "rigl"}),
         )
     ),
+    ("shrink", True, {"prune.structure": "filter"}, {}),
     ("rewind.moments", "drop", {"rewind.to": "5it"}, {}),
     ("rewind.moments", "drop", {"rewind.mode": "finetune"}, {**SGD, "rewind.to": "5"}),
     (

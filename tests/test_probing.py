@@ -295,3 +295,30 @@ def test_a_branch_is_measured_from_where_it_began(run):
         run.measure("signs", of="odd")
     with pytest.raises(ValueError, match="levels stored of .*moved.* are 1; got 2"):
         run.measure("signs", of="moved-by=2.0", levels=(2,))
+
+
+def test_recovery_is_that_of_networks_masked_by_hand(run):
+    table = run.measure("recovery")
+    start = mine().init(jax.vmap(jax.random.key)(np.arange(2)))
+
+    def tested(params):
+        found = mine().measures["test"](start._replace(params=params))
+        return np.asarray(found["accuracy"])
+
+    assert set(table["level"]) == {1, 2}
+    for level in (1, 2):
+        before, ticket = run.ticket(level - 1), run.ticket(level)
+        cut = jax.vmap(masks.apply)(before.params, ticket.mask)
+        expected = {"before": before.params, "pruned": cut, "retrained": ticket.params}
+        for stage, params in expected.items():
+            found = values(table, f"accuracy_{stage}", level)
+            np.testing.assert_allclose(found, tested(params), rtol=1e-6)
+    with pytest.raises(ValueError, match="split is one of"):
+        run.measure("recovery", split="tests")
+
+
+def test_what_is_shrunk_is_the_same_network(run):
+    table = run.measure("shrunk", levels=(2,), batch=3, seconds=0.01)
+    assert (values(table, "apart", 2) <= 1e-5).all()
+    assert (values(table, "fewer_params", 2) >= 1).all()
+    assert (values(table, "ms", 2) > 0).all()

@@ -1,6 +1,6 @@
 """Smaller networks and files: which channels belong together, and fewer bytes."""
 
-from lth.compress import condensed, files, foreign, packing, program, storage
+from lth.compress import condensed, files, foreign, packing, program, storage, whole
 from lth.compress.shrinking import ShrinkError, Shrunk, living, shrink, widened
 from lth.compress.slices import clear, keep, permute, sliced, spread
 from lth.compress.spaces import Space, find, frozen
@@ -24,5 +24,6 @@ __all__ = [
     "sliced",
     "spread",
     "storage",
+    "whole",
     "widened",
 ]

@@ -8,6 +8,7 @@ multiplications that the spaces predict. Lists of what is kept are in the indice
 whole network, so that any state of its training can be sliced by them (`sliced`).
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -232,20 +233,23 @@ def _outputs(apply: Callable, tree: Any, inputs: Any) -> Any:
 
     Raises ShrinkError for a network that does not run as wide as the tree is.
     """
-
-    def network(tree, inputs):
-        return axes.evaluation(apply)(tree["params"], (tree["stats"], inputs))
-
     with jax.default_matmul_precision("float32"):
         try:
-            traced = jax.jit(network).lower(tree, inputs)
+            return _program(apply)(tree, inputs)
         except FAILS as error:
             why = str(error).strip().partition("\n")[0]
             raise ShrinkError(
                 "the network does not run with channels sliced off: its widths are "
                 f"written down elsewhere than in its params ({why})"
             ) from error
-        return traced.compile(compiler_options=QUICK)(tree, inputs)
+
+
+@functools.lru_cache(maxsize=8)  # networks of one shape share what is compiled
+def _program(apply: Callable) -> Callable:
+    def network(tree, inputs):
+        return axes.evaluation(apply)(tree["params"], (tree["stats"], inputs))
+
+    return jax.jit(network, compiler_options=QUICK)
 
 
 def _apart(ours: Any, theirs: Any) -> float:

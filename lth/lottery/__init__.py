@@ -4,13 +4,16 @@ from lth.lottery import (
     ablations,
     averaging,
     branches,
+    choosing,
     early_bird,
+    filters,
+    narrow,
     rewind,
     starts,
     transfer,
 )
 from lth.lottery.branches import Branch, Frozen, Pruned
-from lth.lottery.given import begun_from
+from lth.lottery.given import begun_from, begun_from_each
 from lth.lottery.loop import (
     Prune,
     Ticket,
@@ -55,10 +58,13 @@ __all__ = [
     "averaging",
     "begun",
     "begun_from",
+    "begun_from_each",
     "branched",
     "branches",
     "check",
+    "choosing",
     "early_bird",
+    "filters",
     "fingerprint",
     "first_ticket",
     "fit",
@@ -66,6 +72,7 @@ __all__ = [
     "keys",
     "make_prune",
     "make_prune_early",
+    "narrow",
     "next_ticket",
     "only",
     "prune_once",

@@ -5,12 +5,14 @@ where a layer asks how wide it is, its params answer. Functions that take their 
 from the shapes of arrays need nothing of this, NNX modules among them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 
 
+@functools.lru_cache(maxsize=64)  # the same function is compiled once
 def resizable(apply: Callable) -> Callable:
     """Make `apply` of a network one that also takes params with channels sliced off.
 

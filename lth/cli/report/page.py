@@ -14,7 +14,7 @@ from lth import plot, results
 from lth.cli import conclusion
 from lth.cli.report import data, firsts, live, script, still, tables
 from lth.lab import store
-from lth.lab.config import ConfigError, parse, presets
+from lth.lab.config import ConfigError, identity, presets
 from lth.lab.stored import Run, labels
 
 # Nothing leaves the page, and nothing is fetched by it.
@@ -134,11 +134,11 @@ def _found(run: Run, label: str) -> str:
 
 def _cautions(run: Run) -> list[str]:
     """What a reader of a run's densities has to know of how it was pruned."""
-    structure = run.config.prune.structure if run.config else "weight"
-    if parse.parse_structure(structure).name not in ("filter", "channel"):
+    if run.config is None or run.content["id"] == identity.identity(run.config):
         return []
+    structure = run.config.prune.structure
     return [
-        f"Of each {structure} only weights in kernels are pruned: its bias and its "
+        f"Of each {structure} only weights in kernels were pruned: its bias and its "
         "normalisation live on where they are not 0, so the network cut down to what "
         "is left may be another."
     ]
@@ -146,6 +146,9 @@ def _cautions(run: Run) -> list[str]:
 
 def _how(run: Run) -> str:
     e = run.config
+    if known := run.content.get("imported"):
+        last = len(known["kept"]) - 1
+        return f"levels 0 to {max(run.levels)}, up to {last} from {known['from']}"
     if e is None:
         return f"levels 0 to {max(run.levels)}, functions of one's own"
     if e.learn.method != "none":
@@ -269,6 +272,9 @@ def _details(run: Run) -> str:
         if preset
         else ""
     )
+    if known := run.content.get("imported"):
+        said = html.escape(" ".join(known["differs"]))
+        note = f"<p>Levels to come differ from those of {known['from']}. {said}</p>"
     return (
         f"{note}<details><summary>Configuration of "
         f"{html.escape(run.path.name)}</summary>"

@@ -1,7 +1,7 @@
 """From the configuration of an experiment to its recipe: names become functions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lth import criteria, lottery, masks, train
+from lth import compress, criteria, lottery, masks, models, train
+from lth.compress import Space, shrinking, whole
 from lth.lab import devices, store
 from lth.lab.build import (
     compose,
@@ -98,10 +99,16 @@ def build(
     init = partial(train.init_state, task.model.init, tx)
     like = _shapes(init, task, e.model, e.data.name)
     compose.check_memory(plan, like, e.model.name)
-    mask, densities = _pruned(e.prune, e.levels, like.params)
+    found = _spaces(e.prune, task, like)
+    mask, densities = _pruned(e.prune, e.levels, like.params, found)
     scores = _scores(e.prune, e.model, task, plan)
+    scores = ranking.of_kernels(scores, found) if found else scores
+    keep = ranking.make_keep(e.prune, found)
     one = _rewind(e.rewind, tx)
-    invert, frozen = _inverted(e.prune, scores), compose.make_frozen(task, tx, plan)
+    invert, frozen = (
+        _inverted(e.prune, scores, keep),
+        compose.make_frozen(task, tx, plan),
+    )
 
     def other(data: str, classes: str) -> tuple[Recipe, str]:
         """The same settings on other data, and the digest of those."""
@@ -123,6 +130,9 @@ def build(
         moved = moving.make(e.dynamic, task, tx, mask, epoch, times.steps)
         changed = compose.programs(moved.task, moved.tx, plan)
         first = moving.make_first(moved, changed, tx)
+    trained = None
+    if e.shrink:
+        task, trained = narrowed(task, found, e.model.compute)
     step, measures = compose.programs(task, tx, plan)
     recipe = Recipe(
         replicates=tuple(e.first_replicate + i for i in range(e.replicates)),
@@ -134,7 +144,7 @@ def build(
         rewind_to=times.rewind_to,
         checkpoints=times.checkpoints,
         densities=tuple(densities),
-        prune=_prune(e.prune, scores, task, plan, mask),
+        prune=_prune(e.prune, scores, keep, task, plan, mask),
         rewind=_of_all(one, every if e.rewind.mode == "reinit" else None),
         first=first,
         branches={n: compose.control(n, start) for n in parse.split_list(e.controls)},
@@ -143,6 +153,7 @@ def build(
         work=partial(compose.work, task, like),
         objective=compose.objective(task, plan),
         piece=task.piece,
+        trained=trained,
     )
 
     stamp = partial(compose.stamp, task)
@@ -203,9 +214,46 @@ def _shapes(init: Callable, task: tasks.Task, m: Model, name: str) -> TrainState
         ) from error
 
 
-def _pruned(p: Prune, levels: int, params: masks.Params):
+def _spaces(p: Prune, task: tasks.Task, like: TrainState) -> tuple[Space, ...]:
+    """The channels that are pruned whole, if any are."""
+    if not ranking.is_whole(p):
+        return ()
+    example = task.example.inputs
+    inputs = jax.ShapeDtypeStruct((2, *example.shape[1:]), example.dtype)
+    found = compress.find(task.model.apply, like.params, like.stats, inputs)
+    return ranking.chosen_spaces(p, like.params, found)
+
+
+def narrowed(task: tasks.Task, found: Sequence[Space], compute: str):
+    """Return the task of networks of any width, and how tickets are trained in theirs.
+
+    Args:
+      task: The task, of networks as wide as their modules say.
+      found: The spaces that are pruned.
+      compute: The type of their arithmetic.
+
+    Returns:
+      The task, and the `trained` of a recipe.
+    """
+    inputs = next(task.learned()).inputs[:32]
+    limit = shrinking.LIMIT if compute == "float32" else 0.05  # of bfloat16's 8 bits
+    loss, measure = map(models.resizable, (task.loss, task.measure))
+    trained = lottery.narrow.make_trained(task.model.apply, found, inputs, limit)
+    return task._replace(loss=loss, measure=measure), trained
+
+
+def _pruned(
+    p: Prune, levels: int, params: masks.Params, found: Sequence[Space]
+) -> tuple[masks.Mask, list]:
     """What is pruned, and the densities of the levels."""
     try:
+        if found:
+            units = whole.ones(found)
+            sizes = [space.size for space in found]
+            densities = ranking.densities(p, levels, units, sizes)
+            for density in densities:
+                whole.check_reachable(density, found, p.scope)
+            return whole.covered(params, found), densities
         mask = ranking.prunable(p, params)
         return mask, ranking.densities(p, levels, mask)
     except ConfigError:
@@ -226,29 +274,30 @@ def _scores(p: Prune, m: Model, task: tasks.Task, plan: devices.Plan) -> Callabl
     return scores
 
 
-def _prune(p: Prune, scores: Callable, task, plan, mask: masks.Mask) -> Callable:
+def _prune(
+    p: Prune, scores: Callable, keep: Callable, task, plan, mask: masks.Mask
+) -> Callable:
     """The `prune` of the recipe."""
     if p.surgery != "none":
         made = surgery.by_surgery(p, task, plan, mask)
     elif p.cuts:
         made = surgery.by_cuts(p, scores)
     elif p.at == "early":
-        made = _early(p, scores)
+        made = _early(p, scores, keep)
     else:
-        made = lottery.make_prune(scores, ranking.make_keep(p), **_words(p))
+        made = lottery.make_prune(scores, keep, **_words(p))
     if p.reestimate:
         settle = compose.objective(task, plan).reestimate
         made = surgery.reestimated(made, p.reestimate, settle)
     return _in_precision(p, made)
 
 
-def _inverted(p: Prune, scores: Callable) -> Callable:
+def _inverted(p: Prune, scores: Callable, keep: Callable) -> Callable:
     """The same, but the lowest scores of the early weights are kept."""
-    return _in_precision(p, _early(p, scores, changed=criteria.inverted))
+    return _in_precision(p, _early(p, scores, keep, changed=criteria.inverted))
 
 
-def _early(p: Prune, scores: Callable, **changed: Any) -> Callable:
-    keep = ranking.make_keep(p)
+def _early(p: Prune, scores: Callable, keep: Callable, **changed: Any) -> Callable:
     return lottery.make_prune_early(
         scores, keep, rounds=p.rounds, **_words(p), **changed
     )

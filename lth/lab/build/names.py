@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from lth import criteria, dynamic, masks, models, supermask
-from lth.criteria import history
+from lth.criteria import channels, history
 from lth.data import augment
 from lth.dynamic import forward
 from lth.lab import config
-from lth.lab.build import branching, inspecting, probing
+from lth.lab.build import branching, filtering, inspecting, probing, sizing
 from lth.lab.build.branching import Start
 from lth.lab.config import needs
 from lth.lottery import Branch, branches, mix, rewind, starts
@@ -362,6 +362,24 @@ PROBES: dict[str, Callable[..., probing.Probe]] = {
     "gradient": inspecting.gradient,
     "el2n": inspecting.el2n,
     "forgetting": inspecting.forgetting,
+    "recovery": sizing.recovery,
+    "shrunk": sizing.shrunk,
+}
+
+# Scores of channels, by which `lth prune-filters` removes them.
+CHANNELS: dict[str, filtering.Score] = {
+    "taylor": filtering.asked(channels.taylor),
+    "taylor_batch": filtering.asked(channels.taylor_batch),
+    "taylor_squared": filtering.asked(channels.taylor_squared),
+    "taylor_abs": filtering.asked(channels.taylor_abs),
+    "fisher": filtering.asked(channels.fisher),
+    "obd": filtering.asked(channels.obd),
+    "filter_l1": filtering.weighed(channels.filter_l1),
+    "filter_l2": filtering.weighed(channels.filter_l2),
+    "norm_scale": filtering.weighed(channels.norm_scale),
+    "mean_activation": filtering.read(channels.mean_activation),
+    "nonzero_share": filtering.read(channels.nonzero_share),
+    "random": filtering.drawn,
 }
 
 # Each makes a branch of what there is to start from; its other parameters are flags of

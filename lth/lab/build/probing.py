@@ -272,10 +272,7 @@ def degrees() -> Probe:
 
 
 def spaces_of(recipe: Recipe, state: TrainState) -> tuple[compress.Space, ...]:
-    """Return the axis spaces of the networks of a recipe.
-
-    Data that have no `inputs` are followed through the measure.
-    """
+    """Return the axis spaces of the networks of a recipe."""
     objective = objective_of(recipe)
     keys = recipes.keys(recipe.replicates[:1], recipes.TRAIN)
     drawn = objective.batches(keys, 1)
@@ -284,10 +281,25 @@ def spaces_of(recipe: Recipe, state: TrainState) -> tuple[compress.Space, ...]:
         lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
         (state.params, state.stats),
     )
+    return compress.find(*followed(objective, params, stats, batch))
+
+
+def followed(objective: recipes.Objective, params: Any, stats: Any, batch: Any):
+    """Give what a network is followed by, its params and stats, and what it is given.
+
+    Args:
+      objective: of its recipe.
+      params: of the network, or their shapes.
+      stats: the same.
+      batch: of data. What has no `inputs` is followed through the measure.
+
+    Returns:
+      The arguments of `compress.find`.
+    """
     if hasattr(batch, "inputs"):
-        return compress.find(objective.apply, params, stats, batch.inputs)
+        return objective.apply, params, stats, batch.inputs
 
     def measured(params, stats, batch, train, key):
         return objective.measure(params, stats, batch), stats
 
-    return compress.find(measured, params, stats, batch)
+    return measured, params, stats, batch

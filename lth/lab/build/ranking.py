@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lth import criteria, masks, models, train
+from lth.compress import Space, whole
 from lth.lab.build import networks, tasks
 from lth.lab.build.names import CRITERIA, Inputs
 from lth.lab.config import ConfigError, Model, Prune, needs, parse
@@ -128,8 +129,14 @@ def _check_inputs(found: Any, mask: Mask, criterion: str) -> None:
         )
 
 
-def make_keep(p: Prune) -> Callable[[Scores, Mask, Any], Mask]:
-    """`keep(scores, mask, density)` for the structure and scope of `p`."""
+def make_keep(
+    p: Prune, found: Sequence[Space] = ()
+) -> Callable[[Scores, Mask, Any], Mask]:
+    """`keep(scores, mask, density)` for the structure and scope of `p`.
+
+    With the spaces of a network, filters and channels are pruned with all that belongs
+    to them; without, they are the columns and rows of single kernels.
+    """
     if p.scope == "output":
         return structure.keep_within
     scope = "global" if p.scope == "global" else "layer"
@@ -144,10 +151,54 @@ def make_keep(p: Prune) -> Callable[[Scores, Mask, Any], Mask]:
         return lambda scores, mask, density: masks.keep_top(
             scores, mask, density, scope
         )
+    if found:
+        return _make_keep_whole(p, found, scope)
     unit = unit_of(p)
     return lambda scores, mask, density: structure.keep_top(
         scores, mask, density, scope, unit=unit
     )
+
+
+def is_whole(p: Prune) -> bool:
+    """Say whether whole channels are pruned, with all that belongs to them."""
+    return parse.parse_structure(p.structure).name in ("filter", "channel")
+
+
+def _make_keep_whole(p: Prune, found: Sequence[Space], scope: str) -> Callable:
+    side = "makes" if parse.parse_structure(p.structure).name == "filter" else "reads"
+
+    def keep(scores, mask, density):
+        units = whole.pooled(scores, mask, found, side, pool_of(p))
+        return whole.keep_top(units, mask, density, found, scope)
+
+    return keep
+
+
+def of_kernels(scores: Callable, found: Sequence[Space]) -> Callable:
+    """Make `scores(early, state, mask, keys)` one that looks at kernels alone.
+
+    The mask of whole channels covers biases and norms as well, which have no rank of
+    their own: their scores are 0.
+    """
+    roles = ("makes", "reads", "passes")
+    paths = {path for space in found for path, _ in space.having(*roles)}
+
+    def inside(path):
+        return f"params/{masks.name(path)}" in paths
+
+    def ranked(early, state, mask, keys):
+        state = state._replace(params=masks.apply(state.params, mask))
+        own = jax.tree_util.tree_map_with_path(
+            lambda path, m: m if inside(path) else None, mask
+        )
+        given = scores(early, state, own, keys)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, w, s: s if inside(path) else jnp.zeros_like(w),
+            state.params,
+            given,
+        )
+
+    return ranked
 
 
 def unit_of(p: Prune) -> structure.Unit:
@@ -157,13 +208,19 @@ def unit_of(p: Prune) -> structure.Unit:
         pool = "mean" if p.pool == "default" else p.pool
         return structure.block(kind.sizes, pool)
     if kind.name in ("filter", "channel"):
-        # The sum, which for sizes of weights is Li et al.'s L1, respects signs. Scores
-        # of activations are of a whole channel already: their mean is theirs.
-        pool = "mean" if needs.has(p.criterion, "activations") else "sum"
-        pool = pool if p.pool == "default" else p.pool
         along = structure.outputs if kind.name == "filter" else structure.inputs
-        return along(pool)
+        return along(pool_of(p))
     return structure.weight()
+
+
+def pool_of(p: Prune) -> str:
+    """How scores of weights become one of a filter or channel.
+
+    The sum, which for sizes of weights is Li et al.'s L1, respects signs. Scores of
+    activations are of a whole channel already: their mean is theirs.
+    """
+    pool = "mean" if needs.has(p.criterion, "activations") else "sum"
+    return pool if p.pool == "default" else p.pool
 
 
 def competitors(p: Prune, mask: Mask) -> list[int]:
@@ -184,6 +241,28 @@ def precision(p: Prune) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
+def chosen_spaces(
+    p: Prune, params: Params, found: Sequence[Space]
+) -> tuple[Space, ...]:
+    """Return the spaces that the experiment prunes: those that no layer excluded makes.
+
+    Raises ConfigError where none is left.
+    """
+    paths = masks.matching(p.exclude, params) if p.exclude else []
+    excluded = {f"params/{path}" for path in paths}
+    left = tuple(
+        space
+        for space in found
+        if not excluded & {path for path, _ in space.having("makes", "passes")}
+    )
+    if not left:
+        raise ConfigError(
+            f"--prune.structure {p.structure} removes channels that layers make and "
+            "others read: the network has none that --prune.exclude leaves"
+        )
+    return left
+
+
 def prunable(p: Prune, params: masks.Params) -> masks.Mask:
     """Return the all-ones mask over what the experiment prunes."""
 
@@ -199,14 +278,26 @@ def prunable(p: Prune, params: masks.Params) -> masks.Mask:
     return masks.ones(params, chosen)
 
 
-def densities(p: Prune, count: int, mask: masks.Mask) -> list[masks.Density]:
+def densities(
+    p: Prune, count: int, mask: masks.Mask, sizes: Sequence[int] = ()
+) -> list[masks.Density]:
     """Return the density of each of `count` levels, or the tree of densities by layer.
 
-    Raises ConfigError for a level that would keep as many weights as the one before it.
+    Args:
+      p: How the experiment prunes.
+      count: How many levels.
+      mask: What is pruned; layers are its leaves.
+      sizes: Of what competes; by default, of the units of the mask's kernels.
+
+    Returns:
+      The densities.
+
+    Raises:
+      ConfigError: for a level that would keep as many weights as the one before it.
     """
     if p.cuts:  # what stays is a matter of scores: at most everything
         return [1.0] * min(count, len(parse.parse_cuts(p.cuts)))
-    sizes = competitors(p, mask)
+    sizes = sizes or competitors(p, mask)
     if p.scope == "output":
         sizes = list(map(math.prod, structure.shapes(mask, structure.outputs())))
     if p.scope == "global":

@@ -39,9 +39,10 @@ class Data:
     """Examples held out of the training set, to choose by."""
     split_seed: int = 0
     """Which examples those are; the same for every replicate."""
-    pixels: Literal["unit", "standard"] = "unit"
-    """Scale pixels to [0, 1], or each channel to mean 0 and variance 1 over the
-    training set (over ImageNet for images)."""
+    pixels: Literal["unit", "standard", "openlth"] = "unit"
+    """Scale pixels to [0, 1]; or each channel to mean 0 and variance 1 over the
+    training set (over ImageNet for images); or as OpenLTH does: MNIST by a mean of
+    0.1307 and a deviation of 0.3081, CIFAR-10 by those of ImageNet."""
     augment: Literal["none", "flip", "crop_flip", "resized_crop_flip"] = "none"
     """Of training images: mirror half of them; after a random crop of the image padded
     by 4 pixels; after a crop of random area and aspect, resized (of images: of their
@@ -202,10 +203,10 @@ class Prune:
     dense: str = ""
     """With scope er and erk: regular expression of layers that stay dense."""
     structure: str = "weight"
-    """What is pruned as a unit: weight, block:4x4, filter (columns and filters),
-    channel (rows and input channels), or 2:4, keep 2 of every 4 inputs, at once. Of a
-    filter or channel only the weights in kernels go: its bias and its normalisation
-    live on where they are not 0."""
+    """What is pruned as a unit: weight, block:4x4, filter, channel, or 2:4, keep 2 of
+    every 4 inputs, at once. A filter or channel goes with all that belongs to it:
+    weights that make it and read it, bias, normalisation, and what a residual sum ties
+    to it. It is ranked by the weights that make it (filter) or read it (channel)."""
     pool: Literal["default", "sum", "mean", "max", "l1", "l2"] = "default"
     """How the scores of a block, filter or channel become one: by default the mean of
     a block and the sum of a filter or channel (of scores of activations their mean).
@@ -391,6 +392,9 @@ class Experiment:
     amounts, and more that need some."""
     checkpoint_at: str = ""
     """Steps of the dense training to store besides the rewind point: 0,100,500,1ep."""
+    shrink: bool = False
+    """Train tickets of prune.structure filter and channel in the shapes that are left:
+    as fast as the smaller network is, to the same numbers but for the order of sums."""
 
 
 # Fields that add to a run without changing what it already holds.

@@ -28,8 +28,23 @@ def identity(experiment: Experiment) -> str:
     default are no part of it, so a field that is new in `lth` does not change the ids
     of runs made before it; hence a default is never changed.
     """
-    fields = _chosen(_canonical(as_dict(experiment)), _canonical(as_dict(Experiment())))
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return _hashed(as_dict(experiment), " with all that belongs to it")
+
+
+def of_kernels(fields: dict[str, Any]) -> str:
+    """Return the id that a run of filters or channels had when kernels alone lost them.
+
+    Their biases and normalisations lived on. Such runs can be read, and no longer be
+    continued. The fields are those of `as_dict`.
+    """
+    return _hashed(fields, "")
+
+
+def _hashed(fields: dict[str, Any], whole: str) -> str:
+    fields, defaults = _canonical(fields), _canonical(as_dict(Experiment()))
+    if fields["prune"]["structure"] in ("filter", "channel"):
+        fields["prune"]["structure"] += whole
+    text = json.dumps(_chosen(fields, defaults), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

@@ -52,6 +52,11 @@ def check(e: Experiment) -> None:
     _check_model(e.model, e.data.name)
     _check_data(e.data, e.replicates)
     pruning.check(e.prune, e.rewind, e.optimizer, e.model)
+    if found and e.prune.structure in ("filter", "channel"):
+        raise ConfigError(
+            f"--prune.structure {e.prune.structure} prunes whole channels of networks "
+            "trained dense: it goes without --learn.method and --dynamic.rule"
+        )
     if e.prune.surgery == "sparse_gpt" and e.levels > 1:
         raise ConfigError(
             "--prune.surgery sparse_gpt prunes a dense network at once: --levels is at "
@@ -220,6 +225,11 @@ def _check_data(d: Data, replicates: int) -> None:
     if len(set(d.classes)) < len(d.classes) or len(d.classes) == 1:
         raise ConfigError(
             f"--data.classes are two or more different classes; got {d.classes}"
+        )
+    if d.pixels == "openlth" and d.name not in ("mnist", "cifar10"):
+        raise ConfigError(
+            "--data.pixels openlth is of --data.name mnist and cifar10, whose pixels "
+            f"OpenLTH scales by numbers of its own; got {d.name}"
         )
     if d.name == "images":
         for flag, given in (

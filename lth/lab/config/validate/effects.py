@@ -86,6 +86,11 @@ EFFECTS: dict[str, tuple[str, tuple[str, ...], Callable[..., Any]]] = {
             and parse_structure(p.structure).name != "n_of_m"
         ),
     ),
+    "shrink": (
+        "is of --prune.structure filter and channel",
+        ("prune",),
+        lambda p: parse_structure(p.structure).name in ("filter", "channel"),
+    ),
     "rewind.moments": (
         "is of tickets that start with moments: of adam, or sgd with momentum, rewound "
         "to a step above 0 or trained on, with --prune.at late",

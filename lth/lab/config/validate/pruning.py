@@ -121,6 +121,11 @@ def check(p: Prune, r: Rewind, o: Optimizer, m: Model) -> None:
             f"--prune.criterion {p.criterion} reads what Adam has seen, and at "
             "--rewind.to 0 it has seen nothing",
         ),
+        (
+            kind.name in ("filter", "channel") and bool(p.include),
+            f"--prune.structure {p.structure} prunes all that belongs to a channel: it "
+            "goes without --prune.include",
+        ),
         (p.rounds > 1 and p.at == "late", "--prune.rounds is of --prune.at early"),
         (
             p.at == "early" and r.mode != "weights",
