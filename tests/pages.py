@@ -37,7 +37,12 @@ def understand(line: str, monkeypatch, tmp_path, capsys) -> None:
     """Assert that a command is understood, as far as that costs no training."""
     command, *rest = shlex.split(line)[1:]
     presets = {"run": PRESETS, "supermask": SUPERMASKS}
-    if command in presets and ".py" not in rest[0] and "--help" not in rest:
+    stored = command == "run" and "/" in rest[0] and ".py" not in rest[0]
+    if stored:
+        monkeypatch.chdir(tmp_path)
+        assert main.command(["run", *rest]) == 5
+        assert "no config.json" in capsys.readouterr().err
+    elif command in presets and ".py" not in rest[0] and "--help" not in rest:
         preset = presets[command][
             ALIASES.get(rest[0], rest[0]) if command != "run" else rest[0]
         ]

@@ -18,6 +18,7 @@ from tests import pages, test_words
 DOCS = pages.ROOT / "docs"
 PAGES = {str(p.relative_to(DOCS)): p.read_text() for p in DOCS.glob("[!m]*.md")}
 PAGES |= {str(p.relative_to(DOCS)): p.read_text() for p in DOCS.glob("howto/*.md")}
+PAGES |= {str(p.relative_to(DOCS)): p.read_text() for p in DOCS.glob("migrate/*.md")}
 RUNNING = [name for name, text in PAGES.items() if pages.python(text)]
 COMMANDS = sorted({line for text in PAGES.values() for line in pages.commands(text)})
 

@@ -114,8 +114,11 @@ def _cost(costs: pd.DataFrame, level: int | None) -> tuple[str, str, str]:
     rows = rows if level is None else rows[rows["level"] <= level]
     trainings = rows["steps"].sum() / rows["steps"].max()
     what = "Cost of the search" if level is None else "Cost of finding it"
-    seconds = f"{rows['seconds'].sum():.0f} s for all replicates, without compiling"
-    return what, f"{trainings:.3g} dense trainings", seconds
+    seconds = rows["seconds"].sum(skipna=False)
+    took = f"{seconds:.0f} s for all replicates, without compiling"
+    if seconds != seconds:
+        took = "some of them imported: their time is not known"
+    return what, f"{trainings:.3g} dense trainings", took
 
 
 def _dense(row: pd.Series, score: str) -> str:

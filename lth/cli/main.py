@@ -20,8 +20,16 @@ from typing import Any
 import tyro
 
 import lth
+from lth.cli import (
+    bringing,
+    interrupt,
+    running,
+    sweeping,
+    taking,
+    terminal,
+    watching,
+)
 from lth.cli import flags as typed
-from lth.cli import interrupt, running, sweeping, taking, terminal, watching
 from lth.lab.config import ConfigError
 
 USAGE = """usage: lth COMMAND …
@@ -31,6 +39,7 @@ USAGE = """usage: lth COMMAND …
                            learn a mask in place of the weights, or beside them
   lth run FILE.py:FUNCTION [its flags]
                            the same of a recipe that your own function makes
+  lth run RUN [--levels N] train a stored run on, by its directory
   lth prune-filters PRESET [flags]
                            prune a network's filters in rounds, each then fine-tuned
   lth sweep PRESET --over FIELD=VALUE,VALUE … [flags]
@@ -39,6 +48,7 @@ USAGE = """usage: lth COMMAND …
   lth branch RUN NAME [its flags]
                            train a control or an ablation off a run's tickets
   lth measure RUN PROBE    measure a run's tickets
+  lth import openlth DIR   make a run of OpenLTH one of ours, to be continued
   lth repair RUN           write a run's tables anew from its tickets
   lth list                 presets, and the runs in runs/
   lth show RUN             a run's results as a table
@@ -123,6 +133,7 @@ def command(args: list[str]) -> int:
         "sweep": sweeping.sweep,
         "branch": running.branch,
         "measure": running.measure,
+        "import": bringing.import_run,
         "repair": repair,
         "list": show_list,
         "show": show,

@@ -104,17 +104,23 @@ class MeasureFlags(StoredFlags):
 
 
 def run(args: list[str]) -> int:
-    """lth run PRESET [flags], or lth run FILE.py:FUNCTION [its flags]"""
+    """lth run PRESET [flags], lth run FILE.py:FUNCTION [its flags], or lth run RUN"""
     if not args or args[0].startswith("-"):
         terminal.output.print(
             "usage: lth run PRESET [flags]\n"
-            "       lth run FILE.py:FUNCTION [its flags]\n",
+            "       lth run FILE.py:FUNCTION [its flags]\n"
+            "       lth run RUN [--levels N]\n",
             markup=False,
         )
         list_presets()
         return 0 if {"-h", "--help"} & set(args) else 2
-    if ".py" in args[0] or ":" in args[0]:  # no preset has them
+    stored = (Path(args[0]) / "config.json").is_file()
+    if not stored and (".py" in args[0] or ":" in args[0]):  # no preset has them
         return _run_own(args[0], args[1:])
+    if stored or len(Path(args[0]).parts) > 1:
+        from lth.cli import bringing
+
+        return bringing.go_on(args)
     name = short(args[0])
     if name not in PRESETS:
         if named(name):
@@ -221,11 +227,12 @@ def _stored(
 
     opened = stored.open_run(path, data_dir=flags.data_dir)
     source = flags.source or opened.content.get("source", "")
-    if opened.config is None and not source:
+    own_functions = opened.config is None and "imported" not in opened.content
+    if own_functions and not source:
         raise ConfigError(
             f"{path} is a run of functions of your own: give --source FILE.py:FUNCTION"
         )
-    if opened.config is None:
+    if own_functions:
         given = opened.content.get("arguments", [])
         made, _ = _made(own.function(source), source, given, prog)
         opened = stored.open_run(path, made)
@@ -311,7 +318,7 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
     flags = parsed(preset, args, prog)
     if flags.deterministic:
         compiler.make_deterministic()
-    saving = _saving(flags.save_every)
+    keep = saving(flags.save_every)
     from lth.lab import devices, front, store
     from lth.lab.build import assemble
 
@@ -329,10 +336,10 @@ def _run(name: str, preset: Preset, args: list[str], prog: str) -> int:
     def start(watch):
         path, _ = front.place(built, flags.runs, flags.name or name)
         with _tracked(flags.track, path, watch) as tell:
-            options = {"name": flags.name, "watch": tell, "saving": saving}
+            options = {"name": flags.name, "watch": tell, "saving": keep}
             return front.train(built, name, flags.runs, **options)
 
-    return _trained(start, flags.quiet, first, built.recipe)
+    return trained(start, flags.quiet, first, built.recipe)
 
 
 @contextlib.contextmanager
@@ -374,7 +381,7 @@ def _run_own(source: str, args: list[str]) -> int:
         )
     else:
         flags, rest = tyro.cli(OwnFlags, args=args, prog=prog, return_unknown_args=True)
-    saving = _saving(flags.save_every)
+    keep = saving(flags.save_every)
     recipe, given = _made(make, source, rest, prog)
     path = flags.runs / own.folder(source, given, flags.name)
     from lth.lab import front
@@ -385,13 +392,13 @@ def _run_own(source: str, args: list[str]) -> int:
 
     def start(watch):
         facts = {"flags": own.told(given), "arguments": rest, "source": source}
-        options = {"about": facts, "watch": watch, "saving": saving}
+        options = {"about": facts, "watch": watch, "saving": keep}
         return front.train_own(recipe, path, **options)
 
-    return _trained(start, flags.quiet, "dense", recipe)
+    return trained(start, flags.quiet, "dense", recipe)
 
 
-def _saving(text: str) -> Any:
+def saving(text: str) -> Any:
     """When trainings under way are saved, and that a signal ends them."""
     seconds, steps = parse.parse_saving(text)
     from lth.lab import keeping
@@ -435,8 +442,18 @@ def _checked(made: Any, source: str) -> Any:
     return made
 
 
-def _trained(start: Callable[[Any], Any], quiet: bool, first: str, recipe: Any) -> int:
-    """Train by a recipe, and say what came of it; the exit code."""
+def trained(start: Callable[[Any], Any], quiet: bool, first: str, recipe: Any) -> int:
+    """Train by a recipe, and say what came of it.
+
+    Args:
+      start: `(watch) -> Outcome`: trains.
+      quiet: Whether to print the path alone.
+      first: What level 0 is called.
+      recipe: Of the run.
+
+    Returns:
+      The exit code.
+    """
     from lth.lab import devices, stored
 
     with terminal.progress(quiet, first) as watch, _leaving():

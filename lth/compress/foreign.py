@@ -69,35 +69,67 @@ def from_torch(
         named; for kernels that are neither dense nor convolutions of images; and for an
         order that is not known.
     """
+    return make_from_torch(apply, params, stats, inputs)(tensors, names, orders)
+
+
+def make_from_torch(apply: Callable, params: Any, stats: Any, inputs: Any) -> Callable:
+    """Make `from_torch` of one network, followed once for any number of files.
+
+    Args:
+      apply, params, stats, inputs: as in `from_torch`.
+
+    Returns:
+      `(tensors, names, orders=None) -> (params, stats)`.
+    """
     network = _followed(apply, params, stats, inputs)
     tree = {"params": params, "stats": stats}
-    sources = _sources(tree, tensors, names)
-    known = dict(orders or {})
 
-    def leaf(path, like):
-        name = masks.name(path)
-        tensor = tensors[sources[name]]
-        if tensor.dtype.kind != "f":
-            raise ValueError(f"{sources[name]} holds {tensor.dtype}, no weights")
-        given = known.pop(name.removeprefix("params/"), None)
-        value = _turned(name, tensor, like, network)
-        if value.shape != like.shape:
-            raise ValueError(
-                f"{name} is {list(like.shape)} here, and {sources[name]} is "
-                f"{list(tensor.shape)}, which would make it {list(value.shape)}"
-            )
-        for axis in range(value.ndim):
-            if given is not None and axis in _read(network, name):
-                value = np.take(value, _permutation(name, given, value, axis), axis)
-            else:
-                order = _order(network, name, axis, value.shape)
-                value = value if order is None else np.take(value, order, axis)
-        return jnp.asarray(value, like.dtype)
+    def convert(
+        tensors: Mapping[str, np.ndarray],
+        names: Mapping[str, str],
+        orders: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[Any, Any]:
+        sources = _sources(tree, tensors, names)
+        known = dict(orders or {})
 
-    made = jax.tree_util.tree_map_with_path(leaf, tree)
-    if known:
-        raise ValueError(f"orders are given of no kernel: {', '.join(known)}")
-    return made["params"], made["stats"]
+        def leaf(path, like):
+            name = masks.name(path)
+            given = known.pop(name.removeprefix("params/"), None)
+            return _leaf(name, sources[name], tensors, like, network, given)
+
+        made = jax.tree_util.tree_map_with_path(leaf, tree)
+        if known:
+            raise ValueError(f"orders are given of no kernel: {', '.join(known)}")
+        return made["params"], made["stats"]
+
+    return convert
+
+
+def _leaf(
+    name: str,
+    source: str,
+    tensors: Mapping[str, np.ndarray],
+    like: Any,
+    network: Network,
+    given: np.ndarray | None,
+) -> jax.Array:
+    """A tensor as a leaf of ours, its axes and what lies along them in our order."""
+    tensor = tensors[source]
+    if tensor.dtype.kind != "f":
+        raise ValueError(f"{source} holds {tensor.dtype}, no weights")
+    value = _turned(name, tensor, like, network)
+    if value.shape != like.shape:
+        raise ValueError(
+            f"{name} is {list(like.shape)} here, and {source} is "
+            f"{list(tensor.shape)}, which would make it {list(value.shape)}"
+        )
+    for axis in range(value.ndim):
+        if given is not None and axis in _read(network, name):
+            value = np.take(value, _permutation(name, given, value, axis), axis)
+        else:
+            order = _order(network, name, axis, value.shape)
+            value = value if order is None else np.take(value, order, axis)
+    return jnp.asarray(value, like.dtype)
 
 
 def _followed(apply: Callable, params: Any, stats: Any, inputs: Any) -> Network:

@@ -10,6 +10,9 @@ import io
 import math
 import pickle
 import pickletools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +70,7 @@ class _Latin1(bytes):
         raise ValueError("bytes have no state")
 
 
-NAMES = {
+NAMES: Mapping[str, Any] = {
     "numpy.core.multiarray _reconstruct": _Array,
     "numpy._core.multiarray _reconstruct": _Array,
     "numpy ndarray": _Array,
@@ -77,8 +80,10 @@ NAMES = {
 
 
 class _Unpickler(pickle.Unpickler):
+    names: Mapping[str, Any] = NAMES
+
     def find_class(self, module_name, global_name):
-        return NAMES[_allowed(f"{module_name} {global_name}")]
+        return self.names[_allowed(f"{module_name} {global_name}", self.names)]
 
 
 def read_dict(name: str, body: bytes, instructions: int) -> dict[bytes, object]:
@@ -88,8 +93,7 @@ def read_dict(name: str, body: bytes, instructions: int) -> dict[bytes, object]:
     of more than so many instructions.
     """
     try:
-        _inspect(body, instructions)
-        found = _Unpickler(io.BytesIO(body), encoding="bytes").load()
+        found = load(body, instructions)
     except Exception as error:  # damaged pickles fail in every way there is
         raise DataError(f"{name}: not a pickle we read: {error}") from None
     if not isinstance(found, dict):
@@ -97,7 +101,39 @@ def read_dict(name: str, body: bytes, instructions: int) -> dict[bytes, object]:
     return {k: v.value if isinstance(v, _Array) else v for k, v in found.items()}
 
 
-def _inspect(body: bytes, most: int) -> None:
+def load(
+    body: bytes,
+    instructions: int,
+    opcodes: frozenset[str] = OPCODES,
+    names: Mapping[str, Any] = MappingProxyType(NAMES),
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Run a pickle through both gates; what it holds is made of stand-ins.
+
+    Args:
+      body: the pickle, to its last byte.
+      instructions: the most that it may have.
+      opcodes: the instructions it may use, which make no objects but by `names`.
+      names: what it may ask for by name, and what it is given in its place.
+      persistent: what stands outside of it, by what it says of that.
+
+    Returns:
+      What it holds; text is bytes where Python 2 wrote it.
+
+    Raises:
+      Any exception there is, of a pickle that is damaged or not allowed.
+    """
+    _inspect(body, instructions, opcodes, names)
+    unpickler = _Unpickler(io.BytesIO(body), encoding="bytes")
+    unpickler.names = names
+    if persistent is not None:
+        unpickler.persistent_load = persistent
+    return unpickler.load()
+
+
+def _inspect(
+    body: bytes, most: int, opcodes: frozenset[str], names: Mapping[str, Any]
+) -> None:
     """Refuse what no dictionary of arrays needs; raises UnpicklingError.
 
     Only names and short strings may be used twice, and the places where they are kept
@@ -105,11 +141,11 @@ def _inspect(body: bytes, most: int) -> None:
     """
     again, before = set(), None
     for count, (opcode, argument, at) in enumerate(pickletools.genops(body)):
-        if opcode.name not in OPCODES or count > most:
-            why = "is one too many" if opcode.name in OPCODES else "is not allowed"
+        if opcode.name not in opcodes or count > most:
+            why = "is one too many" if opcode.name in opcodes else "is not allowed"
             raise pickle.UnpicklingError(f"instruction {opcode.name} {why}")
         if opcode.name == "GLOBAL":
-            _allowed(str(argument))
+            _allowed(str(argument), names)
         if "PUT" in opcode.name:
             if int(argument or 0) > len(body):
                 raise pickle.UnpicklingError(f"{opcode.name} to place {argument}")
@@ -122,10 +158,10 @@ def _inspect(body: bytes, most: int) -> None:
         before = argument
 
 
-def _allowed(name: str) -> str:
-    if name not in NAMES:
+def _allowed(name: str, names: Mapping[str, Any]) -> str:
+    if name not in names:
         raise pickle.UnpicklingError(
             f"it asks for {name.replace(' ', '.')}; allowed are "
-            + ", ".join(known.replace(" ", ".") for known in NAMES)
+            + ", ".join(known.replace(" ", ".") for known in names)
         )
     return name

@@ -153,7 +153,7 @@ def train_own(
     Raises:
       ValueError, StoreError and MemoryTooSmallError.
     """
-    known = _own(recipe, name or Path(path).name, dict(about or {}))
+    known = own_about(recipe, name or Path(path).name, dict(about or {}))
     return runner.run(recipe, path, known, watch, saving)
 
 
@@ -220,8 +220,12 @@ def placed(
     return Path(runs) / f"{name}-{run_id(most)}", most
 
 
-def _own(recipe: Recipe, name: str, facts: dict[str, Any]):
-    """What `config.json` holds of a run of functions of one's own."""
+def own_about(recipe: Recipe, name: str, facts: dict[str, Any]) -> runner.About:
+    """Make what says what `config.json` holds of a run of functions of one's own.
+
+    It refuses, with a StoreError, a folder that holds a run of another recipe. `facts`
+    are remembered beside.
+    """
 
     def about(before: dict[str, Any] | None) -> dict[str, Any]:
         now = json.loads(json.dumps(lottery.fingerprint(recipe)))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lth import lottery, masks, results
 from lth.lab import config, keeping, probes, runner, store
-from lth.lab.build import assemble, branching, names, naming, probing
+from lth.lab.build import assemble, branching, imported, names, naming, probing
 from lth.lab.config import identity, parse, presets
 from lth.lab.keeping import Saving
 from lth.lab.probes import Probe
@@ -146,10 +146,13 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Its settings by name: those of a configuration with dots, or its flags."""
-        if self.config is None:
+        if self.config is not None:
+            told = identity.as_dict(self.config)
+        elif "imported" in self.content:
+            told = self.content["imported"]["experiment"]
+        else:
             return dict(self.content.get("flags") or {})
-        whole = identity.flat(identity.as_dict(self.config))
-        return {**whole, "replicates": len(self.replicates)}
+        return {**identity.flat(told), "replicates": len(self.replicates)}
 
     def described(self) -> list[str]:
         """When it was begun, what differs from its preset, how far it is, its best."""
@@ -167,6 +170,8 @@ class Run:
     def _changed(self) -> dict[str, Any]:
         """The settings that are not the preset's; all flags of a run of one's own."""
         preset, changed = presets.named(self.preset), self.settings
+        if "imported" in self.content:
+            changed = {"imported from": self.content["imported"]["from"]}
         if self.config is not None and preset is not None:
             changed = identity.apart(
                 *map(identity.as_dict, (self.config, preset.experiment))
@@ -294,6 +299,11 @@ class Run:
         if self._recipe is not None:
             return self._recipe
         e = self.config
+        if e is None and "imported" in self.content:
+            self._recipe = imported.of_run(
+                self.path, self.content, data_dir=self._data_dir
+            )
+            return self._recipe
         if e is None:
             raise ValueError(
                 f"{self.path} is a run of functions of your own: give them to it, "
@@ -469,7 +479,8 @@ class Run:
 
         One row per variant and level, replicates together: `steps`, `seconds` without
         `compiling`, and that. Of a training that was killed and went on, the seconds
-        are those after the last time. Added replicates count as more seconds.
+        are those after the last time, of one that was imported NaN. Added replicates
+        count as more seconds.
         """
         columns = ["variant", "level", "steps", "seconds", "compiling"]
         lines = [
@@ -479,7 +490,8 @@ class Run:
             for line in store.logged(folder, "trained")
         ]
         table = pd.DataFrame(lines, columns=columns)
-        sums = {"steps": "max", "seconds": "sum", "compiling": "sum"}
+        table = table.astype({"seconds": float, "compiling": float})
+        sums = {"steps": "max", "seconds": _whole_sum, "compiling": _whole_sum}
         return table.groupby(columns[:2], sort=False, as_index=False).agg(sums)
 
     def compare(self, other: "Run", metric: str | None = None) -> pd.DataFrame:
@@ -585,6 +597,11 @@ class Run:
         parts = [store.load_tree(unit, name)["state"] for _, unit in self._units]
         state = _concatenated(parts)
         return State(state["step"], state["params"], state["stats"])
+
+
+def _whole_sum(values: pd.Series) -> float:
+    """The sum, NaN where one is."""
+    return values.sum(skipna=False)
 
 
 def _concatenated(trees: list) -> Any:

@@ -13,7 +13,7 @@ from lth.lottery import (
     transfer,
 )
 from lth.lottery.branches import Branch, Frozen, Pruned
-from lth.lottery.given import begun_from
+from lth.lottery.given import begun_from, begun_from_each
 from lth.lottery.loop import (
     Prune,
     Ticket,
@@ -58,6 +58,7 @@ __all__ = [
     "averaging",
     "begun",
     "begun_from",
+    "begun_from_each",
     "branched",
     "branches",
     "check",

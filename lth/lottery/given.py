@@ -53,6 +53,54 @@ def begun_from(recipe: Recipe, params: Any, stats: Any = None) -> Recipe:
     return recipe._replace(init=init, stamp=stamp)
 
 
+def begun_from_each(recipe: Recipe, params: Any, stats: Any) -> Recipe:
+    """Begin the replicates of a recipe each from weights of its own.
+
+    There are no more replicates than that: one without weights begins with NaN, which
+    training refuses. All else is as in `begun_from`.
+
+    Args:
+      recipe: as in `begun_from`.
+      params, stats: of its replicates in their order, [r, ...].
+
+    Returns:
+      The recipe.
+
+    Raises:
+      ValueError: as `begun_from` does, and for other numbers of networks.
+    """
+    like, count = recipes.shapes(recipe), len(recipe.replicates)
+    for tree, expected, what in (
+        (params, like.params, "params"),
+        (stats, like.stats, "stats"),
+    ):
+        _check(jax.tree.map(lambda x: x[0], tree), expected, what)
+        sizes = {len(leaf) for leaf in jax.tree.leaves(tree)}
+        if sizes - {count}:
+            raise ValueError(
+                f"{what} are of {sorted(sizes)} networks, the replicates are {count}"
+            )
+    _check_moments(recipe)
+    known = jax.random.key_data(recipes.keys(recipe.replicates, recipes.INIT))
+
+    def init(keys):
+        state = recipe.init(keys)
+        asked = jax.random.key_data(keys)
+        same = (asked[:, None] == known[None]).all(-1)  # [k, r]
+        place, there = same.argmax(1), same.any(1)
+
+        def each(value, drawn):
+            value = jnp.asarray(value, drawn.dtype)[place]
+            has = there.reshape((-1,) + (1,) * (value.ndim - 1))
+            return jnp.where(has, value, jnp.nan)
+
+        new = jax.tree.map(each, params, state.params)
+        return state._replace(params=new, stats=jax.tree.map(each, stats, state.stats))
+
+    stamp = {**recipe.stamp, "weights": _digest((params, stats))}
+    return recipe._replace(init=init, stamp=stamp)
+
+
 def _check(tree: Any, like: Any, what: str) -> None:
     """Refuse a tree that is not one replicate's."""
     ours, theirs = (

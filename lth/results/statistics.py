@@ -183,7 +183,12 @@ def text(table: pd.DataFrame, digits: int = 2) -> str:
 
 
 def around(mean: float, half: float, digits: int = 2) -> str:
-    """Write a mean and the half-width of its interval, which one value has not."""
+    """Write a mean and the half-width of its interval, which one value has not.
+
+    A mean that is NaN was not measured, and is a dash.
+    """
+    if mean != mean:
+        return "–"
     said = f"{mean:.{digits}f}"
     return said if half != half else f"{said} ± {half:.{digits}f}"
 

@@ -228,6 +228,28 @@ def with_schedule(opt_state: Any, source: Any) -> Any:
     return taken(opt_state, source, RATES | BATCHES)
 
 
+def at_step(opt_state: Any, step: int) -> Any:
+    """Set the schedules of a fresh `opt_state` where they stand after `step` steps.
+
+    Moments stay as they are. Raises ValueError, by name, for a schedule that moves at
+    some of the steps only, or cannot be set apart from moments.
+    """
+
+    def ahead(mine, _, clock):
+        opaque = _name(mine) == "SAMState" and mine.cache is None
+        if _name(mine) in ONE_PIECE or (_name(mine) in SELDOM and not opaque):
+            raise ValueError(
+                f"where {_name(mine)} stands after {step} steps is not known without "
+                "its moments"
+            )
+        if _name(mine) not in COUNTS:
+            return mine
+        name, first = COUNTS[_name(mine)]
+        return mine._replace(**{name: jnp.full_like(getattr(mine, name), first + step)})
+
+    return _walk(ahead, opt_state, opt_state, None)
+
+
 def stepped_back(opt_state: Any) -> Any:
     """Set the schedules of `opt_state` where the last step found them, not left them.
 

@@ -146,6 +146,9 @@ def _cautions(run: Run) -> list[str]:
 
 def _how(run: Run) -> str:
     e = run.config
+    if known := run.content.get("imported"):
+        last = len(known["kept"]) - 1
+        return f"levels 0 to {max(run.levels)}, up to {last} from {known['from']}"
     if e is None:
         return f"levels 0 to {max(run.levels)}, functions of one's own"
     if e.learn.method != "none":
@@ -269,6 +272,9 @@ def _details(run: Run) -> str:
         if preset
         else ""
     )
+    if known := run.content.get("imported"):
+        said = html.escape(" ".join(known["differs"]))
+        note = f"<p>Levels to come differ from those of {known['from']}. {said}</p>"
     return (
         f"{note}<details><summary>Configuration of "
         f"{html.escape(run.path.name)}</summary>"

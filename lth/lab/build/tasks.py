@@ -20,6 +20,10 @@ IMAGENET = (  # mean and deviation of pixels in [0, 255]
     255 * np.array([[[[0.485, 0.456, 0.406]]]]),
     255 * np.array([[[[0.229, 0.224, 0.225]]]]),
 )
+OPENLTH = {  # of `--data.pixels openlth`, by data set
+    "mnist": (255 * np.array([[[[0.1307]]]]), 255 * np.array([[[[0.3081]]]])),
+    "cifar10": IMAGENET,
+}
 BLOCK = 2**28  # bytes of a block of streamed images; the device holds up to three
 ROWS = 256  # streamed images measured at a time
 
@@ -245,6 +249,8 @@ def _wired(d, source, learned: data.Dataset, model: models.Model) -> models.Mode
         raise data.DataError(f"all pixels of the training images of {d.name} are 0")
     if d.pixels == "unit":
         return models.standardized(model, 0.0, float(pixels.max()))
+    if d.pixels == "openlth":
+        return models.standardized(model, *OPENLTH[d.name])
     mean, deviation = _statistics(pixels)
     return models.standardized(model, mean, np.where(deviation > 0, deviation, 1))
 

@@ -226,6 +226,11 @@ def _check_data(d: Data, replicates: int) -> None:
         raise ConfigError(
             f"--data.classes are two or more different classes; got {d.classes}"
         )
+    if d.pixels == "openlth" and d.name not in ("mnist", "cifar10"):
+        raise ConfigError(
+            "--data.pixels openlth is of --data.name mnist and cifar10, whose pixels "
+            f"OpenLTH scales by numbers of its own; got {d.name}"
+        )
     if d.name == "images":
         for flag, given in (
             ("--data.classes", bool(d.classes)),
