@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lth
 from lth import compress, lottery, masks, train
+from lth.cli import main
 from lth.criteria import channels
 from lth.lab.build import filtering, names
 from lth.lottery import choosing, filters
+from tests import own
 from tests.test_channels import MODEL, X, Y, loss
 
 
@@ -184,3 +187,30 @@ def test_scores_by_name_rank_every_channel(small):
         assert {n: len(s) for n, s in scores.items()} == {"conv": 3, "hidden": 4}
         for values in scores.values() if name != "random" else ():
             assert np.linalg.norm(values) == pytest.approx(1, rel=1e-5)
+
+
+def test_a_run_of_filters_is_a_run_like_any(tmp_path):
+    score = names.CHANNELS["taylor"]
+    recipe = filtering.filtered(own.recipe(), "taylor", score, (2 / 3, 1 / 3))
+    run = lth.run(recipe, tmp_path / "mine")
+    for level, left in ((1, 4), (2, 2)):
+        mask = run.ticket(level).mask
+        for i in range(2):
+            kernel = mask["first"]["kernel"][i]
+            alive = kernel.any(0)
+            assert alive.sum() == left  # of six
+            assert (kernel == alive[None]).all()
+            assert (mask["last"]["kernel"][i] == alive[:, None]).all()
+    with pytest.raises(ValueError, match="flops need"):
+        filtering.filtered(own.recipe(), "taylor", score, (0.5,), flops=1.0)
+    with pytest.raises(ValueError, match="scope is one of global, layer"):
+        filtering.filtered(own.recipe(), "taylor", score, (0.5,), scope="all")
+
+
+def test_the_command_refuses_what_is_not_there(capsys):
+    assert main.command(["prune-filters"]) == 2
+    assert main.command(["prune-filters", "digit"]) == 2
+    assert main.command(["prune-filters", "digits", "--criterion", "tailor"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "Perhaps digits" in told
+    assert "perhaps taylor" in told

@@ -22,6 +22,7 @@ def prune_filters(
     scope: Literal["global", "layer"] = "global",
     least: int = 1,
     batches: int = 4,
+    flops: float = 0,
     steps: str = "",
     width: float = 0,
     replicates: int = 0,
@@ -44,6 +45,8 @@ def prune_filters(
       scope: What channels compete with: all, or those of their layer.
       least: How many channels a layer keeps at least.
       batches: Of training data, by which channels are scored.
+      flops: What each million multiply-accumulates of a channel takes from its score,
+        whose layers are of norm 1; the paper on Taylor's scores has 1e-3.
       steps: Of the dense training, such as 2ep or 500it; else the preset's.
       width: Of the network, 1 being the usual; 0: the preset's.
       replicates: How many seeds; 0: the preset's.
@@ -77,4 +80,5 @@ def prune_filters(
         recipe = recipe._replace(rewind_to=last - retrain)
     score = names.CHANNELS[criterion]
     options: dict = {"scope": scope, "least": least, "batches": batches}
+    options |= {"flops": flops}
     return filtering.filtered(recipe, criterion, score, densities, **options)

@@ -16,14 +16,16 @@ from lth.compress import Space
 from lth.criteria import channels
 from lth.criteria.channels import Channels
 from lth.lab.build import probing
-from lth.lottery import Recipe, filters
+from lth.lottery import Recipe, choosing, filters
 from lth.lottery import recipe as recipes
-from lth.lottery.choosing import in_each, over_all
 from lth.lottery.recipe import Objective
 from lth.models import taps
 
 Score = Callable[..., Channels]
-SCOPES: Mapping[str, filters.Choose] = {"global": over_all, "layer": in_each}
+SCOPES: Mapping[str, filters.Choose] = {
+    "global": choosing.over_all,
+    "layer": choosing.in_each,
+}
 
 
 def asked(criterion: Callable[..., Channels]) -> Score:
@@ -80,6 +82,7 @@ def filtered(
     scope: str = "global",
     least: int = 1,
     batches: int = 4,
+    flops: float = 0,
 ) -> Recipe:
     """Have each level of a recipe prune channels, with all that belongs to them.
 
@@ -94,13 +97,15 @@ def filtered(
       scope: `global`, or `layer`: the same share of each space.
       least: how many channels a space keeps.
       batches: of training data, by which they are scored.
+      flops: taken from a channel's score for each million multiply-accumulates that go
+        with it (`choosing.priced`); the paper has 1e-3.
 
     Returns:
       The recipe.
 
     Raises:
-      ValueError: for another scope, a network without spaces, and a recipe without an
-        objective.
+      ValueError: for another scope, a network without spaces, a recipe without an
+        objective, and, with `flops`, one whose multiplications are not counted.
     """
     if scope not in SCOPES:
         raise ValueError(f"scope is one of {', '.join(SCOPES)}; got {scope!r}")
@@ -111,12 +116,20 @@ def filtered(
     one = partial(_scored, objective, score, spaces)
     program = recipe.each(one)
 
+    macs = recipe.work() if flops else {}
+    if flops and not macs:
+        raise ValueError("recipe.work, which flops need, counts no multiplications")
+    own = jax.tree.map(lambda x: x[0], recipe.mask)
+    costs = choosing.costs(macs, own, spaces)
+
     def ranked(early, state, mask, keys):
         drawn = objective.batches(keys, batches)
-        return program(state.params, state.stats, mask, drawn, keys)
+        scores = program(state.params, state.stats, mask, drawn, keys)
+        return choosing.priced(scores, costs, flops) if flops else scores
 
     prune = filters.make_prune(ranked, spaces, choose=SCOPES[scope], least=least)
     told = f"{name}, {scope}, at least {least}, {batches} batches"
+    told += f", {flops:g} a million multiplied" if flops else ""
     return recipe._replace(
         prune=prune,
         densities=tuple(densities),
