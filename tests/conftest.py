@@ -30,6 +30,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("lth")
 
 
+# For programs of the tests' own that take longer to compile than to run: half as long,
+# to the same numbers but for their last bits. What `lth` compiles itself, and what is
+# told to the bit, is compiled as users have it.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 COMPILED = pytest.StashKey[str]()
 ROOM = 2**31  # bytes of compiled programs, from which on all are compiled anew
 

@@ -21,6 +21,7 @@ from lth.analysis import cost
 from lth.data import Dataset
 from lth.masks import allocation
 from lth.models import axes
+from tests.conftest import QUICK
 
 KEY = jax.random.key(0)
 
@@ -91,7 +92,6 @@ class Kind(NamedTuple):
 
 
 HEAD = 4 * 3
-FAST = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
 KINDS = {
     "dense": Kind(lambda m, x: nn.Dense(4)(x), (5, 4), 5 * 16),
     "conv": Kind(lambda m, x: nn.Conv(4, (3, 3))(x), (4, 4, 2), 16 * 72),
@@ -129,7 +129,7 @@ KINDS = {
 
 def compiled(function, *args):
     """What a function makes of arguments, in one program and not one an operation."""
-    return jax.jit(function)(*args)
+    return jax.jit(function, compiler_options=QUICK)(*args)
 
 
 class Case(NamedTuple):
@@ -196,7 +196,7 @@ def right_training(name):
     loss, _ = train.classification(c.model.apply)
     data = Dataset(c.batches[0][0], c.batches[1][0])
     steps = train.make_train(loss, lambda key, i, data: data, tx)
-    step = jax.jit(steps, compiler_options=FAST)
+    step = jax.jit(steps, compiler_options=QUICK)
     mask = halves(name, c)
     state = train.init_state(lambda key: (c.params, c.stats), tx, KEY)
     state, sums = step(state, mask, data, KEY, 2)
@@ -246,7 +246,7 @@ def each_gradient(name):
     """The gradient of each of the eight examples: for each leaf, [8, ...]."""
     c = case(name)
     x, y = (a.reshape(8, 1, *a.shape[2:]) for a in c.batches)
-    one = jax.jit(jax.grad(c.loss))
+    one = jax.jit(jax.grad(c.loss), compiler_options=QUICK)
     grads = [wide(one(c.params, (x[i], y[i]))) for i in range(8)]
     return [np.stack(g) for g in zip(*grads, strict=True)]
 

@@ -19,7 +19,7 @@ from lth import dynamic, masks, train
 from lth.dynamic import rules
 from lth.lottery import rewind
 from lth.train import optimizers
-from tests.conftest import assert_same, normal
+from tests.conftest import QUICK, assert_same, normal
 
 EARLY, LATE = 4, 20  # the rewind point and the end of training
 
@@ -254,7 +254,7 @@ MASK = {
 def program(make):
     """One program for any schedule: moved by `shift`, or always at step `fixed`."""
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def trained(state, mask, n, shift, fixed):
         def schedule(step):
             return rate(jnp.where(fixed < 0, step + shift, fixed))
@@ -269,7 +269,6 @@ def program(make):
     return call
 
 
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 RUNS = {}
 
 
@@ -475,7 +474,7 @@ def _types(state):
 
 
 def cosine_run(tx):
-    call = jax.jit(train.make_train(loss, sample, tx))
+    call = jax.jit(train.make_train(loss, sample, tx), compiler_options=QUICK)
     every = jax.tree.map(lambda m: m | True, MASK)
     params = drawn()
     early = train.TrainState(jnp.int32(0), params, {}, tx.init(params))
@@ -550,7 +549,7 @@ def test_what_an_optimizer_is_given_is_of_the_batch_and_under_the_mask():
         return jax.tree.map(jnp.zeros_like, grads), state
 
     tx = optax.GradientTransformationExtraArgs(lambda p: optax.EmptyState(), update)
-    step = jax.jit(train.make_train(loss, sample, tx))
+    step = jax.jit(train.make_train(loss, sample, tx), compiler_options=QUICK)
     start = train.TrainState(jnp.int32(2), drawn(), {}, optax.EmptyState())
     step(start, MASK, jnp.zeros(()), jax.random.key(5), 1)
     jax.effects_barrier()

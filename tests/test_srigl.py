@@ -79,9 +79,8 @@ def updates_of(rule, shape, seed, count):
 
 @pytest.mark.parametrize("ablate", [0.0, 0.5, 0.8])
 def test_srigl_as_numpy_has_it(ablate):
-    lost = 0
-    for seed in range(4):
-        rule = srigl_at_once(0.3, ablate=ablate)
+    lost, rule = 0, srigl_at_once(0.3, ablate=ablate)
+    for seed in range(4):  # of one rule, whose update is compiled once
         for before, after, w, g in updates_of(rule, (12, 7), seed, 6):
             wanted = restated(w, g, before, 0.3, 0.5, ablate)
             assert (after == wanted).all()
