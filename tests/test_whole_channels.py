@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import lth
-from lth import compress, lottery, masks
-from lth.cli import report
+from lth import compress, lottery, masks, models
+from lth.cli import main, report
 from lth.compress import whole
-from lth.lab import config, store
+from lth.lab import config, shipping, store
 from lth.lab.config import ConfigError, identity
 from lth.lab.config.presets import PRESETS
 from tests.conftest import assert_same, start
@@ -176,3 +176,45 @@ def test_shapes_are_those_of_the_largest_network():
 def test_shrinking_is_of_whole_channels():
     with pytest.raises(ConfigError, match="--shrink is of --prune.structure filter"):
         lth.build(replace(SMALL, prune=config.Prune(), shrink=True))
+
+
+def nested(arrays):
+    """The tree of arrays whose names are the paths of its leaves."""
+    tree = {}
+    for path, leaf in arrays.items():
+        *inner, last = path.split("/")
+        at = tree
+        for name in inner:
+            at = at.setdefault(name, {})
+        at[last] = leaf
+    return tree
+
+
+def test_a_ticket_is_written_without_its_dead_units(filters, tmp_path, capsys):
+    """What is read is the smaller network, and fits no recipe of the larger one."""
+    out = tmp_path / "small.npz"
+    args = ["shrink", str(filters.path), "--level", "2", "--replicate", "1"]
+    assert main.command([*args, "--out", str(out)]) == 0
+    assert "times fewer" in capsys.readouterr().out
+    arrays, card = compress.files.read(out.read_bytes())
+    told = card["shrunk"]
+    assert told["weights"][1] == sum(
+        x.size for n, x in arrays.items() if n.startswith("params/")
+    )
+    assert told["difference"] <= 1e-5
+    recipe, ticket = filters.recipe(), filters.ticket(2, replicate=1)
+    x = next(recipe.objective.examples()).inputs[:8]
+    params = nested(arrays)["params"]
+    small = models.resizable(recipe.objective.apply)
+    outputs = [
+        apply(p, ticket.stats, x, False, None)[0]
+        for apply, p in ((small, params), (recipe.objective.apply, ticket.params))
+    ]
+    np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-4)
+    count = len(told["kept"]["hidden_0"])
+    with pytest.raises(
+        ValueError, match=rf"hidden_0/bias of shape \[{count}\]; .* \[8\]"
+    ):
+        lottery.begun_from(recipe, params, None)
+    early = shipping.shrink(filters, 2, weights="early", out=out, multiple=4)
+    assert early.shrunk.params["hidden_0"]["kernel"].shape[1] in (4, 8)

@@ -56,6 +56,7 @@ USAGE = """usage: lth COMMAND …
   lth watch RUN            levels, curves so far and time left, also of a folder of runs
   lth report RUN …         one HTML file of figures from one or several runs
   lth export RUN --level L a ticket as a file that others load
+  lth shrink RUN --level L a ticket without its dead units, proved to be the same
   lth cost RUN             weights, multiplications, bytes and time of its tickets
   lth doctor               whether this machine computes right numbers
 
@@ -140,6 +141,7 @@ def command(args: list[str]) -> int:
         "watch": watching.watch,
         "report": report,
         "export": taking.export,
+        "shrink": taking.shrink,
         "cost": taking.cost,
         "doctor": doctor,
     }

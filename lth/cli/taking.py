@@ -1,4 +1,4 @@
-"""The commands that take tickets elsewhere: `export`, and `cost`, what they save."""
+"""Tickets taken elsewhere: `export`, `shrink`, and `cost`, what they save."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,64 @@ def export(args: list[str]) -> int:
 
 def _bytes(count: float) -> str:
     return f"{count:,.0f} bytes"
+
+
+@dataclass(frozen=True)
+class ShrinkFlags:
+    """Slices the dead units off a ticket, proves it, and writes the smaller network."""
+
+    run: tyro.conf.Positional[Path]
+    """A run directory, or the name of a run as 'lth list' prints it."""
+    level: int
+    """Of the ticket."""
+    multiple: int = 1
+    """Round widths up to multiples of it, such as 8, with channels that are 0."""
+    format: Literal["npz", "safetensors"] = "npz"
+    """Arrays by name, which NumPy or safetensors read."""
+    weights: Literal["late", "early"] = "late"
+    """Those at the end of training; or those of the rewind point, to train anew, from
+    which only goes what the mask leaves nothing of."""
+    variant: str = "ticket"
+    """The ticket, or the name of a branch of the run."""
+    replicate: int | None = None
+    """The number of the replicate; by default the first."""
+    out: Path | None = None
+    """The file to write; by default in the run directory. Its card is FILE.json."""
+    runs: Path = Path("runs")
+    """Where a run is looked for that is given by its name."""
+    data_dir: Path | None = None
+    """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
+
+
+def shrink(args: list[str]) -> int:
+    """lth shrink RUN --level L [--multiple 8]"""
+    read = typed.read(args, ShrinkFlags)
+    flags = tyro.cli(ShrinkFlags, args=read, prog="lth shrink")
+    path = terminal.located(flags.run, flags.runs)
+    if flags.out and flags.out.is_dir():
+        raise ConfigError(f"--out {flags.out} is a folder; give a file in it")
+    from lth.lab import shipping, stored
+
+    run = stored.open_run(path, data_dir=flags.data_dir)
+    names = ("format", "multiple", "variant", "replicate", "weights", "out")
+    asked = {name: getattr(flags, name) for name in names}
+    try:
+        made = shipping.shrink(run, flags.level, **asked)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    terminal.output.print(str(made.path), markup=False)
+    before, after = made.shrunk.before, made.shrunk.after
+    facts = [("card", str(made.card)), ("file", _bytes(made.bytes))]
+    facts.append(("weights", _fewer(before.params, after.params)))
+    if before.macs is not None and after.macs is not None:
+        facts.append(("multiply-adds", _fewer(before.macs, after.macs)))
+    known = f"differ by {made.shrunk.difference:.1g} of the largest on 64 examples"
+    terminal.print_facts([*facts, ("outputs", known)])
+    return 0
+
+
+def _fewer(before: int, after: int) -> str:
+    return f"{before:,} before, {after:,} after: {before / after:.3g} times fewer"
 
 
 @dataclass(frozen=True)

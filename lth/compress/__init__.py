@@ -1,6 +1,7 @@
 """Smaller networks and files: which channels belong together, and fewer bytes."""
 
 from lth.compress import condensed, files, foreign, packing, program, storage, whole
+from lth.compress.dead import shrink_masked
 from lth.compress.shrinking import ShrinkError, Shrunk, living, shrink, widened
 from lth.compress.slices import clear, keep, permute, sliced, spread
 from lth.compress.spaces import Space, find, frozen
@@ -21,6 +22,7 @@ __all__ = [
     "permute",
     "program",
     "shrink",
+    "shrink_masked",
     "sliced",
     "spread",
     "storage",

@@ -92,7 +92,7 @@ def shrink(
     # In NumPy, slicing compiles nothing.
     tree = jax.device_get({"params": params, "stats": stats})
     if found is None:
-        found = spaces.find(apply, *_like((params, stats, inputs)))
+        found = spaces.find(apply, *like((params, stats, inputs)))
     cleared = slices.clear(tree, found, kept)
     wide = widened(found, kept, multiple)
     return proved(apply, cleared, cleared, inputs, wide, found, limit=limit)
@@ -224,7 +224,8 @@ def _macs(apply: Callable, tree: Any, inputs: Any) -> dict[int, int] | None:
         return None
 
 
-def _like(tree: Any) -> Any:
+def like(tree: Any) -> Any:
+    """Return the shapes and types of a tree of arrays."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 

@@ -26,6 +26,7 @@ def prune_filters(
     steps: str = "",
     width: float = 0,
     replicates: int = 0,
+    shrink: bool = False,
     data_dir: Path | None = None,
 ) -> Recipe:
     """Make the recipe of a preset's network whose filters are pruned in rounds.
@@ -50,6 +51,7 @@ def prune_filters(
       steps: Of the dense training, such as 2ep or 500it; else the preset's.
       width: Of the network, 1 being the usual; 0: the preset's.
       replicates: How many seeds; 0: the preset's.
+      shrink: Whether to train what is left in the shapes that are left.
       data_dir: Where data files are; else LTH_DATA, else a cache.
 
     Returns:
@@ -66,7 +68,10 @@ def prune_filters(
             f"{perhaps}"
         )
     densities = filtering.falling(keep, rounds)
-    changes: dict = {"levels": rounds, "rewind.mode": rewind}
+    # Masks of this structure cover biases and norms too.
+    changes: dict = {"prune.structure": "filter", "prune.scope": "global"}
+    changes |= {"prune.rates": "", "prune.exclude": "", "prune.densities": ""}
+    changes |= {"levels": rounds, "rewind.mode": rewind, "shrink": shrink}
     changes |= {"steps": steps} if steps else {}
     changes |= {"model.width": width} if width else {}
     changes |= {"replicates": replicates} if replicates else {}

@@ -9,7 +9,7 @@ import numpy as np
 
 import lth
 from lth import compress, masks
-from lth.compress import storage
+from lth.compress import shrinking, storage
 from lth.compress.packing import Kind
 from lth.compress.storage import Form, Sizes
 from lth.lab import store
@@ -92,6 +92,89 @@ def export(
     store.write(path, file, ADVICE)
     store.write(beside, json.dumps(card, indent=1) + "\n", ADVICE)
     return Shipped(path, beside, len(file), sizes)
+
+
+class Sliced(NamedTuple):
+    """Says where a smaller ticket was written, and what it was proved by."""
+
+    path: Path
+    card: Path
+    bytes: int
+    shrunk: compress.Shrunk
+
+
+def shrink(
+    run: Run,
+    level: int,
+    format: Literal["safetensors", "npz"] = "npz",
+    *,
+    multiple: int = 1,
+    variant: str = store.TRUNK,
+    replicate: int | None = None,
+    weights: Weights = "late",
+    out: Path | None = None,
+) -> Sliced:
+    """Write a stored ticket without its dead units, and its card beside it.
+
+    Of trained weights all dead units go, and constants into biases
+    (`compress.shrink_masked`). Of those of the rewind point, to be trained, only the
+    channels go of which the mask leaves nothing, which change no training.
+
+    Args:
+      run: The run, opened.
+      level: Of the ticket.
+      format: `npz` or `safetensors`.
+      multiple: Widths are rounded up to multiples of it.
+      variant: `ticket`, or the name of a branch.
+      replicate: Its number; by default the first one.
+      weights: Those at the end of training (`late`), or those of the rewind point.
+      out: The file; by default in the run directory.
+
+    Returns:
+      Where it is, and the proof. The card holds the channels that are left, in the
+      indices of the whole network, the widths, both sizes, and how far outputs differ.
+
+    Raises:
+      ValueError: as `export` does; `compress.ShrinkError` for a network that cannot be
+        made smaller.
+      ModuleNotFoundError: where a package is lacking, with what to install.
+      StoreError: for what cannot be written.
+    """
+    replicate = run.replicates[0] if replicate is None else replicate
+    ticket = stored_ticket(run, level, replicate, variant)
+    params, stats = _weights(run, ticket, replicate, weights)
+    known = objective(run)
+    inputs = jax.device_get(next(iter(known.examples())).inputs[:64])
+    given = known.apply, masks.apply(params, ticket.mask), stats
+    if weights == "late":
+        small = compress.shrink_masked(*given, ticket.mask, inputs, multiple=multiple)
+    else:
+        like = [shrinking.like(x) for x in (*given[1:], inputs)]
+        found = compress.find(known.apply, *like)
+        kept = compress.living(ticket.mask, found)
+        small = compress.shrink(*given, inputs, kept, found, multiple=multiple)
+    nothing = masks.unmasked(small.params)
+    arrays = storage.stored(small.params, small.stats, nothing)
+    card = _card(run, ticket) | {"variant": variant, "replicate": replicate}
+    card |= {"weights": weights, "shrunk": _proof(small, multiple)}
+    to = compress.files.to_npz if format == "npz" else compress.files.to_safetensors
+    file = to(arrays, card)
+    path = out or run.path / f"{variant}-{level}-{replicate}-shrunk.{format}"
+    beside = path.with_name(f"{path.name}.json")
+    store.write(path, file, ADVICE)
+    store.write(beside, json.dumps(card, indent=1) + "\n", ADVICE)
+    return Sliced(path, beside, len(file), small)
+
+
+def _proof(small: compress.Shrunk, multiple: int) -> dict[str, Any]:
+    """What a card says of how a network was made smaller."""
+    return {
+        "kept": {name: index.tolist() for name, index in small.kept.items()},
+        "multiple": multiple,
+        "difference": small.difference,
+        "weights": [small.before.params, small.after.params],
+        "multiply_adds": [small.before.macs, small.after.macs],
+    }
 
 
 def stored_ticket(

@@ -11,6 +11,7 @@ Which axes of a kernel are inputs and which outputs, its shape says of matrices
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -138,16 +139,14 @@ def keep_top(
     """
 
     def pool(_, sizes, keep, score):
-        alive = tiles.split(keep, sizes)
-        values = jnp.where(alive, tiles.split(score, sizes), jnp.zeros((), score.dtype))
+        values, alive = _living_scores(score, keep, sizes)
         return unit.reduce(values, alive, tiles.lengths(keep.shape, sizes, score.dtype))
 
     def living(_, sizes, keep):
-        return jnp.any(tiles.split(keep, sizes), -1)
+        return _any_lives(keep, sizes)
 
     def spread(_, sizes, keep, chosen):
-        boxes = jnp.broadcast_to(chosen[..., None], (*chosen.shape, math.prod(sizes)))
-        return tiles.join(boxes, sizes, keep.shape) & keep
+        return _spread(chosen, keep, sizes)
 
     pooled = _map(pool, unit, mask, _floating(scores, mask), axes=axes)
     try:
@@ -266,8 +265,11 @@ def check_n_of_m(
 
 def _check(mask, unit: Unit, wrong: Callable, fault: str, axes: Axes) -> None:
     def leaf(path, sizes, keep):
-        count = jnp.sum(tiles.split(keep, sizes), -1)
-        _refuse(path, sizes, wrong(count, tiles.lengths(keep.shape, sizes)), fault)
+        if isinstance(keep, Tracer):
+            return
+        count = tiles.count(np.asarray(keep), sizes)
+        broken = wrong(count, tiles.lengths(keep.shape, sizes))
+        _refuse(path, sizes, keep.shape, broken, fault)
 
     _map(leaf, unit, mask, axes=axes)
 
@@ -276,27 +278,70 @@ def _keep_each(scores, mask, amounts, group, quota, axes) -> tree.Mask:
     """The highest of each tile, `quota(amount, length)` of them."""
 
     def leaf(path, sizes, keep, score, amount):
-        alive, lengths = tiles.split(keep, sizes), tiles.lengths(keep.shape, sizes)
-        rows, grid = (-1, math.prod(sizes)), alive.shape[:-1]
-        full, rest = int(lengths.max()), int(lengths.min())
-        k = jnp.where(lengths == full, quota(amount, full), quota(amount, rest))
-        values, each = tiles.split(score, sizes), jnp.broadcast_to(k, grid)
-        (kept,), left, nan = _top(
-            values.reshape(rows), alive.reshape(rows), each.ravel()
-        )
-        _refuse(path, sizes, nan.reshape(grid), "has NaN among its scores")
+        lengths = tiles.lengths(keep.shape, sizes)
+        full, rest = (quota(amount, int(n)) for n in (lengths.max(), lengths.min()))
+        values, alive, k = _lines(score, keep, full, rest, sizes)
+        (kept,), left, nan = _top(values, alive, k)
+        kept, short = _joined(kept, left, k, keep, sizes)
+        _refuse(path, sizes, keep.shape, nan, "has NaN among its scores")
         if quota is not min:  # N:M is an upper bound, a density a promise
-            short = left.reshape(grid) < k
-            _refuse(path, sizes, short, f"has fewer weights left than density {amount}")
-        return tiles.join(kept.reshape(alive.shape), sizes, keep.shape)
+            fault = f"has fewer weights left than density {amount}"
+            _refuse(path, sizes, keep.shape, short, fault)
+        return kept
 
     return _map(leaf, group, mask, _floating(scores, mask), amounts, axes=axes)
+
+
+# Outside `jit` each of these is one program, and not one an operation. Sums are not in
+# them: fused with others they may round differently. Nor is the choice, which compiles
+# longest, and is one for all leaves that have as many tiles of one length.
+_one_program = partial(jax.jit, static_argnames="sizes", inline=True)
 
 
 @jax.jit
 @jax.vmap
 def _top(score, alive, k):
     return topk.top([score], [alive], k)
+
+
+@_one_program
+def _lines(score, keep, full, rest, sizes):
+    """The scores of each tile, which are alive, and how many stay, of all in a row.
+
+    They are `full` of the whole ones and `rest` of those cut off.
+    """
+    lengths, alive = tiles.lengths(keep.shape, sizes), tiles.split(keep, sizes)
+    k = jnp.where(lengths == lengths.max(), full, rest)
+    k = jnp.broadcast_to(k, alive.shape[:-1])
+    rows = (-1, math.prod(sizes))
+    return tiles.split(score, sizes).reshape(rows), alive.reshape(rows), k.ravel()
+
+
+@_one_program
+def _joined(kept, left, k, keep, sizes):
+    """The mask, like `keep`, of such rows; in which fewer weights are left than k."""
+    boxes = kept.reshape(*tiles.units(keep.shape, sizes), -1)
+    return tiles.join(boxes, sizes, keep.shape), left < k
+
+
+@_one_program
+def _living_scores(score, keep, sizes):
+    """The scores of each tile, 0 where a weight is dead, and which are alive."""
+    alive = tiles.split(keep, sizes)
+    zero = jnp.zeros((), score.dtype)
+    return jnp.where(alive, tiles.split(score, sizes), zero), alive
+
+
+@_one_program
+def _any_lives(keep, sizes):
+    return jnp.any(tiles.split(keep, sizes), -1)
+
+
+@_one_program
+def _spread(chosen, keep, sizes):
+    """The weights of the tiles that are chosen, among those kept before."""
+    boxes = jnp.broadcast_to(chosen[..., None], (*chosen.shape, math.prod(sizes)))
+    return tiles.join(boxes, sizes, keep.shape) & keep
 
 
 def _line(n: int, m: int | None, axis: int | None) -> Unit:
@@ -367,10 +412,11 @@ def _reduction(name: str) -> Callable:
     return REDUCE[name]
 
 
-def _refuse(path: str, sizes: Shape, broken: jax.Array, fault: str) -> None:
+def _refuse(path: str, sizes: Shape, shape: Shape, broken: Any, fault: str) -> None:
     """ValueError for the first unit that is broken, where the values are known."""
-    if isinstance(broken, Tracer) or not jnp.any(broken):
+    if isinstance(broken, Tracer) or not np.asarray(broken).any():
         return
+    broken = np.asarray(broken).reshape(tiles.units(shape, sizes))
     index = np.argwhere(broken)[0].tolist()
     corner = [i * size for i, size in zip(index, sizes, strict=True)]
     raise ValueError(

@@ -21,7 +21,7 @@ def split(leaf: jax.Array, sizes: Shape) -> jax.Array:
     Past the edge there are zeros.
     """
     padding = [(0, -n % size) for n, size in zip(leaf.shape, sizes, strict=True)]
-    grid = [-(-n // size) for n, size in zip(leaf.shape, sizes, strict=True)]
+    grid = units(leaf.shape, sizes)
     split = [n for pair in zip(grid, sizes, strict=True) for n in pair]
     order = [*range(0, 2 * leaf.ndim, 2), *range(1, 2 * leaf.ndim, 2)]
     boxes = jnp.pad(leaf, padding).reshape(split).transpose(order)
@@ -36,6 +36,20 @@ def join(tiles: jax.Array, sizes: Shape, shape: Shape) -> jax.Array:
     boxes = tiles.reshape(*grid, *sizes).transpose(order)
     padded = boxes.reshape([n * size for n, size in zip(grid, sizes, strict=True)])
     return padded[tuple(slice(n) for n in shape)]
+
+
+def count(leaf: np.ndarray, sizes: Shape) -> np.ndarray:
+    """Count the weights of each tile that are true."""
+    counts = leaf.astype(np.int32)
+    for axis, size in enumerate(sizes):
+        starts = np.arange(0, leaf.shape[axis], size)
+        counts = np.add.reduceat(counts, starts, axis)
+    return counts
+
+
+def units(shape: Shape, sizes: Shape) -> Shape:
+    """Count the tiles along each axis of a leaf."""
+    return tuple(-(-n // size) for n, size in zip(shape, sizes, strict=True))
 
 
 def lengths(shape: Shape, sizes: Shape, dtype: Any = np.int32) -> np.ndarray:
