@@ -27,7 +27,7 @@ def test_notebooks_run(path, tmp_path, monkeypatch, compiled):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
     images = [o for c in code for o in c.outputs if "image/png" in o.get("data", {})]
-    assert len(images) >= 3
+    assert images
 
 
 def test_the_run_that_the_readme_names_is_the_one_it_would_make():
