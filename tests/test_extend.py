@@ -8,6 +8,7 @@ import pytest
 
 import lth
 from lth import results
+from lth.cli import main
 from lth.lab import config
 from lth.lab.config.presets import PRESETS
 from tests import own
@@ -77,6 +78,18 @@ def test_levels_and_replicates_are_added_and_are_what_they_had_been(kind, tmp_pa
     seen = []
     kind(2, 3, tmp_path / "parts", watch=seen.append)
     assert not seen  # nothing is left to train
+
+
+def test_a_stored_run_goes_on_by_its_directory_alone(tmp_path, capsys):
+    run = of_names(1, 2, tmp_path / "parts")
+    more = ["--levels", "2", "--controls", "reinit", "--quiet"]
+    assert main.command(["run", str(run.path), *more]) == 0
+    assert capsys.readouterr().out.split()[-1] == str(run.path)
+    whole = replace(SMALL, levels=2, replicates=2, controls="reinit")
+    assert_same_run(lth.open_run(run.path), lth.run(whole, runs=tmp_path / "whole"))
+    mine = of_functions(1, 2, tmp_path)
+    assert main.command(["run", str(mine.path), "--levels", "2"]) == 2
+    assert "a run of functions of your own" in capsys.readouterr().err
 
 
 def test_asking_for_less_loses_nothing_and_trains_nothing(tmp_path):

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 import lth
 from lth import compress, lottery, masks, train
 from lth.cli import main
+from lth.cli import own as cli_own
 from lth.criteria import channels
+from lth.lab import filters as lab_filters
 from lth.lab.build import filtering, names
+from lth.lab.config import ConfigError
 from lth.lottery import choosing, filters
 from tests import own
 from tests.test_channels import MODEL, X, Y, loss
@@ -205,6 +208,17 @@ def test_a_run_of_filters_is_a_run_like_any(tmp_path):
         filtering.filtered(own.recipe(), "taylor", score, (0.5,), flops=1.0)
     with pytest.raises(ValueError, match="scope is one of global, layer"):
         filtering.filtered(own.recipe(), "taylor", score, (0.5,), scope="all")
+
+
+def test_a_run_remembers_its_function_wherever_lth_is_installed():
+    assert cli_own.function(lab_filters.SOURCE).__name__ == "prune_filters"
+    assert lab_filters.SOURCE == "lth.lab.filters:prune_filters"
+    given = {"preset": "digits"}
+    named = cli_own.folder(lab_filters.SOURCE, given, "")
+    assert named == "filters-prune_filters-preset=digits"
+    for nothing in ("lth.lab.none:f", "os:system", "lth.lab.filters.py:f"):
+        with pytest.raises(ConfigError, match="there is no file"):
+            cli_own.function(nothing)
 
 
 def test_the_command_refuses_what_is_not_there(capsys):

@@ -11,6 +11,7 @@ import pytest
 import lth
 from lth import lottery, masks, models
 from lth.compress import files, foreign
+from lth.lottery import recipe as recipes
 
 IMAGE = (14, 14, 3)
 
@@ -248,3 +249,22 @@ def test_a_run_begins_from_given_weights(tmp_path):
     wrong = {**params, "output": {"kernel": early[0], "bias": t["2.bias"]}}
     with pytest.raises(ValueError, match=r"shape \[64, 8\]; the recipe's is \[8, 10\]"):
         lottery.begun_from(recipe, wrong)
+
+
+def test_each_replicate_begins_from_weights_of_its_own():
+    recipe = lth.build("digits", replicates=2, model={"widths": (8,)}, steps="6it")
+    first = lottery.keys(recipe.replicates, recipes.INIT)
+    like = jax.eval_shape(recipe.init, first)
+    rng = np.random.default_rng(5)
+    params = jax.tree.map(lambda x: draw(rng, *x.shape), like.params)
+    begun = lottery.begun_from_each(recipe, params, like.stats)
+    state = begun.init(first)
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+    back = begun.init(first[::-1])  # whoever is asked for, in any order
+    turned = jax.tree.map(lambda x: x[::-1], back.params)
+    jax.tree.map(np.testing.assert_array_equal, turned, params)
+    stranger = begun.init(lottery.keys([7], recipes.INIT))
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(stranger.params))
+    one = jax.tree.map(lambda x: x[:1], params)
+    with pytest.raises(ValueError, match=r"of \[1\] networks, the replicates are 2"):
+        lottery.begun_from_each(recipe, one, like.stats)

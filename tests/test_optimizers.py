@@ -529,6 +529,21 @@ def test_a_schedule_of_weight_decay_is_rewound():
     assert int(back[0].count) == 12  # Adam's own
 
 
+def test_schedules_are_set_where_so_many_steps_leave_them():
+    """Moments stay fresh: what trains on from weights alone begins so."""
+    tx = optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(lambda n: -1 / n))
+    params = {"w": jnp.ones(2)}
+    fresh = late = tx.init(params)
+    for _ in range(5):
+        _, late = tx.update(params, late, params)
+    ahead = optimizers.at_step(fresh, 5)
+    assert int(ahead[1].count) == int(late[1].count) == 5
+    assert_same(ahead[0], fresh[0])
+    assert_same(optimizers.at_step(fresh, 0), fresh)
+    with pytest.raises(ValueError, match="ProdigyState stands after 5 steps is not"):
+        optimizers.at_step(ALL["prodigy"](rate).init(params), 5)
+
+
 def test_at_step_0_a_fresh_start_is_one_of_its_place():
     run = run_of("prodigy")
     tx, params = ALL["prodigy"](rate), drawn()

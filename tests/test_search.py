@@ -82,6 +82,26 @@ def test_the_filter_on_digits_finds_better_masks_than_random_ones():
     assert found.fitness > first.mean() + 2 * first.std()
 
 
+def test_a_mask_without_a_fitness_is_never_the_best():
+    """Nor does one keep those after it from being found."""
+
+    def rarely(mask):
+        value = fitness(mask)
+        return jnp.where(masks.count(mask["b"]) % 2 == 0, jnp.nan, value)
+
+    key = jax.random.key(1)
+    keys = jax.random.split(key, 8)
+    particles = jax.vmap(lambda k: search.swapped(START, k, 5))(keys)
+    for found in (
+        search.random_search(rarely, ONES, 0.25, key, 20),
+        search.hill_climb(rarely, START, key, 100),
+        search.particle_filter(rarely, particles, key, rounds=4),
+    ):
+        assert np.isfinite(found.fitness)
+        assert found.fitness == rarely(found.mask) == np.nanmax(found.curve)
+        assert not np.isnan(found.curve).any()
+
+
 def test_where_little_is_free_fewer_are_exchanged():
     dense = ONES
     found = search.hill_climb(fitness, dense, jax.random.key(0), 20)

@@ -115,6 +115,35 @@ def test_the_last_channel_of_a_space_stays():
     assert [int(a.sum()) for a in whole.alive(layer, found).values()] == [3, 2]
 
 
+def test_programs_and_the_host_choose_the_same_channels():
+    """Ties, infinities and channels that are gone among them."""
+    _, found, tree, _ = network("mlp")
+    mask = whole.covered(tree["params"], found)
+    rng = np.random.default_rng(0)
+    choose = jax.jit(lambda s, m: whole.keep_top(s, m, 5 / 11, found))
+    for _ in range(40):
+        few = rng.choice([-np.inf, -1, 0, 0.5, np.inf], 11).astype(np.float32)
+        scores = {"hidden_0": few[:6], "hidden_1": few[6:]}
+        left = {"hidden_0": [0, *range(2, 6)], "hidden_1": [0, 1, 3, 4]}
+        before = compress.clear({"params": mask}, found, left)["params"]
+        there = {n: np.isin(np.arange(len(scores[n])), own) for n, own in left.items()}
+        expected = lottery.choosing.over_all(scores, 5 / 11, there)
+        got = whole.alive(choose(scores, before), found)
+        for name, index in expected.items():
+            assert np.flatnonzero(got[name]).tolist() == index.tolist()
+
+
+def test_no_channel_stays_for_a_score_that_is_nan():
+    _, found, tree, _ = network("mlp")
+    mask = whole.covered(tree["params"], found)
+    scores = {"hidden_0": np.arange(6.0), "hidden_1": np.array([0, np.nan, 1, 2, 3])}
+    with pytest.raises(ValueError, match="NaN among the scores of hidden_0, hidden_1"):
+        whole.keep_top(scores, mask, 4 / 11, found)
+    inside = jax.jit(lambda s: whole.keep_top(s, mask, 4 / 11, found))(scores)
+    alive = whole.alive(inside, found)
+    assert not any(own.any() for own in alive.values())  # which is no valid mask
+
+
 @pytest.mark.parametrize("side", ["makes", "reads"])
 def test_scores_of_channels_by_hand(side):
     _, found, tree, _ = network("mlp")

@@ -84,7 +84,7 @@ def import_run(args: list[str]) -> int:
     terminal.print_facts(
         [
             ("levels", there),
-            ("measured", f"{_off(made.off)}" if made.levels else "nothing anew"),
+            ("measured", _off(made.off) if made.levels else "nothing anew"),
             *(("left out", told) for told in made.left_out),
             ("run", str(made.path)),
         ]

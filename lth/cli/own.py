@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 import tyro
 
+import lth
 from lth.lab.config import ConfigError
 
 # Parameters that may add to a run without changing what it already holds.
@@ -24,11 +25,12 @@ ADDING = ("levels", "replicates", "branches", "controls", "checkpoints", "data_d
 def function(text: str) -> Callable[..., Any]:
     """Find the function in FILE.py:FUNCTION, once the file is run.
 
-    Raises ConfigError for a file that is not there or does not run, and a function that
-    is not in it.
+    One of a module of `lth` itself is named by that, wherever it is installed. Raises
+    ConfigError for a file that is not there or does not run, and a function that is not
+    in it.
     """
     file, _, name = text.partition(":")
-    path = Path(file)
+    path = _place(file)
     if path.suffix != ".py" or not path.is_file():
         raise ConfigError(f"there is no file {file}: lth run FILE.py:FUNCTION")
     there = inspect.getmembers(_module(path), _is_own(path))
@@ -133,13 +135,22 @@ def folder(text: str, flags: dict[str, Any], name: str) -> str:
     Flags that change what a run is are in it; those that add to a run are not.
     """
     file, _, made = text.partition(":")
-    stem = name or f"{Path(file).stem}-{made}"
+    stem = name or f"{_place(file).stem}-{made}"
     parts = [
         f"{flag}={_plain(value)}"
         for flag, value in sorted(flags.items())
         if flag not in ADDING
     ]
     return re.sub(r"[^\w.,=+-]+", "_", "-".join([stem, *parts]))[:120]
+
+
+def _place(file: str) -> Path:
+    """The file that is meant, also where it is given as a module of `lth`."""
+    if re.fullmatch(r"lth(\.\w+)+", file) and not file.endswith(".py"):
+        return (
+            Path(lth.__file__).parent.joinpath(*file.split(".")[1:]).with_suffix(".py")
+        )
+    return Path(file)
 
 
 def _plain(value: Any) -> str:

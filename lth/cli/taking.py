@@ -12,21 +12,13 @@ from lth.lab.config import ConfigError
 
 
 @dataclass(frozen=True)
-class ExportFlags:
-    """Writes a ticket to a file that is read without lth, and its card beside it."""
+class TicketFlags:
+    """Which ticket is written, and where."""
 
     run: tyro.conf.Positional[Path]
     """A run directory, or the name of a run as 'lth list' prints it."""
     level: int
     """Of the ticket; 0 is the dense network."""
-    format: Literal["safetensors", "npz", "stablehlo"] = "safetensors"
-    """Arrays by name (safetensors; npz, deflated), or a program with its weights for
-    jax.export, any batch, on CPU, GPU and TPU (stablehlo)."""
-    form: Literal["dense", "sparse"] = "dense"
-    """Zeros where nothing is kept, or the bits of the mask and the values kept."""
-    kind: Literal["float32", "int8"] = "float32"
-    """Of the values: as they are, or whole steps of a scale for each leaf; zeros stay
-    zeros."""
     weights: Literal["late", "early"] = "late"
     """Those at the end of training, or those of the rewind point, to train anew."""
     variant: str = "ticket"
@@ -41,25 +33,25 @@ class ExportFlags:
     """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
 
 
+@dataclass(frozen=True)
+class ExportFlags(TicketFlags):
+    """Writes a ticket to a file that is read without lth, and its card beside it."""
+
+    format: Literal["safetensors", "npz", "stablehlo"] = "safetensors"
+    """Arrays by name (safetensors; npz, deflated), or a program with its weights for
+    jax.export, any batch, on CPU, GPU and TPU (stablehlo)."""
+    form: Literal["dense", "sparse"] = "dense"
+    """Zeros where nothing is kept, or the bits of the mask and the values kept."""
+    kind: Literal["float32", "int8"] = "float32"
+    """Of the values: as they are, or whole steps of a scale for each leaf; zeros stay
+    zeros."""
+
+
 def export(args: list[str]) -> int:
     """lth export RUN --level L [flags]"""
     read = typed.read(args, ExportFlags)
     flags = tyro.cli(ExportFlags, args=read, prog="lth export")
-    path = terminal.located(flags.run, flags.runs)
-    if flags.out and flags.out.is_dir():
-        inside = flags.out / f"{flags.variant}-{flags.level}.{flags.format}"
-        raise ConfigError(f"--out {flags.out} is a folder; give --out {inside}")
-    from lth.lab import shipping, stored
-
-    run = stored.open_run(path, data_dir=flags.data_dir)
-    names = ("format", "variant", "replicate", "form", "kind", "weights", "out")
-    asked = {name: getattr(flags, name) for name in names}
-    try:
-        made = shipping.export(run, flags.level, **asked)
-    except (ValueError, ModuleNotFoundError) as error:
-        raise ConfigError(str(error)) from error
-    terminal.output.print(str(made.path), markup=False)
-    facts = [("card", str(made.card)), ("file", _bytes(made.bytes))]
+    made, facts = _written(flags, "export", ("format", "form", "kind"))
     sizes = made.sizes
     facts += [
         ("dense", f"{_bytes(sizes.raw)}, {sizes.raw / made.bytes:.3g} times the file"),
@@ -71,56 +63,48 @@ def export(args: list[str]) -> int:
     return 0
 
 
+def _written(flags: Any, how: str, own: tuple[str, ...]) -> tuple[Any, list]:
+    """What a function of `shipping` wrote, printed, and the facts that all have."""
+    path = terminal.located(flags.run, flags.runs)
+    if flags.out and flags.out.is_dir():
+        inside = flags.out / f"{flags.variant}-{flags.level}.{flags.format}"
+        raise ConfigError(f"--out {flags.out} is a folder; give --out {inside}")
+    from lth.lab import shipping, stored
+
+    run = stored.open_run(path, data_dir=flags.data_dir)
+    names = (*own, "weights", "variant", "replicate", "out")
+    asked = {name: getattr(flags, name) for name in names}
+    try:
+        made = getattr(shipping, how)(run, flags.level, **asked)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    terminal.output.print(str(made.path), markup=False)
+    return made, [("card", str(made.card)), ("file", _bytes(made.bytes))]
+
+
 def _bytes(count: float) -> str:
     return f"{count:,.0f} bytes"
 
 
 @dataclass(frozen=True)
-class ShrinkFlags:
-    """Slices the dead units off a ticket, proves it, and writes the smaller network."""
+class ShrinkFlags(TicketFlags):
+    """Slices the dead units off a ticket, proves it, and writes the smaller network.
 
-    run: tyro.conf.Positional[Path]
-    """A run directory, or the name of a run as 'lth list' prints it."""
-    level: int
-    """Of the ticket."""
+    From weights of the rewind point only goes what the mask leaves nothing of.
+    """
+
     multiple: int = 1
     """Round widths up to multiples of it, such as 8, with channels that are 0."""
     format: Literal["npz", "safetensors"] = "npz"
     """Arrays by name, which NumPy or safetensors read."""
-    weights: Literal["late", "early"] = "late"
-    """Those at the end of training; or those of the rewind point, to train anew, from
-    which only goes what the mask leaves nothing of."""
-    variant: str = "ticket"
-    """The ticket, or the name of a branch of the run."""
-    replicate: int | None = None
-    """The number of the replicate; by default the first."""
-    out: Path | None = None
-    """The file to write; by default in the run directory. Its card is FILE.json."""
-    runs: Path = Path("runs")
-    """Where a run is looked for that is given by its name."""
-    data_dir: Path | None = None
-    """Where data files are, in folders such as mnist/; else LTH_DATA, else a cache."""
 
 
 def shrink(args: list[str]) -> int:
     """lth shrink RUN --level L [--multiple 8]"""
     read = typed.read(args, ShrinkFlags)
     flags = tyro.cli(ShrinkFlags, args=read, prog="lth shrink")
-    path = terminal.located(flags.run, flags.runs)
-    if flags.out and flags.out.is_dir():
-        raise ConfigError(f"--out {flags.out} is a folder; give a file in it")
-    from lth.lab import shipping, stored
-
-    run = stored.open_run(path, data_dir=flags.data_dir)
-    names = ("format", "multiple", "variant", "replicate", "weights", "out")
-    asked = {name: getattr(flags, name) for name in names}
-    try:
-        made = shipping.shrink(run, flags.level, **asked)
-    except (ValueError, ModuleNotFoundError) as error:
-        raise ConfigError(str(error)) from error
-    terminal.output.print(str(made.path), markup=False)
+    made, facts = _written(flags, "shrink", ("format", "multiple"))
     before, after = made.shrunk.before, made.shrunk.after
-    facts = [("card", str(made.card)), ("file", _bytes(made.bytes))]
     facts.append(("weights", _fewer(before.params, after.params)))
     if before.macs is not None and after.macs is not None:
         facts.append(("multiply-adds", _fewer(before.macs, after.macs)))

@@ -56,8 +56,7 @@ def shrink_masked(
     tree = {"params": masks.apply(params, mask), "stats": stats}
     whole = jax.tree.map(np.asarray, jax.device_get(tree))
     if found is None:
-        like = [shrinking.like(x) for x in (*whole.values(), inputs)]
-        found = spaces.find(apply, *like)
+        found = spaces.find(apply, whole["params"], whole["stats"], inputs)
     half = jax.tree.map(lambda x: x[: max(1, len(x) // 2)], inputs)
     cleared, kept = folded(apply, whole, half, found)
     wide = shrinking.widened(found, kept, multiple)

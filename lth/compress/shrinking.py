@@ -17,7 +17,7 @@ import flax.errors
 import jax
 import numpy as np
 
-from lth import masks, models
+from lth import models
 from lth.compress import slices, spaces
 from lth.compress.spaces import Space
 from lth.masks import Mask, Params
@@ -92,7 +92,7 @@ def shrink(
     # In NumPy, slicing compiles nothing.
     tree = jax.device_get({"params": params, "stats": stats})
     if found is None:
-        found = spaces.find(apply, *like((params, stats, inputs)))
+        found = spaces.find(apply, params, stats, inputs)
     cleared = slices.clear(tree, found, kept)
     wide = widened(found, kept, multiple)
     return proved(apply, cleared, cleared, inputs, wide, found, limit=limit)
@@ -171,8 +171,8 @@ def living(mask: Mask, found: Sequence[Space]) -> dict[str, np.ndarray]:
     the mask covers, is not listed. A space of which nothing lives keeps its first
     channel, for a network has no layer of none.
     """
-    leaves = jax.tree_util.tree_leaves_with_path({"params": mask})
-    covered = {masks.name(path): np.asarray(leaf) for path, leaf in leaves}
+    leaves = slices.by_path({"params": mask})
+    covered = {path: np.asarray(leaf) for path, leaf in leaves.items()}
     kept = {}
     for space in found:
         alive = np.zeros(space.size, bool)
@@ -222,11 +222,6 @@ def _macs(apply: Callable, tree: Any, inputs: Any) -> dict[int, int] | None:
         return axes.multiplied(apply, tree["params"], tree["stats"], one)[0]
     except ValueError:  # weights are read in a way that is not followed
         return None
-
-
-def like(tree: Any) -> Any:
-    """Return the shapes and types of a tree of arrays."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _outputs(apply: Callable, tree: Any, inputs: Any) -> Any:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from lth import masks
+from lth.compress import slices
 from lth.compress.spaces import Space
 from lth.masks import Mask, Params, Scores, structure
 
@@ -38,7 +39,7 @@ def ones(found: Sequence[Space]) -> Units:
 
 def alive(mask: Mask, found: Sequence[Space]) -> Units:
     """Say of which channels a mask keeps a weight that makes them."""
-    leaves = _by_path(mask)
+    leaves = slices.by_path({"params": mask})
     units = {}
     for space in found:
         rows = [_rows(leaves, space, at) for at in space.having("makes", "passes")]
@@ -66,7 +67,8 @@ def pooled(
     Returns:
       The scores, by space.
     """
-    values, leaves, units = _by_path(scores), _by_path(mask), {}
+    values = slices.by_path({"params": scores})
+    leaves, units = slices.by_path({"params": mask}), {}
     for space in found:
         members = [at for at in space.having(side, "passes") if at[0] in values]
         living = jnp.concatenate([_rows(leaves, space, at) for at in members], 1)
@@ -114,17 +116,28 @@ def keep_top(
       A subset of `mask`, exactly `max(1, round(density * channels))` of them.
 
     Raises:
-      ValueError: as `masks.keep_top` does, and for a density that would leave a space
-        empty, with the lowest that does not.
+      ValueError: as `masks.keep_top` does, for NaN too; and for a density that would
+        leave a space empty, with the lowest that does not.
     """
     check_reachable(density, found, scope)
     living = alive(mask, found)
-    units = {}
-    for name, own in living.items():
-        values = jnp.where(own, scores[name], -jnp.inf)
-        best = jnp.arange(len(own)) == jnp.argmax(values)
-        units[name] = jnp.where(best, jnp.inf, values)
+    units = {name: _with_best(scores[name], own) for name, own in living.items()}
     return complete(mask, masks.keep_top(units, living, density, scope), found)
+
+
+def _with_best(scores: Any, living: jax.Array) -> jax.Array:
+    """The scores of a space, of which the best that lives is above all others.
+
+    The others are finite, so that none is as high. NaN, which `argmax` would take for
+    the best, stays: whoever chooses by it has to refuse it.
+    """
+    values = jnp.asarray(scores)
+    most = jnp.finfo(values.dtype).max
+    places = jnp.arange(len(values))
+    order = jnp.lexsort((places, -values, ~living))  # NaN behind all that live
+    values = jnp.where(living, jnp.minimum(values, most), -jnp.inf)
+    best = (places == order[0]) & ~jnp.isnan(values)
+    return jnp.where(best, jnp.inf, values)
 
 
 def check_reachable(density: Any, found: Sequence[Space], scope: str) -> None:
@@ -139,11 +152,6 @@ def check_reachable(density: Any, found: Sequence[Space], scope: str) -> None:
             f"{total - len(found)} of {total} channels can be removed ({100 * most:.4g}"
             f" %), a density of {len(found) / total:.4g}; got {density:.4g}"
         )
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    return {f"params/{masks.name(path)}": leaf for path, leaf in named}
 
 
 def _rows(leaves: dict, space: Space, at: tuple[str, int]) -> jax.Array:

@@ -101,12 +101,14 @@ def obd(loss: Loss, params: Params, spaces: Sequence[Space], batches: Any) -> Ch
 
         return jax.grad(at)(gates) @ direction
 
+    gates = _ones(spaces)
+
     def curvature(batch, channel):
-        gates, direction = _ones(spaces), jax.nn.one_hot(channel, len(_ones(spaces)))
+        direction = jax.nn.one_hot(channel, len(gates))
         return jax.grad(slope)(gates, batch, direction) @ direction / 2
 
     def each(batch):
-        every = jnp.arange(len(_ones(spaces)))
+        every = jnp.arange(len(gates))
         return jax.lax.map(lambda channel: curvature(batch, channel), every)
 
     return _split(mean_over(each, batches), spaces)

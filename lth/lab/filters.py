@@ -9,7 +9,7 @@ from lth.lab.build import filtering, names
 from lth.lab.config import ConfigError
 from lth.lottery import Recipe
 
-SOURCE = f"{Path(__file__)}:prune_filters"
+SOURCE = f"{__name__}:prune_filters"
 
 
 def prune_filters(

@@ -1,6 +1,7 @@
 """A stored ticket as a file that others load, with a card that says what it is."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 
 import lth
 from lth import compress, masks
-from lth.compress import shrinking, storage
+from lth.compress import storage
 from lth.compress.packing import Kind
 from lth.compress.storage import Form, Sizes
 from lth.lab import store
@@ -87,11 +88,8 @@ def export(
         file = compress.files.to_safetensors(arrays, card)
     path = out or run.path / f"{variant}-{level}-{replicate}.{format}"
     sizes = storage.sizes(arrays, ticket.mask)
-    beside = path.with_name(f"{path.name}.json")
     card |= {"bytes": {"file": len(file), **sizes._asdict()}}
-    store.write(path, file, ADVICE)
-    store.write(beside, json.dumps(card, indent=1) + "\n", ADVICE)
-    return Shipped(path, beside, len(file), sizes)
+    return Shipped(path, _put(path, file, card), len(file), sizes)
 
 
 class Sliced(NamedTuple):
@@ -149,8 +147,7 @@ def shrink(
     if weights == "late":
         small = compress.shrink_masked(*given, ticket.mask, inputs, multiple=multiple)
     else:
-        like = [shrinking.like(x) for x in (*given[1:], inputs)]
-        found = compress.find(known.apply, *like)
+        found = compress.find(*given, inputs)
         kept = compress.living(ticket.mask, found)
         small = compress.shrink(*given, inputs, kept, found, multiple=multiple)
     nothing = masks.unmasked(small.params)
@@ -160,10 +157,15 @@ def shrink(
     to = compress.files.to_npz if format == "npz" else compress.files.to_safetensors
     file = to(arrays, card)
     path = out or run.path / f"{variant}-{level}-{replicate}-shrunk.{format}"
+    return Sliced(path, _put(path, file, card), len(file), small)
+
+
+def _put(path: Path, file: bytes, card: Mapping[str, Any]) -> Path:
+    """Write a file, and its card beside it; where that is."""
     beside = path.with_name(f"{path.name}.json")
     store.write(path, file, ADVICE)
     store.write(beside, json.dumps(card, indent=1) + "\n", ADVICE)
-    return Sliced(path, beside, len(file), small)
+    return beside
 
 
 def _proof(small: compress.Shrunk, multiple: int) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""Which channels stay: exact numbers of them, by scores {name of a space: [size]}."""
+"""Which channels stay: exact numbers of them, by scores {name of a space: [size]}.
+
+On the host, where a network is sliced anew in every round: `compress.whole.keep_top`
+makes the same choice of one channel a space at least inside of programs, which would
+be compiled for each number of channels.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from lth import masks
-from lth.compress import Space
+from lth.compress import Space, slices
 from lth.masks import topk
 
 Channels = Mapping[str, Any]  # by the name of a space, an array [size]
@@ -93,14 +96,14 @@ def costs(macs: Mapping[str, int], params: Any, spaces: Sequence[Space]) -> Chan
     Returns:
       By space an array [size], alike for all its channels.
     """
-    leaves = jax.tree_util.tree_leaves_with_path({"params": params})
-    shapes = {masks.name(path): leaf.shape for path, leaf in leaves}
+    shapes = {p: x.shape for p, x in slices.by_path({"params": params}).items()}
     found = {}
     for space in spaces:
         each = 0.0
         for (path, axis), index in space.members.items():
-            own = macs.get(path.removeprefix("params/"), 0) if path in shapes else 0
-            each += own * index.shape[1] / shapes[path][axis] if own else 0
+            if path in shapes:
+                own = macs.get(path.removeprefix("params/"), 0)
+                each += own * index.shape[1] / shapes[path][axis]
         found[space.name] = np.full(space.size, each)
     return found
 

@@ -68,7 +68,7 @@ def pruned(
       ValueError: as `choosing.over_all` does.
       ShrinkError: for a network that cannot be made smaller.
     """
-    spaces = compress.find(apply, *_like((state.params, state.stats, inputs)))
+    spaces = compress.find(apply, state.params, state.stats, inputs)
     kept = {space.name: np.arange(space.size) for space in spaces}
     total = sum(space.size for space in spaces)
     for level, density in enumerate(densities, 1):
@@ -165,7 +165,3 @@ def _narrowed(spaces: Sequence[Space], kept: Kept) -> tuple[Space, ...]:
         return space._replace(size=len(kept[space.name]), members=members)
 
     return tuple(moved(space) for space in spaces)
-
-
-def _like(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

@@ -4,7 +4,7 @@ No gradient and no criterion: what a network's `fitness(mask)`, such as its accu
 validation data, says of whole masks. All masks of a search keep equally many weights,
 as the density says or as the mask it begins with does, and each search spends a stated
 number of evaluations, so that they compare with one another and with what claims to do
-better.
+better. A mask whose fitness is NaN is below all others.
 """
 
 from collections.abc import Callable
@@ -65,6 +65,7 @@ def random_search(
       ValueError: for `evaluations` below 1, and as `masks.keep_top` does.
     """
     _check(evaluations)
+    fitness = _known(fitness)
 
     def draw(key):
         return masks.keep_top(masks.uniform(mask, key), mask, density)
@@ -100,6 +101,7 @@ def hill_climb(
       ValueError: for `evaluations` or `swaps` below 1.
     """
     _check(evaluations)
+    fitness = _known(fitness)
 
     def one(carry, key):
         best, highest = carry
@@ -142,6 +144,7 @@ def particle_filter(
       ValueError: for `swaps` below 1.
     """
     count = jax.tree.leaves(start)[0].shape[0]
+    fitness = _known(fitness)
 
     def one(carry, key):
         particles, best, highest = carry
@@ -159,6 +162,19 @@ def particle_filter(
     carry = (start, first, jnp.float32(-jnp.inf))
     (_, best, highest), curve = jax.lax.scan(one, carry, jax.random.split(key, rounds))
     return Found(best, highest, curve)
+
+
+def _known(fitness: Fitness) -> Fitness:
+    """The fitness, below all others where it is NaN, which is no reason to keep a mask.
+
+    `argmax` and `maximum` would take it for the highest, and nothing is above it.
+    """
+
+    def known(mask: Mask) -> jax.Array:
+        value = fitness(mask)
+        return jnp.where(jnp.isnan(value), -jnp.inf, value)
+
+    return known
 
 
 def _check(evaluations: int) -> None:

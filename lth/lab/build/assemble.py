@@ -105,10 +105,8 @@ def build(
     scores = ranking.of_kernels(scores, found) if found else scores
     keep = ranking.make_keep(e.prune, found)
     one = _rewind(e.rewind, tx)
-    invert, frozen = (
-        _inverted(e.prune, scores, keep),
-        compose.make_frozen(task, tx, plan),
-    )
+    invert = _inverted(e.prune, scores, keep)
+    frozen = compose.make_frozen(task, tx, plan)
 
     def other(data: str, classes: str) -> tuple[Recipe, str]:
         """The same settings on other data, and the digest of those."""
@@ -132,7 +130,7 @@ def build(
         first = moving.make_first(moved, changed, tx)
     trained = None
     if e.shrink:
-        task, trained = narrowed(task, found, e.model.compute)
+        task, trained = _narrowed(task, found, e.model.compute)
     step, measures = compose.programs(task, tx, plan)
     recipe = Recipe(
         replicates=tuple(e.first_replicate + i for i in range(e.replicates)),
@@ -224,17 +222,8 @@ def _spaces(p: Prune, task: tasks.Task, like: TrainState) -> tuple[Space, ...]:
     return ranking.chosen_spaces(p, like.params, found)
 
 
-def narrowed(task: tasks.Task, found: Sequence[Space], compute: str):
-    """Return the task of networks of any width, and how tickets are trained in theirs.
-
-    Args:
-      task: The task, of networks as wide as their modules say.
-      found: The spaces that are pruned.
-      compute: The type of their arithmetic.
-
-    Returns:
-      The task, and the `trained` of a recipe.
-    """
+def _narrowed(task: tasks.Task, found: Sequence[Space], compute: str):
+    """The task of networks of any width, and how a recipe trains tickets in theirs."""
     inputs = next(task.learned()).inputs[:32]
     limit = shrinking.LIMIT if compute == "float32" else 0.05  # of bfloat16's 8 bits
     loss, measure = map(models.resizable, (task.loss, task.measure))

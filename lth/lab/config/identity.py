@@ -28,7 +28,7 @@ def identity(experiment: Experiment) -> str:
     default are no part of it, so a field that is new in `lth` does not change the ids
     of runs made before it; hence a default is never changed.
     """
-    return _hashed(as_dict(experiment), " with all that belongs to it")
+    return _hashed(as_dict(experiment), goes=" with all that belongs to it")
 
 
 def of_kernels(fields: dict[str, Any]) -> str:
@@ -37,13 +37,14 @@ def of_kernels(fields: dict[str, Any]) -> str:
     Their biases and normalisations lived on. Such runs can be read, and no longer be
     continued. The fields are those of `as_dict`.
     """
-    return _hashed(fields, "")
+    return _hashed(fields, goes="")
 
 
-def _hashed(fields: dict[str, Any], whole: str) -> str:
+def _hashed(fields: dict[str, Any], goes: str) -> str:
+    """The id; `goes` says how a filter or channel does, if other than it once did."""
     fields, defaults = _canonical(fields), _canonical(as_dict(Experiment()))
     if fields["prune"]["structure"] in ("filter", "channel"):
-        fields["prune"]["structure"] += whole
+        fields["prune"]["structure"] += goes
     text = json.dumps(_chosen(fields, defaults), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -98,7 +98,7 @@ def import_run(
                 files.read(path, level, start, end)
                 for path in source.replicates.values()
             ]
-            ticket = _ticket(source, recipe, convert, level, trained)
+            ticket = _ticket(source, recipe, drawn, convert, level, trained)
             off.append(_off(recipe, ticket, folder))
             yield ticket
 
@@ -206,6 +206,7 @@ def _state(
 def _ticket(
     source: _Source,
     recipe: Recipe,
+    drawn: TrainState,
     convert: Convert,
     level: int,
     trained: Sequence[files.Trained],
@@ -225,7 +226,6 @@ def _ticket(
         _stacked(masked),
         is_leaf=lambda m: m is None,
     )
-    drawn = recipe.init(recipes.keys(recipe.replicates, recipes.INIT))
     state = _state(recipe, drawn, ends, "end")
     state = state._replace(params=masks.apply(state.params, mask))
     metrics = _curves([one.curves for one in trained], recipe, level)
