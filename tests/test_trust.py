@@ -63,7 +63,7 @@ def test_a_ticket_of_a_branch_or_of_another_run_is_none_of_the_trunk(run, tmp_pa
     tickets = run / "tickets"
     shutil.rmtree(tickets / "level_02")
     shutil.copytree(branch_of(run) / "tickets" / "level_02", tickets / "level_02")
-    with pytest.raises(store.ForeignError, match="branch 'reinit-.*', not ''"):
+    with pytest.raises(store.ForeignError, match="branch 'reinit-.*', not 'none'"):
         again(run)
     other = start(replace(SMALL, levels=2, batch_size=50), "digits", tmp_path).path
     shutil.rmtree(tickets / "level_02")

@@ -107,7 +107,7 @@ def _loader(
         if level not in store.stored(folder):
             raise ValueError(
                 f"{variant} has no ticket of level {level} in {unit}; it has "
-                f"{_listed(store.stored(folder))}"
+                f"{_listed(store.stored(folder))}: say which levels to measure"
             )
         like = likes.get(variant) or (recipe.mask, runner.early(recipe, unit))
         return store.load(folder, level, like)

@@ -316,7 +316,9 @@ def _check_place(path: Path, about: dict[str, Any], unit: Path, name: str) -> No
         return
     known = found if isinstance(found, dict) else {}
     differ = [k for k in here if known.get(k) != here[k]]
-    told = "; ".join(f"{k} {known.get(k)!r}, not {here[k]!r}" for k in differ)
+    told = "; ".join(
+        f"{k} {known.get(k) or 'none'!r}, not {here[k] or 'none'!r}" for k in differ
+    )
     raise checkpoint.ForeignError(
         f"{path} belongs elsewhere: it is of {told}\n"
         "Put the right one in its place; or delete that folder and give the same "
