@@ -164,7 +164,7 @@ def test_a_configuration_that_was_edited_is_refused(tmp_path):
         id=identity.identity(e),
         config={**identity.as_dict(e), "batch_size": 61},
     )
-    with pytest.raises(store.StoreError, match=r"config\.json was changed"):
+    with pytest.raises(store.StoreError, match=r"config\.json was.*Undo the change"):
         lth.open_run(tmp_path)
 
 

@@ -226,15 +226,22 @@ def test_an_environment_of_an_older_lth_or_none_compares_with_nothing(run):
     assert len(sessions.recorded(run)) == 1
 
 
-def test_64_bits_are_refused(tmp_path, capsys):
-    jax.config.update("jax_enable_x64", True)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("jax_enable_x64", "lth computes in 32"),
+        ("jax_disable_jit", "lth trains compiled programs"),
+    ],
+)
+def test_64_bits_and_no_compiling_are_refused(name, told, tmp_path, capsys):
+    jax.config.update(name, True)
     try:
-        with pytest.raises(devices.TypesError, match="unset JAX_ENABLE_X64"):
+        with pytest.raises(devices.TypesError, match=f"unset {name.upper()}"):
             start(SMALL, "digits", tmp_path)
         assert main.command(["run", "digits", "--runs", str(tmp_path)]) == 2
     finally:
-        jax.config.update("jax_enable_x64", False)
-    assert "lth computes in 32" in capsys.readouterr().err
+        jax.config.update(name, False)
+    assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

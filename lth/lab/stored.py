@@ -65,12 +65,12 @@ def open_run(
         if run.content["id"] not in (found, older):
             raise store.StoreError(
                 f"{run.path / 'config.json'} was changed: its fields give the id "
-                f"{found}, not {run.content['id']}"
+                f"{found}, not {run.content['id']}. {store.UNDO}"
             )
     elif identity.of_fingerprint(run.content["fingerprint"]) != run.content["id"]:
         raise store.StoreError(
             f"{run.path / 'config.json'} was changed: its fingerprint gives another id "
-            f"than {run.content['id']}"
+            f"than {run.content['id']}. {store.UNDO}"
         )
     return run
 

@@ -273,15 +273,21 @@ def use_cores(replicates: int) -> None:
 
 
 class TypesError(ValueError):
-    """JAX is set to types that nothing here is made for."""
+    """JAX is set to types, or to a way to work, that nothing here is made for."""
 
 
 def check_types() -> None:
-    """Refuse to compute in 64 bits, which is asked of JAX and not of a run."""
+    """Refuse to compute in 64 bits or without compiling, as JAX can be asked to."""
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise TypesError(
             "JAX is set to 64 bits (jax_enable_x64), and lth computes in 32: unset "
             "JAX_ENABLE_X64, or jax.config.update('jax_enable_x64', False)"
+        )
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        raise TypesError(
+            "JAX is set to compile nothing (jax_disable_jit), and lth trains compiled "
+            "programs: unset JAX_DISABLE_JIT, or "
+            "jax.config.update('jax_disable_jit', False)"
         )
 
 

@@ -6,6 +6,7 @@ from lth.lab.store.reasons import drop_reason, reason, save_reason
 from lth.lab.store.rundir import (
     FORMAT,
     TRUNK,
+    UNDO,
     BusyError,
     branches,
     check_writable,
@@ -59,6 +60,7 @@ from lth.lab.store.tables import (
 __all__ = [
     "FORMAT",
     "TRUNK",
+    "UNDO",
     "BusyError",
     "ForeignError",
     "RunWarning",

@@ -44,6 +44,11 @@ FORMAT = 4  # of a run directory; raised when older code could not read a newer 
 TRUNK = results.TICKET
 STEP = re.compile(r"step_(\d+)")
 LEVEL = re.compile(r"level_(\d+)")
+# What to do about a description that was edited.
+UNDO = (
+    "Undo the change; a run with another setting comes from its flag, in a directory "
+    "of its own"
+)
 
 
 class BusyError(StoreError):
@@ -77,7 +82,9 @@ def _unsealed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """What a description holds, checked against its digest."""
     seal = content.pop("seal", None)
     if seal != _seal(content):
-        raise StoreError(f"{path} was changed: its content is not what was written")
+        raise StoreError(
+            f"{path} was changed: its content is not what was written. {UNDO}"
+        )
     return content
 
 
