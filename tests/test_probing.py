@@ -12,9 +12,9 @@ from jax.flatten_util import ravel_pytree
 import lth
 from lth import analysis, masks
 from lth.analysis import graph, overlap
-from lth.lab import store
+from lth.lab import probes, runner, store
 from lth.lab.build import probing
-from lth.lottery import branches
+from lth.lottery import branches, transfer
 from lth.lottery import recipe as recipes
 from tests import own
 from tests.conftest import assert_same
@@ -163,6 +163,8 @@ def test_what_is_not_there_is_refused(run):
         ("barrier", {"points": 1}, "at least 2; got 1"),
         ("barrier", {"odd": 3}, "amounts of the probe barrier are to, points, batches"),
         ("overlap", {"to": "ticket", "run": str(run.path), "level": 9}, "level_09"),
+        ("overlap", {"to": "replicates", "run": str(run.path)}, "no other run is read"),
+        ("overlap", {"to": "ticket", "run": run}, "the directory of a run, its path"),
     ):
         with pytest.raises((ValueError, store.StoreError), match=said):
             run.measure(name, **amounts)
@@ -180,7 +182,7 @@ def test_what_is_not_there_is_refused(run):
     one = lth.open_run(wide.path, own.recipe(width=7, replicates=1))
     with pytest.raises(ValueError, match="one replicate has no others"):
         one.measure("overlap", to="replicates")
-    with pytest.raises(ValueError, match=r"other shapes: .*\(4, 6\).* in .*\(4, 7\)"):
+    with pytest.raises(ValueError, match=r"first/kernel is \[4, 6\] in .*, \[4, 7\] h"):
         one.measure("overlap", to="ticket", run=str(run.path))
 
 
@@ -322,3 +324,64 @@ def test_what_is_shrunk_is_the_same_network(run):
     assert (values(table, "apart", 2) <= 1e-5).all()
     assert (values(table, "fewer_params", 2) >= 1).all()
     assert (values(table, "ms", 2) > 0).all()
+
+
+def test_before_is_the_level_before_of_the_same_branch(run):
+    """Restated: where the branch began, at that level, and what came of it."""
+    run.branch("noise", levels=(1, 2))
+    after, before = run.ticket(2, "noise"), run.ticket(1, "noise")
+    table, flips = run.measure("distance", of="noise"), run.measure("signs", of="noise")
+    recipe = run._with(run.recipe(), "noise")
+    _, start, _ = runner.begun(recipe, run.path, "noise", 1)
+    for r in (0, 1):
+        kept, pruned, turned = [], [], []
+        for layer in ("first", "last"):
+            first, middle, last = (
+                x.params[layer]["kernel"][r] for x in (start, before, after)
+            )
+            old, new = (x.mask[layer]["kernel"][r] for x in (before, after))
+            kept += list((middle - first)[new])
+            pruned += list((middle - first)[old & ~new])
+            turned += list(np.sign(middle[new]) != np.sign(last[new]))
+        for metric, ways in (("kept", kept), ("pruned", pruned)):
+            found = values(table, metric, 2)[r]
+            assert found == pytest.approx(np.mean(np.square(ways)) ** 0.5, rel=1e-5)
+        found = values(flips, "flipped_since_before", 2)[r]
+        assert found == pytest.approx(np.mean(turned))
+    assert not len(values(table, "kept", 1))  # the branch began at this level
+    for probe in ("barrier", "overlap", "recovery"):
+        assert set(run.measure(probe, of="noise")["level"]) == {2}
+
+
+def test_without_levels_those_are_measured_that_both_have(run):
+    run.branch("noise", levels=(2,))
+    assert set(run.measure("barrier", to="noise")["level"]) == {2}
+    run.branch("noise", levels=(1,))
+    assert set(run.measure("barrier", to="noise")["level"]) == {1, 2}
+    with pytest.raises(ValueError, match="no ticket of level 0 .*say which levels"):
+        run.measure("barrier", to="noise", levels=(0, 1))
+
+
+def test_no_barrier_lies_between_networks_of_other_data(run):
+    def there():
+        return own.recipe()
+
+    other = transfer.transferred(there, "other, same head")
+    run.branch(other, levels=(1, 2))
+    run.branch(other._replace(title="again"), levels=(2,))
+    name = "other, same head"
+    recipe = mine()._replace(branches={name: other, "again": other})
+    run = lth.open_run(run.path, recipe)
+    refused = "not trained on the same data"
+    for of, to in (
+        ("ticket", name),
+        (name, "ticket"),
+        ("ticket", f"order,{name}"),
+        (name, "again"),  # nothing says that their data are the same
+    ):
+        with pytest.raises(ValueError, match=refused):
+            run.measure("barrier", of=of, to=to, levels=(2,))
+    assert set(run.measure("barrier", of=name)["level"]) == {2}
+    assert (values(run.measure("overlap", to=name), "jaccard", 2) == 1).all()
+    two = probing._names(f"{name},ticket", probes.Stored(recipe, run.path, "ticket", 1))
+    assert two == [name, "ticket"]  # names may hold commas

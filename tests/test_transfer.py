@@ -253,3 +253,15 @@ def test_averages_go_with_the_weights(stored):
     state, _ = recipe().each(branch.start)(early, ticket, keys)
     np.testing.assert_array_equal(state.stats["seen"], [[1], [2]])
     np.testing.assert_array_equal(state.stats["classes"], np.zeros((2, 2)))
+
+
+def test_what_came_of_other_shapes_is_measured_and_told_by_path(run):
+    wide = transferred(lambda: recipe(outputs=4), "wide", head="new")
+    run.branch(wide, levels=(1, 2))
+    run = lth.open_run(run.path, recipe()._replace(branches={"wide": wide}))
+    with pytest.raises(ValueError, match=r"w1 is \[5, 4\], and \[5, 3\]"):
+        run.measure("overlap", to="wide")
+    for probe in ("distance", "signs", "forgetting", "overlap"):
+        assert 2 in set(run.measure(probe, of="wide")["level"])
+    before = run.measure("recovery", of="wide", split="validation")
+    assert set(before["level"]) == {2}

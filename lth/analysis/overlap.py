@@ -81,11 +81,16 @@ def by_layer(mask: Mask, other: Mask) -> dict[str, Overlap]:
 
 def _pairs(mask: Mask, other: Mask) -> list[tuple[np.ndarray, np.ndarray]]:
     ours, theirs = ([np.asarray(x) for x in jax.tree.leaves(m)] for m in (mask, other))
-    if [x.shape for x in ours] != [x.shape for x in theirs]:
-        raise ValueError(
-            f"masks of other shapes: {[x.shape for x in ours]} and "
-            f"{[x.shape for x in theirs]}"
-        )
+    if len(ours) != len(theirs):
+        raise ValueError(f"masks of {len(ours)} and of {len(theirs)} leaves")
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(mask)]
+    for path, a, b in zip(paths, ours, theirs, strict=True):
+        if a.shape != b.shape:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"masks of other shapes: {name} is {list(a.shape)} in one and "
+                f"{list(b.shape)} in the other"
+            )
     return list(zip(ours, theirs, strict=True))
 
 

@@ -183,9 +183,14 @@ def describe(kind: type) -> dict[str, str]:
 
 def _leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, type, Any, Any]]:
     """Of each flag: its name, the dataclass it is a field of, the field, its type."""
+    from tyro.conf import Positional
+
     hints = get_type_hints(kind)
+    marks = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, name = hints[field.name], field.name.replace("_", "-")
+        if Positional in getattr(marks[field.name], "__metadata__", ()):
+            continue
         if not dataclasses.is_dataclass(hint):
             yield f"--{prefix}{name}", kind, field, hint
         elif field.name == "experiment":  # its fields are flags without a prefix

@@ -153,8 +153,9 @@ def forgetting() -> Probe:
 
     `forgotten` is the share of examples that the level before had right and this one
     has wrong, `learned` the reverse, and `count` how often the mean example has been
-    forgotten from level 0 on (`analysis.examples.forgetting`, of the ends of levels in
-    the place of epochs). An example is right where its accuracy is above a half.
+    forgotten from the first level on (`analysis.examples.forgetting`, of the ends of
+    levels in the place of epochs). Levels are those of what is measured, the tickets or
+    a branch. An example is right where its accuracy is above a half.
     """
 
     def probe(recipe, early, ticket, stored):
@@ -170,11 +171,12 @@ def forgetting() -> Probe:
                 )
             return told["accuracy"] > 0.5
 
-        levels = [stored(level=n).state for n in range(ticket.level)] + [ticket.state]
+        past = sorted(n for n in stored.levels() if n < ticket.level)
+        levels = [stored(level=n).state for n in past] + [ticket.state]
         every = [jax.vmap(one)(state.params, state.stats) for state in levels]
         right = jax.numpy.stack(every, 1)  # [r, levels, examples]
         found = {"count": jax.vmap(examples.forgetting)(right).mean(-1)}
-        if ticket.level:
+        if ticket.level - 1 in past:
             before, now = right[:, -2], right[:, -1]
             found["forgotten"] = (before & ~now).mean(-1)
             found["learned"] = (~before & now).mean(-1)

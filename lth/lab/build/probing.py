@@ -1,7 +1,8 @@
 """Probes by name: each function makes one, and its parameters are its amounts.
 
 A probe is `(recipe, early, ticket, stored) -> {metric: numbers [r]}`; of what lies
-beside the ticket, `stored(variant, level)` is another one of the same run.
+beside the ticket, `stored` loads others of the same run (`lth.lab.probes.Stored`).
+"Before" is the level before of what is measured, the tickets or a branch.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,10 +44,10 @@ def distance() -> Probe:
 
     def probe(recipe, early, ticket, stored):
         found = {"l2": far(early.params, ticket.state.params, ticket.mask)}
-        if ticket.level:
-            before = stored(level=ticket.level - 1)
+        if earlier := stored.before():
+            start, before = earlier
             gone = jax.tree.map(lambda a, b: a & ~b, before.mask, ticket.mask)
-            ways = early.params, before.state.params
+            ways = start.params, before.state.params
             found["kept"] = between(*ways, ticket.mask)
             found["pruned"] = between(*ways, gone)
         return found
@@ -99,14 +100,27 @@ def barrier(
     return probe
 
 
-def _ends(to: str, ticket: Ticket, stored: Callable) -> list[TrainState] | None:
+def _ends(to: str, ticket: Ticket, stored: Any) -> list[TrainState] | None:
     """The two networks that a line joins; None where there is no level before."""
     if to == "before":
-        before = stored(level=ticket.level - 1) if ticket.level else None
-        return [before.state, ticket.state] if before is not None else None
-    names = [name.strip() for name in to.split(",")]
+        earlier = stored.before()
+        return [earlier[1].state, ticket.state] if earlier else None
+    names = _names(to, stored)
+    for name in names:
+        stored.check_task(name)
     states = [stored(name).state for name in names]
     return states if len(states) == 2 else [ticket.state, *states]
+
+
+def _names(to: str, stored: Any) -> list[str]:
+    """The one variant that a text names, or the two; names may hold commas."""
+    there, parts = set(stored.variants), to.split(",")
+    for i in range(1, len(parts)):
+        two = [",".join(part).strip() for part in (parts[:i], parts[i:])]
+        if to not in there and set(two) <= there:
+            return two
+    lone = to in there or len(parts) != 2
+    return [to] if lone else [part.strip() for part in parts]
 
 
 def _settling(recipe: Recipe, batches: int) -> Callable[[TrainState], TrainState]:
@@ -146,6 +160,11 @@ def overlaps(to: str = "before", run: str = "", level: int = -1) -> Probe:
       95 % interval, and `beyond`, (jaccard - chance) / (1 - chance).
     """
 
+    if run and to == "replicates":
+        raise ValueError("the replicates are those of one run: no other run is read")
+    if not isinstance(run, str | Path):
+        raise ValueError(f"run is the directory of a run, its path; got {run!r}")
+
     def probe(recipe, early, ticket, stored):
         count = len(recipe.replicates)
         mine = [_one(i, ticket.mask) for i in range(count)]
@@ -183,7 +202,8 @@ def _other_mask(to, run, at, level, replicates: Sequence[int], ticket, stored) -
         variant = store.TRUNK if to == "before" else to
         return _elsewhere(Path(run), variant, at, replicates, ticket.mask)
     if to == "before" and level < 0:
-        return stored(level=ticket.level - 1).mask if ticket.level else None
+        earlier = stored.before()
+        return earlier[1].mask if earlier else None
     return stored(store.TRUNK if to == "before" else to, at).mask
 
 
@@ -202,11 +222,12 @@ def _elsewhere(run: Path, variant, level, replicates, like: masks.Mask) -> Any:
         raise ValueError(f"{run} has no replicate {', '.join(map(str, lost))}")
     leaves, structure = jax.tree.flatten(like)
     each = [np.stack(x) for x in zip(*(rows[r] for r in replicates), strict=True)]
-    if [x.shape for x in each] != [x.shape for x in leaves]:
-        raise ValueError(
-            f"masks of other shapes: {[x.shape[1:] for x in each]} in {run}, "
-            f"{[x.shape[1:] for x in leaves]} here"
-        )
+    for path, theirs, ours in zip(masks.paths(like), each, leaves, strict=True):
+        if theirs.shape != ours.shape:
+            raise ValueError(
+                f"masks of other shapes: {path} is {list(theirs.shape[1:])} in {run}, "
+                f"{list(ours.shape[1:])} here"
+            )
     return jax.tree.unflatten(structure, each)
 
 
@@ -221,8 +242,8 @@ def signs() -> Probe:
     def probe(recipe, early, ticket, stored):
         late, mask = ticket.state.params, ticket.mask
         found = {"flipped": flips(early.params, late, mask)}
-        if ticket.level:
-            before = stored(level=ticket.level - 1).state.params
+        if earlier := stored.before():
+            before = earlier[1].state.params
             found["flipped_since_before"] = flips(before, late, mask)
         return found
 

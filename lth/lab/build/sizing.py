@@ -25,7 +25,7 @@ def recovery(batches: int = 20, split: str = "test") -> Probe:
       split: On which the networks are measured.
 
     Returns:
-      The probe; it has nothing to say of level 0.
+      The probe; it has nothing to say where there is no level before.
     """
 
     def probe(recipe, early, ticket, stored):
@@ -33,9 +33,10 @@ def recovery(batches: int = 20, split: str = "test") -> Probe:
             raise ValueError(
                 f"split is one of {', '.join(recipe.measures)}; got {split!r}"
             )
-        if not ticket.level:
+        earlier = stored.before()
+        if earlier is None:
             return {}
-        before = stored(level=ticket.level - 1).state
+        before = earlier[1].state
         params = recipe.each(masks.apply)(before.params, ticket.mask)
         states = {"before": before, "pruned": before._replace(params=params)}
         if batches and jax.tree.leaves(before.stats):
