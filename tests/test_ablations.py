@@ -299,6 +299,7 @@ def test_odd_names_and_amounts_are_refused(run, capsys):
         ),
         ("transfer", {}, "functions of your own is transferred by"),
         (branches.rewound(), {"scale": 1}, "of your own has its amounts"),
+        (branches.rewound().start, {}, "needs early, ticket.*give lottery.Branch"),
     ):
         with pytest.raises(ValueError, match=said):
             run.branch(what, levels=(1,), **amounts)

@@ -1,13 +1,17 @@
 """Flags as people type them: mistyped, by other programs' names, lists in two ways."""
 
+import dataclasses
+import importlib
 import itertools
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 import tyro
 
-from lth.cli import flags, main, running, terminal
+from lth import cli
+from lth.cli import flags, main, running, taking, terminal
 from lth.lab.config import ConfigError
 from lth.lab.config.presets import PRESETS
 
@@ -87,6 +91,21 @@ def test_help_has_no_line_broken_where_the_source_is(capsys):
         for line, following in itertools.pairwise(words):
             if line and following and line[0] != "({" and "}" not in line[-1]:
                 assert len(" ".join(line)) + len(following[0]) > 60, (flag, sentence)
+
+
+def test_every_flag_of_every_command_has_words():
+    """Those that a class of flags inherits too."""
+    kinds = {
+        kind
+        for info in pkgutil.iter_modules(cli.__path__)
+        for kind in vars(importlib.import_module(f"lth.cli.{info.name}")).values()
+        if dataclasses.is_dataclass(kind)
+        and getattr(kind, "__name__", "").endswith("Flags")
+    }
+    assert {running.MeasureFlags, taking.ExportFlags, taking.ShrinkFlags} < kinds
+    for kind in kinds:
+        wordless = [f for f, words in flags.describe(kind).items() if not words]
+        assert not wordless, kind
 
 
 def test_one_network_has_one_name(monkeypatch):

@@ -168,6 +168,24 @@ def test_a_configuration_that_was_edited_is_refused(tmp_path):
         lth.open_run(tmp_path)
 
 
+def test_a_branch_that_other_runs_have_is_refused_with_the_reason(tmp_path):
+    from lth.lab.config.presets import PRESETS
+
+    e = PRESETS["digits"].experiment
+    write_config(
+        tmp_path,
+        id=identity.identity(e),
+        config=identity.as_dict(e),
+        data="",
+        preset="",
+    )
+    run = lth.open_run(tmp_path)
+    assert "is of networks that normalise; got mlp" in run._unfit("norms_late")
+    assert "goes with --prune.at early" in run._unfit("invert")
+    assert "goes with --learn.method or" in run._unfit("train")
+    assert not run._unfit("nobody")
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with (

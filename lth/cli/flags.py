@@ -174,7 +174,11 @@ def describe(kind: type) -> dict[str, str]:
 
     result = {}
     for flag, owner, field, _ in _leaves(kind):
-        texts = {p.arg_name: p.description for p in parse_from_object(owner).params}
+        texts = {  # of inherited fields too
+            p.arg_name: p.description
+            for base in reversed(owner.__mro__[:-1])
+            for p in parse_from_object(base).params
+        }
         text = " ".join((texts.get(field.name) or "").split())
         field.metadata = MappingProxyType({**field.metadata, "help": text})
         result[flag] = text

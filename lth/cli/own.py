@@ -45,6 +45,11 @@ def function(text: str) -> Callable[..., Any]:
     return dict(there)[name]
 
 
+def is_there(text: str) -> bool:
+    """Whether the file of FILE.py:FUNCTION is found from here."""
+    return _place(text.partition(":")[0]).is_file()
+
+
 def cells(text: str) -> dict[str, Any]:
     """Find the cells of a sweep in FILE.py:NAME, a dict, once the file is run.
 

@@ -232,6 +232,11 @@ def _stored(
         raise ConfigError(
             f"{path} is a run of functions of your own: give --source FILE.py:FUNCTION"
         )
+    if own_functions and not flags.source and not own.is_there(source):
+        raise ConfigError(
+            f"{path} was run by {source}, which is not here: go to the folder it was "
+            "run from, or give --source FILE.py:FUNCTION"
+        )
     if own_functions:
         given = opened.content.get("arguments", [])
         made, _ = _made(own.function(source), source, given, prog)

@@ -3,6 +3,7 @@
 Arrays come back as they are stored, in dicts, without a network or an optimizer.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 from lth import lottery, masks, results
 from lth.lab import config, keeping, probes, runner, store
 from lth.lab.build import assemble, branching, imported, names, naming, probing
-from lth.lab.config import identity, parse, presets
+from lth.lab.config import identity, parse, presets, validate
 from lth.lab.keeping import Saving
 from lth.lab.probes import Probe
 from lth.lottery import Branch, Recipe
@@ -376,6 +377,17 @@ class Run:
                 )
             return what, what.title
         if callable(what):
+            needed = [
+                p.name
+                for p in inspect.signature(what).parameters.values()
+                if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+            ]
+            if needed:
+                raise ValueError(
+                    "a function that makes a branch has parameters with a default "
+                    f"only; {what.__name__} needs {', '.join(needed)}: if it is how a "
+                    "branch starts, give lottery.Branch(function, title)"
+                )
             return branching.by_name({what.__name__: what}, what.__name__, amounts)
         if what in recipe.branches and not amounts:
             return recipe.branches[what], what
@@ -386,8 +398,19 @@ class Run:
             )
         if what not in recipe.offers:
             there = ", ".join(dict.fromkeys([*recipe.branches, *recipe.offers]))
-            raise ValueError(f"branches by name are {there}; got {what!r}")
+            why = self._unfit(what)
+            raise ValueError(why or f"branches by name are {there}; got {what!r}")
         return branching.by_name(recipe.offers, what, amounts)
+
+    def _unfit(self, name: str) -> str:
+        """Why a branch that other runs have is not of this one; empty if none has."""
+        e = self.config
+        if e is None or name not in names.BRANCHES | names.CONTROLS:
+            return ""
+        found = (e.learn.method, e.dynamic.rule) != ("none", "none")
+        why = validate.unfit(name, e.prune, e.model, found)
+        why = why or f"it goes with --rewind.mode weights; got {e.rewind.mode}"
+        return f"the branch {name} does not fit {self.path}: {why}"
 
     def measure(
         self,

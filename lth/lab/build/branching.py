@@ -104,7 +104,7 @@ def retrain(
     Returns:
       The branch.
     """
-    title = mode.replace("_", " ")
+    title = f"retrained: {mode.replace('_', ' ')}"
     if mode == "reinit":
         return ablations.retrained(rewind.weights, title, s.init)
     one = getattr(rewind, mode)

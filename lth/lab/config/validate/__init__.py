@@ -140,7 +140,7 @@ def _check_controls(text: str, p: Prune, r: Rewind, m: Model, found: bool) -> No
                 f"--controls is a list of {', '.join(CONTROLS)}, each once; "
                 f"got {text!r}"
             )
-        if why := _unfit(control, p, m, found):
+        if why := unfit(control, p, m, found):
             raise ConfigError(why)
     if controls and r.mode != "weights":
         raise ConfigError(
@@ -164,10 +164,10 @@ def fitting(p: Prune, r: Rewind, m: Model, found: bool) -> list[str]:
       Their names.
     """
     every = CONTROLS if r.mode == "weights" else ABLATIONS
-    return [control for control in every if not _unfit(control, p, m, found)]
+    return [control for control in every if not unfit(control, p, m, found)]
 
 
-def _unfit(control: str, p: Prune, m: Model, found: bool) -> str:
+def unfit(control: str, p: Prune, m: Model, found: bool) -> str:
     """Why a control does not go with an experiment; empty where it does."""
     if control == "invert" and p.at != "early":
         return (
