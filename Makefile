@@ -6,14 +6,25 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 PINS := $(wildcard constraints/py$(VERSION).txt)
 
-.PHONY: demo test check docs package clean
+.PHONY: demo test test-all notebooks check docs package clean
 
 demo: $(VENV)/base
 	$(BIN)/lth run digits --controls reinit,shuffle
 
+# Each worker takes a file at a time, for tests of one share what they compile.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# All but the long ones and the notebooks, which take most of the time.
 test: $(VENV)/test
-	# As they are named: the file of the notebooks, few and long, is not left for last.
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not long" --ignore tests/test_notebooks.py
+
+# The notebooks from top to bottom; each file of tests is one worker's, so not by file.
+notebooks: $(VENV)/test
+	$(BIN)/python -m pytest -n $(JOBS) tests/test_notebooks.py
+
+# As they are named: the file of the notebooks, few and long, is not left for last.
+test-all: $(VENV)/test
+	$(PYTEST)
 
 # What CI runs beside the tests.
 check: $(VENV)/dev

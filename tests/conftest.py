@@ -21,6 +21,7 @@ import pytest
 from lth import data, masks, models, train
 from lth.lab import devices, front
 from lth.lab.build import assemble
+from tests.costs import LONG
 
 matplotlib.use("agg")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -63,6 +64,14 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that `make test` leaves out (see `tests.costs`)."""
+    long = set(LONG.read_text().splitlines())
+    for item in items:
+        if item.nodeid in long:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

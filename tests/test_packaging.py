@@ -41,7 +41,7 @@ def test_the_citation_is_whole():
 
 
 def test_flows_use_targets_and_files_that_are_there():
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert len(FLOWS) == 2
     lines = []
     for path in FLOWS:
@@ -55,7 +55,9 @@ def test_flows_use_targets_and_files_that_are_there():
     for script in scripts:
         assert (ROOT / script).stat().st_mode & 0o100, script
     ours = (ROOT / ".ci" / "run").read_text()
-    assert {t for t in made if f"make {t}\n" in ours} == made
+    # Here the long tests are left out.
+    parts = made - {"test-all"} | {"test", "notebooks"}
+    assert {t for t in targets if f"make {t}\n" in ours} == parts
 
 
 def test_flows_try_the_versions_that_are_promised():
