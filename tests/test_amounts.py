@@ -397,3 +397,14 @@ def test_ablations_go_with_any_way_of_rewinding():
     normal = config.Model(name="resnet20")
     whole = validate.fitting(e.prune, e.rewind, normal, found=False)
     assert set(config.NORMS) < set(whole)
+
+
+def test_runs_of_one_name_in_two_folders_are_told_apart():
+    known = {"to": "before", "run": ""}
+    names = [
+        naming.called("overlap", {"run": run}, known)
+        for run in ("a/mine", "./a/mine/", "b/mine", "a/digits-0123456789")
+    ]
+    assert names[0] == names[1]
+    assert names[0] != names[2]
+    assert names[3] == "overlap-run=digits-0123456789"  # its id does

@@ -428,8 +428,10 @@ class Run:
             its name.
           probe: `(recipe, early, ticket) -> {metric: numbers [r]}`; with a fourth
             parameter, `stored`, it can load what else is stored of the same
-            replicates: `stored(variant, level)`, by default the ticket and this level.
-          levels: Of the tickets; by default all that are stored.
+            replicates: `stored(variant, level)`, by default what is measured, and this
+            level (`lth.lab.probes.Stored`).
+          levels: Of the tickets; by default all that are stored, and of two networks
+            that are compared those that both have.
           of: The branch whose networks are measured in place of the tickets. `early` is
             then the state that they began at, and `recipe` the one they trained by.
           **amounts: Of a probe that comes from a name, such as `to="reinit"` of a

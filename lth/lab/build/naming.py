@@ -1,6 +1,9 @@
 """Amounts: the annotated parameters of a function that makes a branch or a probe."""
 
+import hashlib
 import inspect
+import os
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -63,8 +66,19 @@ def read(make: Callable, amounts: Mapping[str, Any]) -> dict[str, Any]:
 def called(name: str, amounts: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     """Say what something of these amounts is called, as in `noise-scale=0.5`."""
     told = [
-        f"{amount}={str(amounts[amount]).strip('/').rsplit('/', 1)[-1]}"
+        f"{amount}={_short(str(amounts[amount]))}"
         for amount in known
         if amount in amounts and amounts[amount] != known[amount]
     ]
     return "-".join([name, *told])
+
+
+def _short(text: str) -> str:
+    """A value as it is, of a path its last part, told apart from others of that name.
+
+    A run directory that ends with the run's id needs nothing more.
+    """
+    *folders, last = text.rstrip("/").split("/")
+    if not folders or re.search("-[0-9a-f]{10}$", last):
+        return last
+    return f"{last}-{hashlib.sha256(os.path.abspath(text).encode()).hexdigest()[:8]}"
