@@ -65,9 +65,10 @@ at 1e-2, 3e-2 and 1e-1 where the densities met, and up to 0.6 better with its pe
 by matrix, as it has here, than by weight.
 """
 
+from collections import namedtuple
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,15 +82,16 @@ import lth
 from lth import data, dynamic, lottery, masks, models, plot, results, supermask, train
 from lth.masks import schedules
 
-# The rates of the weights and, for each density, what soft movement is charged with
-# to end near it.
-KEY = jax.random.key(0)  # of masks that draw nothing
+# By the rate of the weights and the density: what makes soft movement end near it.
 CHARGES = {
     1e-4: {0.7: 0.01, 0.5: 3, 0.3: 27, 0.15: 85, 0.1: 140, 0.05: 250, 0.03: 380},
     1e-3: {0.7: 0.01, 0.5: 3, 0.3: 12, 0.15: 32, 0.1: 48, 0.05: 82, 0.03: 115},
 }
-METHODS = "magnitude", "hard", "soft", "random"
-SCORE_RATE, BATCH, CLASSES = 0.03, 32, 5
+METHODS, CLASSES = ("magnitude", "hard", "soft", "random"), 5
+Case = namedtuple("Case", "method rate density")  # of a fine-tuning
+CASES = [Case("unpruned", rate, 1.0) for rate in CHARGES]
+CASES += [Case(m, r, d) for m in METHODS for r in CHARGES for d in CHARGES[r]]
+NAMES = {c: f"{c.method} {c.density:.0%} at {c.rate:g}" for c in CASES}
 NETWORK = models.from_linen(models.MLP(classes=CLASSES), (28, 28, 1))
 MODEL = models.standardized(NETWORK, 0.0, 255.0)
 
@@ -103,19 +105,6 @@ class Flags(study.Flags):
     few: int = 500  # examples of the digits 5 to 9 to fine-tune on
 
 
-class Case(NamedTuple):
-    """A fine-tuning: by which method, at which rate, to which density."""
-
-    method: str
-    rate: float
-    density: float = 1.0
-
-
-CASES = [Case("unpruned", rate) for rate in CHARGES]
-CASES += [Case(m, r, d) for m in METHODS for r in CHARGES for d in CHARGES[r]]
-NAMES = {c: f"{c.method} {c.density:.0%} at {c.rate:g}" for c in CASES}
-
-
 def body(path: str, leaf: jax.Array) -> bool:
     """Tell the kernels that were pre-trained from the head, which is new."""
     return masks.is_kernel(path, leaf) and not path.startswith("output")
@@ -124,106 +113,95 @@ def body(path: str, leaf: jax.Array) -> bool:
 def made(case: Case, steps: int, model: models.Model, key=None) -> tuple:
     """Return model, optimizer and loss of a case, and what mask a state of it holds."""
     falling = partial(optax.cosine_decay_schedule, decay_steps=steps)
-    ends = steps // 10, steps * 7 // 10
     tx, (loss, _) = optax.adam(falling(case.rate)), train.classification(model.apply)
-    if case.method == "unpruned":
-        return model, tx, loss, lambda state: masks.ones(state.params, body)
-    if case.method in ("magnitude", "random"):
-        ramp = schedules.cubic(1 - case.density, *ends, 10)
+    cubic = partial(schedules.cubic, begin_step=steps // 10, end_step=steps * 7 // 10)
+    if case.method not in ("hard", "soft"):
+        ramp = cubic(1 - case.density, frequency=10)
         keep = partial(masks.keep_top, scope="layer")
+        rule = dynamic.gradual(ramp, steps, keep=keep)
 
         def at_random(step, params, mask, grads, key):
-            density = schedules.in_force(ramp, step)
-            return keep(masks.uniform(mask, key), mask, density)
+            return keep(masks.uniform(mask, key), mask, schedules.in_force(ramp, step))
 
-        rule = dynamic.gradual(ramp, steps, keep=keep)
         if case.method == "random":
             rule = rule._replace(update=at_random)
         tx = dynamic.sparsify(tx, rule, body, key)
         return model, tx, loss, lambda state: dynamic.state_of(state.opt_state).mask
+    learn = partial(supermask.movement_soft, by_matrix=True), cubic(0.1, frequency=1)
     if case.method == "hard":
-        ramp = schedules.cubic(1 - case.density, *ends, 1)
-        learned = supermask.movement(model, ramp, prunable=body)
-    else:
-        soft = partial(supermask.movement_soft, by_matrix=True, prunable=body)
-        learned = soft(model, schedules.cubic(0.1, *ends, 1))
+        learn = supermask.movement, cubic(1 - case.density, frequency=1)
+    learned = learn[0](model, learn[1], prunable=body)
     loss, _ = train.classification(learned.model.apply)
     if case.method == "soft":
         loss = supermask.penalised(loss, learned, CHARGES[case.rate][case.density])
-    rates: Any = {"weights": tx, "gates": optax.adam(falling(SCORE_RATE))}
-    tx = optax.partition(rates, supermask.Gated("weights", "gates"))
-    return learned.model, tx, loss, lambda s: learned.choose(s.params, s.stats, KEY)
+    rates: Any = {"weights": tx, "gates": optax.adam(falling(0.03))}
+    tx, unused = optax.partition(rates, supermask.Gated(*rates)), jax.random.key(0)
+    return learned.model, tx, loss, lambda s: learned.choose(s.params, s.stats, unused)
 
 
 @lru_cache(maxsize=2)
 def digits(data_dir, first: int) -> data.Splits:
     """Read five digits of MNIST; of the first five 10 000 to learn from."""
-    every = data.load("mnist", data_dir, 5000, 0)
-    learned, *others = (data.only_classes(s, range(first, first + 5)) for s in every)
-    return data.Splits(
-        learned if first else data.subsample(learned, 10_000, 0), *others
-    )
-
-
-def make_sample(targets: np.ndarray, few: int):
-    """Draw batches of a few examples, as many of each class, which the key chooses."""
-    size = int(np.bincount(targets).min())
-    listed = jnp.stack([np.flatnonzero(targets == c)[:size] for c in range(CLASSES)])
-    first = jnp.arange(few // CLASSES, dtype=jnp.uint32)
-
-    def sample(key, step, whole):
-        keys = jax.random.split(key, CLASSES)
-        own = jax.vmap(lambda k, of: of[data.shuffled(k, first, size)])(keys, listed)
-        places = data.make_sample(BATCH, few)(key, step, own.ravel())
-        return jax.tree.map(lambda x: x[places], whole)
-
-    return sample
+    every, chosen = data.load("mnist", data_dir, 5000, 0), range(first, first + CLASSES)
+    five = data.Splits(*(data.only_classes(part, chosen) for part in every))
+    return five if first else five._replace(train=data.subsample(five.train, 10_000, 0))
 
 
 @lru_cache(maxsize=1)
 def fine_tuning(flags: Flags, case: Case) -> lottery.Recipe:
     """Make the recipe that a case trains and is measured by."""
     model, tx, loss, mask = made(case, flags.steps, MODEL)
-    splits = digits(flags.data_dir, CLASSES)
+    splits, few = digits(flags.data_dir, CLASSES), flags.few // CLASSES
+    target = np.asarray(splits.train.targets)
+    size = int(np.bincount(target).min())
+    listed = jnp.stack([np.flatnonzero(target == c)[:size] for c in range(CLASSES)])
+    batch = data.make_sample(32, flags.few)
+
+    def sample(key, step, whole):
+        # Of a few examples, as many of each class, which the key chooses.
+        keys, first = jax.random.split(key, CLASSES), jnp.arange(few, dtype=jnp.uint32)
+        own = jax.vmap(lambda k, of: of[data.shuffled(k, first, size)])(keys, listed)
+        places = batch(key, step, own.ravel())
+        return jax.tree.map(lambda x: x[places], whole)
+
     own = lth.make_recipe(
         model, tx, loss, train.classification(model.apply)[1], splits,
-        batch_size=BATCH, steps=flags.steps, densities=(), eval_every=flags.steps,
-        replicates=flags.replicates,
-        sample=make_sample(np.asarray(splits.train.targets), flags.few),
+        batch_size=32, steps=flags.steps, densities=(), eval_every=flags.steps,
+        replicates=flags.replicates, sample=sample,
     )  # fmt: skip
     reached = jax.jit(jax.vmap(lambda state: {"density": masks.density(mask(state))}))
 
-    def unmasked(state, mask, n, order):
-        return own.train(state, masks.unmasked(state.params), n, order)
-
-    return own._replace(train=unmasked, measures={**own.measures, "reached": reached})
+    return own._replace(measures={**own.measures, "reached": reached})
 
 
-def branch(flags: Flags, case: Case) -> lottery.Branch:
-    """Fine-tune a pre-trained network under a new head."""
-
-    def start(early, ticket, key):
-        # A head as it was drawn, and its units in another order: what has been trained
-        # fits that order. It is the same in all branches of a replicate.
-        mix = partial(jax.random.permutation, jax.random.key(1))
-        head = jax.tree.map(mix, early.params["output"])
-        params = {**ticket.state.params, "output": head}
-        known = MODEL._replace(init=lambda key: (params, {}))
-        model, tx, *_ = made(case, flags.steps, known, key)
-        return train.init_state(model.init, tx, key), ticket.mask
-
-    settings = {**case._asdict(), "steps": flags.steps, "few": flags.few}
-    changed = lambda recipe: fine_tuning(flags, case)  # noqa: E731
-    return lottery.Branch(start, NAMES[case], changed=changed, settings=settings)
+def start(steps: int, case: Case, early, ticket, key) -> tuple:
+    """Put a pre-trained network under a new head, the same in all cases."""
+    # A head as it was drawn, and its units in another order: what has been trained
+    # fits that order.
+    mix = partial(jax.random.permutation, jax.random.key(1))
+    head = jax.tree.map(mix, early.params["output"])
+    params = {**ticket.state.params, "output": head}
+    model, tx, *_ = made(
+        case, steps, MODEL._replace(init=lambda key: (params, {})), key
+    )
+    state = train.init_state(model.init, tx, key)
+    return state, masks.ones(state.params)
 
 
 def pretrained(flags: Flags) -> lottery.Recipe:
     """Make the recipe of nine epochs on the digits 0 to 4, and what hangs off it."""
+    branches = {
+        name: lottery.Branch(
+            partial(start, flags.steps, case), name,
+            changed=lambda recipe, case=case: fine_tuning(flags, case),
+            settings={**case._asdict(), "steps": flags.steps, "few": flags.few},
+        )
+        for case, name in NAMES.items()
+    }  # fmt: skip
     recipe = lth.make_recipe(
         MODEL, optax.adam(1.2e-3), *train.classification(MODEL.apply),
         digits(flags.data_dir, 0), batch_size=60, steps=1500, densities=(),
-        replicates=flags.replicates, eval_every=1500, prunable=body,
-        branches={NAMES[case]: branch(flags, case) for case in CASES},
+        replicates=flags.replicates, eval_every=1500, prunable=body, branches=branches,
     )  # fmt: skip
     # Said so, a dense network has its branches at level 0.
     return recipe._replace(first=lottery.trained_dense)
@@ -232,47 +210,38 @@ def pretrained(flags: Flags) -> lottery.Recipe:
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row per case: density and accuracy in %, gains on magnitude."""
     rows = []
-    for case in CASES:
+    for case in sorted(CASES, key=lambda case: (case.rate, -case.density)):
         of = table[table["variant"] == NAMES[case]]
-        row = {**case._asdict(), "n": of["replicate"].nunique()}
-        for column, split, metric in (
-            ("reached", "reached", "density"),
-            ("accuracy", "test", "accuracy"),
-        ):
-            values = 100 * results.final(of, split, metric)["value"]
-            row[column], row[f"{column}_ci"] = results.interval(values)
+        row: dict[str, Any] = {**case._asdict(), "rate": f"{case.rate:g}"}
+        row["n"] = of["replicate"].nunique()
+        reached = 100 * results.final(of, "reached", "density")["value"]
+        row["reached"], row["reached_ci"] = results.interval(reached)
+        one = {"variant": NAMES[case]}
+        row["accuracy"], row["accuracy_ci"] = results.mean(table, one)
         if case.method in METHODS[1:]:
-            pair = (NAMES[c] for c in (case, case._replace(method="magnitude")))
-            both = ({"variant": name} for name in pair)
-            row["gain"], row["gain_ci"] = results.gap(table, *both)
+            other = {"variant": NAMES[case._replace(method="magnitude")]}
+            row["gain"], row["gain_ci"] = results.gap(table, one, other)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def claims(table: pd.DataFrame) -> str:
-    """Write what each case ends with, and gains on magnitude."""
-    found = ends(table).sort_values(["rate", "density"], ascending=[True, False])
-    return results.text(found.assign(rate=found["rate"].map("{:g}".format)))
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw accuracy against the density reached, a panel for each rate."""
     drawn, found = Figure(figsize=(9.5, 3.9), layout="constrained"), ends(table)
-    for i, (rate, of) in enumerate(found.groupby("rate"), 1):
-        title = f"weights at rate {rate:g}, n = {of['n'].max()}"
-        axes = drawn.add_subplot(1, len(CHARGES), i, title=title, ylim=(80, 95))
+    panels = zip(drawn.subplots(1, len(CHARGES)), found.groupby("rate"), strict=True)
+    for axes, (rate, of) in panels:
         for name, color in zip(METHODS, [*plot.COLORS[:3], "0.5"], strict=True):
             rows = of[of["method"] == name].sort_values("reached")
             line = rows[["reached", "accuracy", "accuracy_ci"]].to_numpy().T
             axes.errorbar(*line, fmt="o-", ms=3, lw=1, color=color, label=name)
         axes.axhline(of["accuracy"].iloc[0], color="0.5", lw=0.8, ls=":")
+        axes.set(title=f"weights at rate {rate}, n = {of['n'].max()}", ylim=(80, 95))
         plot.density_axis(axes)
         axes.legend(frameon=False, fontsize="small", loc="lower left")
     drawn.axes[0].set_ylabel("test accuracy on the digits 5 to 9 (%)")
     return drawn
 
 
-CELLS = {"pretrained": pretrained}
-
 if __name__ == "__main__":
-    study.main(CELLS, claims, figure, "movement", flags=Flags)
+    told = lambda table: results.text(ends(table))  # noqa: E731
+    study.main({"pretrained": pretrained}, told, figure, "movement", flags=Flags)
