@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optax
 import pandas as pd
 import tyro
@@ -117,8 +116,7 @@ def mnist(flags: Flags, examples: int = 5000) -> data.Splits:
 def lenet(flags, tx: Any = None, **options) -> Recipe:
     """Make the recipe of LeNet-300-100 on 5 000 images of MNIST, in batches of 60.
 
-    Its optimizer `tx` is Adam at 1.2e-3 where none is given, and it trains the dense
-    network alone; `options`, those of `lth.make_recipe`, come before what is said here.
+    Without `tx` it trains by Adam at 1.2e-3; `options` are those of `lth.make_recipe`.
     """
     sizes = {"batch_size": 60, "steps": flags.steps, "eval_every": flags.steps // 2}
     sizes |= {"densities": (), "replicates": flags.replicates}
@@ -158,13 +156,9 @@ def columns(pairs: Mapping[str, Pair]) -> dict[str, float]:
 
 
 def compared(table, own: Where, others: Mapping[str, Where], name="accuracy") -> dict:
-    """Return a row of what a training reaches, and what it has more than others.
+    """Return a row of what a training reaches, as `name`, and has more than others.
 
-    Args:
-      table: Of all cells.
-      own: Says which training of each replicate, as in `results.gap`.
-      others: The same of each that it is compared with, by what they are called.
-      name: Of the column of what it reaches.
+    `own` says which it is, as in `results.gap`; so do `others`, by what each is called.
     """
     less = {f"less {n}": results.gap(table, own, at) for n, at in others.items()}
     pairs = {name: results.mean(table, own)} | less
@@ -178,8 +172,9 @@ def gaps(table, one: Where, other: Where, levels=None) -> dict[int, Pair]:
     return {n: results.gap(table, *pair) for n, pair in both.items()}
 
 
-def shares(rows: pd.DataFrame, of: list[str]) -> pd.DataFrame:
-    """Return pairs in percent of what probes measured: a row of each, by level."""
+def shares(table: pd.DataFrame, split: str, of: list[str]) -> pd.DataFrame:
+    """Return pairs in percent of what a probe measured: a row of each, by level."""
+    rows = table[table["split"] == split]
     cells = rows.assign(value=100 * rows["value"]).groupby([*of, "level"], sort=False)
     return cells["value"].agg(results.interval).unstack("level")
 
@@ -187,8 +182,7 @@ def shares(rows: pd.DataFrame, of: list[str]) -> pd.DataFrame:
 def told(table, rows, head="dense {dense} %", digits: int = 2, **means: Where) -> str:
     """Write numbers, `rows(table)`, under a head; what is NaN is left blank.
 
-    In the head, `{n}` is how many replicates there are, and `{name}` what the training
-    reaches that `means` says by that name, as in `results.mean`.
+    In the head `{n}` counts replicates; `means` say where the others are to be found.
     """
     reached = {name: results.mean(table, where) for name, where in means.items()}
     said: dict = {name: results.around(*pair) for name, pair in reached.items()}
@@ -207,15 +201,18 @@ def under_titles(table: pd.DataFrame, found: Callable, beside: str) -> str:
 
 def line(rows: pd.DataFrame, column: str, densities=None) -> dict[float, Pair]:
     """Return the pairs of a column by density in percent: a line of `panels`."""
-    pairs = zip(rows[column], rows[f"{column}_ci"], strict=True)
     x = rows["density %"] if densities is None else densities
+    pairs = zip(rows[column], rows[f"{column}_ci"], strict=True)
     return dict(zip(x, pairs, strict=True))
 
 
-def by_level(pairs: pd.DataFrame, kept: float) -> dict[Any, dict[float, Pair]]:
-    """Return lines of `panels`, from pairs by level that keep a share each."""
-    rows = pairs.iterrows()
-    return {name: {100 * kept**n: row[n] for n in row.index} for name, row in rows}
+def by_level(tables: Mapping[str, pd.DataFrame], kept: float) -> dict[str, dict]:
+    """Return what `panels` draws from tables of pairs, if each level keeps a share."""
+    lines: dict = {title: {} for title in tables}
+    for title, pairs in tables.items():
+        for label, row in pairs.iterrows():
+            lines[title][label] = {100 * kept**n: row[n] for n in row.index}
+    return lines
 
 
 def panels(lines, *labels, size=(9.6, 3.8), dotted=(), apart=0.0) -> Figure:
@@ -224,19 +221,18 @@ def panels(lines, *labels, size=(9.6, 3.8), dotted=(), apart=0.0) -> Figure:
     A panel has a legend unless its lines are called as those of the panel before.
 
     Args:
-      lines: By the title of the panel and the label of the line pairs of a mean and a
-        half, and these by density in percent.
+      lines: By title of the panel, label of the line and density in percent: pairs.
       labels: Of the vertical axes, panel by panel; if it is one, they share the axis.
       size: Of the figure, in inches.
       dotted: The heights of a dotted line in each of the first panels.
-      apart: How far lines are moved to stand beside each other, as a share of density.
+      apart: How far each line is moved to the side, as a share of the density.
     """
     drawn, known = Figure(figsize=size, layout="constrained"), []
     shares: dict = {"sharey": len(labels) == 1, "squeeze": False}
     each = drawn.subplots(1, len(lines), **shares)[0]
     for axes, (title, labelled) in zip(each, lines.items(), strict=True):
         for i, (style, label) in enumerate(zip(plot.styles(), labelled, strict=False)):
-            x = np.array(list(labelled[label])) * (1 + apart * i)
+            x = [density * (1 + apart * i) for density in labelled[label]]
             pairs = zip(*labelled[label].values(), strict=True)
             axes.errorbar(x, *pairs, ms=3, capsize=2, label=label, **style)
         axes.set_title(title, size=10)
