@@ -118,8 +118,7 @@ def figure(table: pd.DataFrame) -> Figure:
     behind, barriers, _ = found(table).values()
     once = behind[~behind.index.str.endswith("again")]
     tables = {"less the solution of LRR": once, "barriers": barriers}
-    lines = study.by_level(tables, 0.4)
-    return study.panels(lines, "test accuracy (points)", "points")
+    return study.panels(study.by_level(tables, 0.4), "test accuracy (points)", "points")
 
 
 if __name__ == "__main__":
