@@ -42,8 +42,6 @@ ablated weights starts at 0, and is the smallest at an update 25 steps later.
 """
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -54,52 +52,35 @@ import pandas as pd
 import study
 from matplotlib.figure import Figure
 
-import lth
-from lth import data, dynamic, masks, models, plot, results, train
-from lth.lottery import Recipe
+from lth import dynamic, lottery, masks, results
 from lth.masks import allocation
 
-DENSITIES, EXAMPLES = (0.1, 0.02), 5000
-MODEL = models.standardized(models.from_linen(models.MLP(), (28, 28, 1)), 0.0, 255.0)
-RULES = {
+DENSITIES, DENSE = (0.1, 0.02), {"run": "dense"}
+RULES: dict[str, Any] = {
     "RigL": dynamic.rigl,
     "SRigL": partial(dynamic.srigl, ablate=0.3),
     "SRigL, none ablated": partial(dynamic.srigl, ablate=0.0),
     "SRigL, more ablated": partial(dynamic.srigl, ablate=0.5),
 }
 OTHERS = {"RigL": "RigL", "none ablated": "SRigL, none ablated"}
+EACH = list(itertools.product(DENSITIES, RULES))
 COLUMNS = ("fan_in_least", "fan_in_most", "living")
 
 
-@dataclass(frozen=True)
-class Flags(study.Flags):
-    """Where things are, and how much to run."""
-
-    steps: int = 800
-
-
-def made(flags, rule: Callable | None = None, density: float = 1.0) -> Recipe:
+def made(flags, rule: str = "", density: float = 1.0) -> lottery.Recipe:
     """Make the recipe of a rule in training; of none it is the dense network."""
-    splits = data.load("mnist", flags.data_dir, 5000, 0)
-    few = data.subsample(splits.train, EXAMPLES, 0)
     adam = optax.adam(optax.cosine_decay_schedule(1.2e-3, flags.steps))
-    ones = masks.ones(jax.eval_shape(MODEL.init, jax.random.key(0))[0])
+    ones = masks.ones(jax.eval_shape(study.LENET.init, jax.random.key(0))[0])
     by_layer = allocation.erdos_renyi(ones, density, kernel=True)
     times = {"begin_step": 50, "end_step": 3 * flags.steps // 4, "frequency": 25}
 
-    def sparse(rule, key):
-        return dynamic.sparsify(adam, rule(by_layer, **times), key=key)
+    def sparse(key):
+        return dynamic.sparsify(adam, RULES[rule](by_layer, **times), key=key)
 
-    tx = partial(sparse, rule) if rule else adam
-    return lth.make_recipe(
-        MODEL, tx, *train.classification(MODEL.apply),
-        splits._replace(train=few), batch_size=60, steps=flags.steps,
-        eval_every=flags.steps // 2, densities=(), replicates=flags.replicates,
-    )  # fmt: skip
+    return study.lenet(flags, sparse if rule else adam)
 
 
-EACH = list(itertools.product(DENSITIES, RULES))
-CELLS: dict = {f"{n} {d}": partial(made, rule=RULES[n], density=d) for d, n in EACH}
+CELLS: dict = {f"{n} {d}": partial(made, rule=n, density=d) for d, n in EACH}
 CELLS["dense"] = made
 
 
@@ -118,41 +99,24 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     measured: Any = study.summary(table).set_index("run")
     rows = []
     for density, name in EACH:
-        run = {"run": f"{name} {density}"}
-        row: dict = {"density": f"{density:.0%}", "rule": name}
-        row["n"] = table["replicate"].nunique()
-        row["accuracy"], row["accuracy_ci"] = results.mean(table, run)
-        for other in ("RigL", "none ablated"):
-            gap = results.gap(table, run, {"run": f"{OTHERS[other]} {density}"})
-            row[f"less {other}"], row[f"less {other}_ci"] = gap
-        row |= {c: measured.loc[run["run"], f"reads_{c}"] for c in COLUMNS}
-        rows.append(row | {"kept %": 100 * measured.loc[run["run"], "density"]})
+        run, row = f"{name} {density}", {"density": f"{density:.0%}", "rule": name}
+        others = {o: {"run": f"{rule} {density}"} for o, rule in OTHERS.items()}
+        row |= study.compared(table, {"run": run}, others)
+        row |= {column: measured.loc[run, f"reads_{column}"] for column in COLUMNS}
+        rows.append(row | {"kept %": 100 * measured.loc[run, "density"]})
     return pd.DataFrame(rows)
-
-
-def claims(table: pd.DataFrame) -> str:
-    """Write accuracies, differences and fan-ins, and what the dense network has."""
-    dense = results.around(*results.mean(table, {"run": "dense"}))
-    return f"dense {dense} %\n{results.text(ends(table))}"
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw accuracy by rule and density."""
-    drawn = Figure(figsize=(5.4, 3.7), layout="constrained")
-    axes, found = drawn.subplots(), ends(table)
-    for i, name in enumerate(RULES):
-        of = found[found["rule"] == name]
-        x = [100 * d * (0.97 + 0.03 * i) for d in DENSITIES]  # beside each other
-        pair = of[["accuracy", "accuracy_ci"]].to_numpy().T
-        axes.errorbar(x, *pair, fmt="o-", ms=3, capsize=2, label=name)
-    axes.axhline(results.mean(table, {"run": "dense"})[0], color="0.5", ls=":")
-    plot.density_axis(axes)
-    n = table["replicate"].nunique()
-    axes.set(ylabel="test accuracy (%)", title=f"LeNet-300-100 on MNIST, n = {n}")
-    axes.legend(frameon=False, fontsize="small")
-    return drawn
+    rules, n = ends(table).groupby("rule", sort=False), table["replicate"].nunique()
+    lines = {name: study.line(rows, "accuracy", [10, 2]) for name, rows in rules}
+    titled = {f"LeNet-300-100 on MNIST, n = {n}": lines}
+    looks = {"size": (5.4, 3.7), "dotted": results.mean(table, DENSE)[:1]}
+    return study.panels(titled, "test accuracy (%)", apart=0.03, **looks)
 
 
 if __name__ == "__main__":
-    more = {"probes": [("reads", reads)], "flags": Flags, "written": ends}
-    study.main(CELLS, claims, figure, "constant_fan_in", **more)
+    claims = partial(study.told, rows=ends, dense=DENSE)
+    more = {"probes": {"reads": reads}, "flags": study.Flags(steps=800)}
+    study.main(CELLS, claims, figure, "constant_fan_in", written=ends, **more)

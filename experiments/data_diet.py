@@ -38,131 +38,82 @@ initialisation; the paper's ResNet-20 has not. All tickets train for 500 steps, 
 rewound one has k steps more behind it in all.
 """
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
 import study
 from matplotlib.figure import Figure
 
 import lth
-from lth import data, models, plot, results, train
 from lth.analysis import examples
 
 SHOWN, SHARE, BATCH = 5000, 0.05, 60
-DENSITIES = (0.2, 0.05, 0.02)
-MODEL = models.standardized(models.from_linen(models.MLP(), (28, 28, 1)), 0.0, 255.0)
+DENSITIES, EARLY = (0.2, 0.05, 0.02), (25, 100)  # EARLY: steps of pre-training
 WHICH = ("all", "random", "easiest", "hardest")
-EARLY = (25, 100)  # steps of pre-training
 
 
-@dataclass(frozen=True)
-class Flags(study.Flags):
-    """Where things are, and how much to run."""
-
-    steps: int = 500  # of each ticket, after its rewind point
-
-
-def made(flags, early: int = 0, replicates=None, **options) -> lth.lottery.Recipe:
+def made(flags, early: int = 0, **options) -> lth.lottery.Recipe:
     """Make a recipe of tickets that train for as long from step `early` on."""
     steps = flags.steps + early
-    return lth.make_recipe(
-        MODEL, optax.adam(1.2e-3), *train.classification(MODEL.apply), shown(flags),
-        batch_size=BATCH, steps=steps, eval_every=steps, rewind_to=early,
-        **{"densities": DENSITIES, **options},
-        replicates=replicates or flags.replicates,
-    )  # fmt: skip
-
-
-def shown(flags) -> data.Splits:
-    splits = data.load("mnist", flags.data_dir, 5000, 0)
-    return splits._replace(train=data.subsample(splits.train, SHOWN, 0))
+    sizes = {"steps": steps, "eval_every": steps, "rewind_to": early}
+    return study.lenet(flags, **({"densities": DENSITIES} | sizes | options))
 
 
 def difficulty(flags) -> jax.Array:
     """Score all examples by EL2N: the mean of other networks after two epochs."""
-    others = [100 + i for i in range(4)]
-    two = Flags(flags.data_dir, flags.runs, steps=2 * SHOWN // BATCH)
-    recipe = made(two, replicates=others, densities=())
+    two = study.Flags(flags.data_dir, steps=2 * SHOWN // BATCH)
+    recipe = made(two, replicates=[100, 101, 102, 103], densities=())
     state = lth.run(recipe, flags.runs / "data_diet" / "scored").ticket(0)
-    seen = shown(flags).train
-    parts = [(seen.inputs, seen.targets)]
-
-    def one(params, stats):
-        return examples.scores_of(MODEL.apply, params, stats, parts, examples.el2n)
-
-    return jax.vmap(one)(state.params, state.stats).mean(0)
+    asked = {"parts": [study.mnist(flags).train], "score": examples.el2n}
+    scores = partial(examples.scores_of, study.LENET.apply, **asked)
+    return jax.vmap(scores)(state.params, state.stats).mean(0)
 
 
-def dieted(flags, which: str, early: int) -> lth.lottery.Recipe:
+def dieted(flags, which, early: int) -> lth.lottery.Recipe:
     """Make the recipe that sees a choice of the examples before step `early`."""
-    if which == "all":
-        return made(flags, early)
-    chosen: Any = partial(examples.chosen, key=jax.random.key(0))
-    few = np.asarray(chosen(difficulty(flags), SHARE, which))
-    whole = data.make_sample(BATCH, SHOWN)
-    part = data.make_sample(BATCH, len(few))
+    few = examples.chosen(difficulty(flags), SHARE, which, key=jax.random.key(0))
+    whole, part = (lth.data.make_sample(BATCH, n) for n in (SHOWN, len(few)))
 
     def sample(key, step, given):
-        small = jax.tree.map(lambda x: x[few], given)
+        small = jax.tree.map(lambda x: x[np.asarray(few)], given)
         batches = part(key, step, small), whole(key, step, given)
         return jax.tree.map(lambda a, b: jnp.where(step < early, a, b), *batches)
 
     return made(flags, early, sample=sample)
 
 
-EACH = [(which, early) for early in EARLY for which in WHICH]
+EACH = [("all", 0), *((which, early) for early in EARLY for which in WHICH)]
 CELLS: dict = {f"{w}, {k}": partial(dieted, which=w, early=k) for w, k in EACH}
-CELLS["all, 0"] = partial(dieted, which="all", early=0)
+CELLS |= {f"all, {k}": partial(made, early=k) for k in (0, *EARLY)}
 
 
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Return accuracies of tickets, and differences to all examples and to none."""
     rows = []
     for level, density in enumerate(DENSITIES, 1):
-        for which, early in (("all", 0), *EACH):
-            own = {"run": f"{which}, {early}", "level": level}
-            row: dict = {"density": f"{density:.0%}", "steps": early, "seen": which}
-            row["n"] = table["replicate"].nunique()
-            row["accuracy"], row["accuracy_ci"] = results.mean(table, own)
-            others = {"all": f"all, {early}", "random": f"random, {early}"}
-            for column, run in {**others, "k = 0": "all, 0"}.items():
-                if run not in CELLS:
-                    continue
-                gap = results.gap(table, own, {"run": run, "level": level})
-                row[f"less {column}"], row[f"less {column}_ci"] = gap
-            rows.append(row)
+        at = {name: {"run": name, "level": level} for name in CELLS}
+        for which, k in EACH:
+            others = {"all": f"all, {k}", "random": f"random, {k}", "k = 0": "all, 0"}
+            others = {name: at[run] for name, run in others.items() if run in at}
+            row = {"density": f"{density:.0%}", "steps": k, "seen": which}
+            rows.append(row | study.compared(table, at[f"{which}, {k}"], others))
     return pd.DataFrame(rows)
-
-
-def claims(table: pd.DataFrame) -> str:
-    """Write accuracies and differences, and what the dense network has."""
-    dense = results.around(*results.mean(table, {"run": "all, 0", "level": 0}))
-    return f"dense {dense} %\n{results.text(ends(table)).replace('nan', '   ')}"
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw what a rewind point gains over initialisation, by density."""
-    drawn = Figure(figsize=(9.5, 3.7), layout="constrained")
-    found, x = ends(table), [100 * d for d in DENSITIES]
-    for axes, early in zip(drawn.subplots(1, 2, sharey=True), EARLY, strict=True):
-        for i, (color, which) in enumerate(zip(plot.COLORS, WHICH, strict=False)):
-            of = found[(found["seen"] == which) & (found["steps"] == early)]
-            pair = of[["less k = 0", "less k = 0_ci"]].to_numpy().T
-            beside = [d * (0.94 + 0.04 * i) for d in x]
-            axes.errorbar(beside, *pair, fmt="o-", ms=3, color=color, label=which)
-        axes.axhline(0, color="0.5", lw=0.8, ls=":")
-        plot.density_axis(axes)
-        axes.set_title(f"rewound to step {early}", size=10)
-    drawn.axes[0].set_ylabel("more than from step 0 (points)")
-    drawn.axes[0].legend(frameon=False, fontsize="small", title="examples seen")
-    return drawn
+    found, lines = ends(table).groupby(["steps", "seen"]), {}
+    for k in EARLY:
+        each = {which: found.get_group((k, which)) for which in WHICH}
+        each = {w: study.line(of, "less k = 0", [20, 5, 2]) for w, of in each.items()}
+        lines[f"rewound to step {k}, by examples seen"] = each
+    return study.panels(lines, "gain over step 0 (points)", dotted=(0, 0), apart=0.04)
 
 
 if __name__ == "__main__":
-    study.main(CELLS, claims, figure, "data_diet", flags=Flags, written=ends)
+    claims = partial(study.told, rows=ends, dense={"run": "all, 0", "level": 0})
+    more = {"flags": study.Flags(steps=500), "written": ends}
+    study.main(CELLS, claims, figure, "data_diet", **more)

@@ -20,8 +20,6 @@ settle between a fifth and a half of this training, and train as well as the tic
 then: the claim holds, but not within the first tenth.
 """
 
-from dataclasses import dataclass
-
 import jax
 import pandas as pd
 import study
@@ -52,19 +50,9 @@ BRANCHES = [
 ]
 
 
-@dataclass(frozen=True)
-class Flags(study.Flags):
-    """Where things are, and how much to run."""
-
-    replicates: int = 5
-
-
-def beside(flags: Flags, folder) -> pd.DataFrame:
+def beside(flags: study.Flags, folder) -> pd.DataFrame:
     """Return rows of the distance of each step's mask to that of the end."""
-    import lth
-
-    (path,) = folder.glob("digits-*")
-    run, rows = lth.open_run(path), []
+    run, rows = study.opened(flags, folder, "digits"), []
     for i, replicate in enumerate(run.replicates):
         drawn = [_mask(run.checkpoint(n).params, i) for n in STEPS]
         last = _mask(run.ticket(0).params, i)
@@ -118,5 +106,5 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    options = {"branches": BRANCHES, "flags": Flags, "beside": beside}
-    study.main(CELLS, claims, figure, "early_bird", **options)
+    options = {"branches": BRANCHES, "flags": study.Flags(replicates=5)}
+    study.main(CELLS, claims, figure, "early_bird", beside=beside, **options)

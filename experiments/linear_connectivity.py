@@ -30,8 +30,6 @@ stable and do not match, at 1.6 %. That pruned networks match only where they ar
 is so without an exception.
 """
 
-from dataclasses import dataclass
-
 import pandas as pd
 import study
 from matplotlib.figure import Figure
@@ -50,15 +48,7 @@ SETTINGS = {
 CELLS = {f"k = {k}": ("lenet-mnist", SETTINGS | {"rewind.to": f"{k}it"}) for k in STEPS}
 BRANCHES = [("order", {"levels": range(7)})]
 BARRIER = "barrier-to=order"
-PROBES = [("barrier", {"to": "order"})]
 STABLE = 2  # points of error, the paper's
-
-
-@dataclass(frozen=True)
-class Flags(study.Flags):
-    """Where things are, and how much to run."""
-
-    replicates: int = 5
 
 
 def barriers(table: pd.DataFrame) -> pd.DataFrame:
@@ -69,14 +59,12 @@ def barriers(table: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (run, level), group in rows.groupby(["run", "level"], sort=False):
         unit = f"run == {run!r} and level == {level}"
-        mean, half = results.interval(100 * group["value"])
+        one, match = summary.query(unit).iloc[0], matching.query(unit)["matches"]
+        pairs = {"barrier": results.interval(100 * group["value"])}
+        pairs["test %"] = (100 * one["accuracy"], 100 * one["accuracy_ci"])
         row = {"run": run, "density %": 100 * group["density"].mean()}
-        row |= {"barrier": mean, "barrier_ci": half}
-        one = summary.query(unit).iloc[0]
-        row["test %"] = 100 * one["accuracy"]
-        row["test %_ci"] = 100 * one["accuracy_ci"]
-        match = matching.query(unit)["matches"]
-        row["stable"] = mean < STABLE
+        row |= study.columns(pairs)
+        row["stable"] = row["barrier"] < STABLE
         row["matches"] = bool(match.iloc[0]) if len(match) else "dense"
         found.append(row)
     return pd.DataFrame(found)
@@ -100,9 +88,8 @@ def figure(table: pd.DataFrame) -> Figure:
     """Draw barriers and accuracies by density, a line for each rewind point."""
     drawn = Figure(figsize=(10.5, 3.9), layout="constrained")
     left, right = drawn.subplots(1, 2)
-    for color, (run, rows) in zip(
-        plot.COLORS, barriers(table).groupby("run", sort=False), strict=False
-    ):
+    runs = barriers(table).groupby("run", sort=False)
+    for color, (run, rows) in zip(plot.COLORS, runs, strict=False):
         x, y, half = rows["density %"], rows["barrier"], rows["barrier_ci"]
         left.errorbar(x, y, half, fmt="o-", ms=3, capsize=2, color=color, label=run)
     left.axhline(STABLE, color="0.5", lw=0.8, ls=":")
@@ -118,5 +105,6 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    options = {"branches": BRANCHES, "probes": PROBES, "flags": Flags}
+    options = {"branches": BRANCHES, "flags": study.Flags(replicates=5)}
+    options["probes"] = {"barrier": {"to": "order"}}
     study.main(CELLS, claims, figure, "linear_connectivity", **options)

@@ -39,6 +39,7 @@ Rewound to the initialisation itself the order counts for less, 0.06 ± 0.46 to 
 0.47 points, and the naive mask is nearer too.
 """
 
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -49,32 +50,19 @@ import pandas as pd
 import study
 from matplotlib.figure import Figure
 
-import lth
-from lth import compress, data, lottery, plot, results
+from lth import compress, data, lottery, results
 from lth.analysis import matching
 
-SETTINGS = {
-    "data.examples": 5000,
-    "optimizer.cosine": True,
-    "prune.rates": "",
-    "prune.densities": "0.2,0.1,0.05,0.03",
-    "prune.exclude": "output",
-    "steps": "500it",
-    "eval_every": "500it",
-    "levels": 4,
-    "controls": "shuffle",
-}
-EACH = [(0.25, 50), (1, 50), (2, 50), (1, 0)]  # width, and the step rewound to
-
-
-def cell(width: float, k: int):
-    """Return the run of networks so many times as wide, rewound to step k."""
-    widths = (int(300 * width), int(100 * width))
-    more = {"model.widths": widths, "rewind.to": f"{k}it"}
-    return ("lenet-mnist", SETTINGS | more)
-
-
-CELLS = {f"width {w:g}, k = {k}": cell(w, k) for w, k in EACH}
+SETTINGS: dict = {"data.examples": 5000, "optimizer.cosine": True, "levels": 4}
+SETTINGS |= {"prune.rates": "", "prune.densities": "0.2,0.1,0.05,0.03"}
+SETTINGS |= {"prune.exclude": "output", "controls": "shuffle"}
+SETTINGS |= {"steps": "500it", "eval_every": "500it"}
+CELLS = {}
+for width, k in [(0.25, 50), (1, 50), (2, 50), (1, 0)]:
+    more = {"model.widths": (int(300 * width), int(100 * width)), "rewind.to": f"{k}it"}
+    CELLS[f"width {width:g}, k = {k}"] = ("lenet-mnist", SETTINGS | more)
+HEAD = "test accuracy of the network's own ticket, and what others have more, in "
+HEAD += "points, n = {n}"
 WAYS = {"permuted": "permuted mask", "naive": "naive mask", "shuffle": "random mask"}
 
 
@@ -82,34 +70,24 @@ def matched(run, flags: study.Flags) -> tuple[Any, list[dict]]:
     """Match the units of each dense network with those of the replicate after it."""
     apply = run.recipe().objective.apply
     inputs = data.load("mnist", flags.data_dir, 5000, 0).train.inputs[:1000]
-    each = [run.ticket(0, replicate=replicate) for replicate in run.replicates]
-    spaces = compress.find(apply, each[0].params, each[0].stats, inputs)
-    seen = [
-        matching.activations(spaces, apply, one.params, one.stats, inputs)
-        for one in each
-    ]
+    tickets = [run.ticket(0, replicate=replicate) for replicate in run.replicates]
+    networks = [(apply, one.params, one.stats, inputs) for one in tickets]
+    spaces = compress.find(*networks[0])
+    seen = [matching.activations(spaces, *network) for network in networks]
     pairs = zip(seen, [*seen[1:], seen[0]], strict=True)
     return spaces, [matching.match_activations(spaces, *pair) for pair in pairs]
 
 
-def carried(run, spaces: Any, orders: list[dict], title: str) -> lottery.Branch:
+def carried(run, spaces, orders: list[dict], title: str) -> lottery.Branch:
     """Put on the early weights the mask of the replicate after theirs, in an order.
 
-    Args:
-      run: Of the tickets.
-      spaces: Of their networks.
-      orders: Of each replicate those that bring the other's units to its own.
-      title: What the branch is called.
-
-    Returns:
-      The branch, as the trunk trained.
+    The orders, of each replicate, bring the units of the other's `spaces` to its own.
     """
 
     def prune(recipe, early, before, density, keys):
         theirs, each = run.ticket(before.level + 1).mask, []
         for i in map(run.replicates.index, recipe.replicates):
-            after = itemgetter((i + 1) % len(run.replicates))
-            mask = jax.tree.map(after, theirs)
+            mask = jax.tree.map(itemgetter((i + 1) % len(orders)), theirs)
             each.append(matching.permuted(spaces, orders[i], mask=mask)[2])
         return jax.tree.map(lambda *m: jnp.stack(m), *each)
 
@@ -120,13 +98,12 @@ def beside(flags: study.Flags, folder: Path) -> pd.DataFrame:
     """Return the rows of masks that were carried from one replicate to another."""
     tables = []
     for name in CELLS:
-        (path,) = folder.glob(f"{name}-*")
-        run = lth.open_run(path, data_dir=flags.data_dir)
+        run = study.opened(flags, folder, name)
         spaces, orders = matched(run, flags)
         for way, order in (("permuted", orders), ("naive", [{}] * len(orders))):
             run.branch(carried(run, spaces, order, WAYS[way]), name=way)
-        rows = run.table[run.table["variant"].isin(WAYS)]
-        tables.append(rows[rows["variant"] != "shuffle"].assign(run=name))
+        rows = run.table[run.table["variant"].isin(["permuted", "naive"])]
+        tables.append(rows.assign(run=name))
     return pd.concat(tables)
 
 
@@ -134,43 +111,27 @@ def gaps(table: pd.DataFrame) -> pd.DataFrame:
     """Return what tickets reach, and by how much other masks fall behind them."""
     rows, pruned = [], table[table["level"] > 0]
     for (run, level), group in pruned.groupby(["run", "level"], sort=False):
-        at: dict = {"run": run, "level": level}
+        own: dict = {"run": run, "level": level}
+        each = {way: own | {"variant": way} for way in WAYS}
+        pairs = {"ticket": results.mean(table, own)}
+        pairs |= {way: results.gap(table, where, own) for way, where in each.items()}
+        pairs["permuted - naive"] = results.gap(table, each["permuted"], each["naive"])
         row = {"run": run, "density %": 100 * group["density"].mean()}
-        row["ticket"], row["ticket_ci"] = results.mean(table, at)
-        for way in WAYS:
-            gap = results.gap(table, at | {"variant": way}, at)
-            row[way], row[f"{way}_ci"] = gap
-        pair = (at | {"variant": way} for way in ("permuted", "naive"))
-        gap = results.gap(table, *pair)
-        row["permuted - naive"], row["permuted - naive_ci"] = gap
-        rows.append(row)
+        rows.append(row | study.columns(pairs))
     return pd.DataFrame(rows)
-
-
-def claims(table: pd.DataFrame) -> str:
-    """Write what each mask reaches."""
-    return (
-        "test accuracy of the network's own ticket, and what others have more, in "
-        f"points, n = {table['replicate'].nunique()}\n{results.text(gaps(table))}"
-    )
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw by how much each mask falls behind, a panel for each run."""
-    drawn = Figure(figsize=(11, 3.3), layout="constrained")
-    panels = drawn.subplots(1, len(CELLS), sharey=True)
-    groups = gaps(table).groupby("run", sort=False)
-    for axes, (run, rows) in zip(panels, groups, strict=True):
-        for color, (way, title) in zip(plot.COLORS, WAYS.items(), strict=False):
-            x, y, half = rows["density %"], rows[way], rows[f"{way}_ci"]
-            axes.errorbar(x, y, half, fmt="o-", ms=3, color=color, label=title)
-        axes.axhline(0, color="0.5", lw=0.8, ls=":")
-        axes.set_title(run, size=10)
-        plot.density_axis(axes)
-    panels[0].set(ylabel="less the own ticket (points)", ylim=(-20, 1))
-    panels[0].legend(frameon=False, fontsize="small")
+    lines = {}
+    for run, rows in gaps(table).groupby("run", sort=False):
+        lines[run] = {title: study.line(rows, way) for way, title in WAYS.items()}
+    looks = {"size": (11, 3.3), "dotted": [0] * len(CELLS)}
+    drawn = study.panels(lines, "less the own ticket (points)", **looks)
+    drawn.axes[0].set_ylim(-20, 1)
     return drawn
 
 
 if __name__ == "__main__":
+    claims = partial(study.told, rows=gaps, head=HEAD)
     study.main(CELLS, claims, figure, "mask_symmetry", beside=beside)

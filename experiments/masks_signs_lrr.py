@@ -47,31 +47,29 @@ import study
 from matplotlib.figure import Figure
 
 import lth
-from lth import lottery, masks, plot, results
+from lth import lottery, masks
 from lth.lottery import recipe as recipes
 from lth.lottery import rewind
 
-NAME = "masks_signs_lrr"
+NAME, HEAD = "masks_signs_lrr", "by level, 40 % are kept in each"
 MODES = {"IMP": "weights", "LRR": "learning_rate"}
-PRUNE = {"rate": 0.6, "rates": "output=0.3"}
 MASKS = ("IMP", "LRR", "random")  # who chooses them
-TITLE = "{} on {} masks"
-SHARES = (0.0, 0.1, 0.3, -1.0)  # of the signs, that turn
+UNTURNED = "0% turned"
+SHARES = {UNTURNED: 0.0, "10% turned": 0.1, "30% turned": 0.3, "initial signs": -1.0}
+FLAGS = study.Flags(steps=500, levels=5)
 
 
 def made(flags: study.Flags, by: str, chosen: str) -> lottery.Recipe:
     """Make the recipe of training by a mode of rewinding under masks of another."""
-    steps, random = f"{flags.steps or 500}it", chosen == "random"
-    recipe = lth.build(
-        "lenet-mnist", data_dir=flags.data_dir, data={"examples": 5000},
-        prune=PRUNE | {"criterion": "random" if random else "magnitude"},
-        rewind={"mode": MODES[by]}, optimizer={"cosine": True}, steps=steps,
-        eval_every=steps, levels=flags.levels or 5, replicates=flags.replicates,
-    )  # fmt: skip
-    if random or chosen == by:
+    criterion = "random" if chosen == "random" else "magnitude"
+    prune = {"rate": 0.6, "rates": "output=0.3", "criterion": criterion}
+    few, mode = {"examples": 5000}, {"mode": MODES[by]}
+    settings = {"data": few, "rewind": mode, "optimizer": {"cosine": True}}
+    recipe = study.preset(flags, "lenet-mnist", prune=prune, **settings)
+    if chosen in (by, "random"):
         return recipe
-    prune = partial(carried, flags.runs / NAME / TITLE.format(chosen, chosen))
-    return recipe._replace(prune=prune, stamp={**recipe.stamp, "masks": chosen})
+    borrowed = partial(carried, flags.runs / NAME / f"{chosen} on {chosen} masks")
+    return recipe._replace(prune=borrowed, stamp={**recipe.stamp, "masks": chosen})
 
 
 def carried(path: Path, early, ticket, density, keys):
@@ -85,103 +83,72 @@ def carried(path: Path, early, ticket, density, keys):
 
 # Own masks come first: others borrow them.
 EACH = sorted(itertools.product(MODES, MASKS), key=lambda each: each[0] != each[1])
-CELLS = {TITLE.format(b, c): partial(made, by=b, chosen=c) for b, c in EACH}
-TURNED = [("IMP", "IMP"), ("LRR", "LRR"), ("LRR", "random")]
+CELLS = {f"{b} on {c} masks": partial(made, by=b, chosen=c) for b, c in EACH}
+TURNED = ("IMP on IMP masks", "LRR on LRR masks", "LRR on random masks")
 
 
-def turned(share: float, by: str) -> lottery.Branch:
+def turned(by: str, name: str) -> lottery.Branch:
     """Train a ticket once more, the signs of a share of its weights turned round.
 
     A share of -1 gives all of them the signs that they had at initialisation.
     """
+    share = SHARES[name]
 
     def start(early, ticket, key):
-        state = getattr(rewind, MODES[by])(early, ticket.state)
-
         def leaf(w, first):
             turn = jnp.sign(w) != jnp.sign(first)
             if share >= 0:
                 turn = jax.random.bernoulli(key, share, w.shape)
             return jnp.where(turn, -w, w) if w.ndim > 1 else w  # a bias
 
+        state = getattr(rewind, MODES[by])(early, ticket.state)
         params = jax.tree.map(leaf, state.params, early.params)
         return state._replace(params=masks.apply(params, ticket.mask)), ticket.mask
 
-    title = f"{share:.0%} turned" if share >= 0 else "initial signs"
-    return lottery.Branch(start, title, settings={"share": share})
+    return lottery.Branch(start, name, settings={"share": share})
 
 
 def beside(flags: study.Flags, folder: Path) -> pd.DataFrame:
     """Return the rows of what becomes of tickets whose signs are turned."""
     tables = []
-    for each in TURNED:
-        run = lth.open_run(folder / TITLE.format(*each), made(flags, *each))
-        for share in SHARES:
-            run.branch(turned(share, each[0]), (1, 3))
-        tables.append(
-            run.table.query("variant != 'ticket'").assign(run=TITLE.format(*each))
-        )
+    for title in TURNED:
+        run = lth.open_run(folder / title, CELLS[title](flags))
+        for name in SHARES:
+            run.branch(turned(title[:3], name), (1, 3))
+        tables.append(run.table.query("variant != 'ticket'").assign(run=title))
     return pd.concat(tables)
 
 
-def gaps(table: pd.DataFrame, chosen: str) -> dict[int, tuple[float, float]]:
-    """Return at each level by how much LRR is ahead of IMP on the masks of one."""
-    lrr, imp = ({"run": TITLE.format(by, chosen)} for by in ("LRR", "IMP"))
-    levels = {n: {"level": n} for n in range(1, table["level"].max() + 1)}
-    return {n: results.gap(table, lrr | at, imp | at) for n, at in levels.items()}
-
-
-def flips(table: pd.DataFrame) -> pd.DataFrame:
-    """Return how many kept weights changed sign, in percent, by run and level."""
-    signs = table[table["split"] == "signs"].assign(value=100 * table["value"])
-    cells = signs.groupby(["run", "metric", "level"], sort=False)["value"]
-    return cells.agg(results.interval).unstack("level")
-
-
-def losses(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what turned signs cost, against as many steps without, by level."""
-    rows: dict = {}
-    for unit in itertools.product(TURNED, SHARES[1:], (1, 3)):
-        where = {"run": TITLE.format(*unit[0]), "level": unit[2]}
-        kept, other = (where | {"variant": turned(n, "").title} for n in (0, unit[1]))
-        row = rows.setdefault((where["run"], other["variant"]), {})
-        row[unit[2]] = results.gap(table, kept, other)
-    return pd.DataFrame(rows).T
-
-
-def claims(table: pd.DataFrame) -> str:
-    """Write by how much LRR is ahead, what changes sign, and what that costs."""
-    ahead = pd.DataFrame({f"{chosen} masks": gaps(table, chosen) for chosen in MASKS})
-    told = {
-        "LRR less IMP in test accuracy, in points": ahead.T,
-        "kept weights that changed sign, in percent": flips(table),
-        "points that turned signs cost, of a training more": losses(table),
+def found(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return how far LRR is ahead, what changes sign, and what turned signs cost."""
+    ahead, costs = {}, {}
+    for of in (f"{chosen} masks" for chosen in MASKS):
+        runs = ({"run": f"{by} on {of}"} for by in ("LRR", "IMP"))
+        ahead[of] = study.gaps(table, *runs)
+    for run, name in itertools.product(TURNED, [*SHARES][1:]):
+        both = ({"run": run, "variant": variant} for variant in (UNTURNED, name))
+        costs[run, name] = study.gaps(table, *both, levels=(1, 3))
+    signs = study.shares(table, "signs", ["run", "metric"])
+    return {
+        "LRR less IMP in test accuracy, in points": pd.DataFrame(ahead).T,
+        "kept weights that changed sign, in percent": signs,
+        "points that turned signs cost, of a training more": pd.DataFrame(costs).T,
     }
-    text = f"n = {table['replicate'].nunique()}; by level, 40 % are kept in each"
-    for title, rows in told.items():
-        cells = rows.map(lambda p: results.around(*p), na_action="ignore")
-        text += f"\n\n{title}:\n{cells.to_string(na_rep='')}"
-    return text
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw what LRR gains, and how many kept weights changed sign, by density."""
-    drawn = Figure(figsize=(9.6, 3.8), layout="constrained")
-    left, right = drawn.subplots(1, 2)
-    lines = [(left, f"{c} masks", gaps(table, c).values()) for c in MASKS]
-    turns = flips(table).xs("flipped", level="metric").drop(columns=0)
-    lines += [(right, run, list(row)) for run, row in turns.iterrows()]
-    for color, (axes, label, pairs) in zip(2 * plot.COLORS, lines, strict=False):
-        x = [40 * 0.4**n for n in range(len(pairs))]
-        y, half = zip(*pairs, strict=True)
-        axes.errorbar(x, y, half, fmt="o-", ms=3, capsize=2, color=color, label=label)
-        axes.legend(frameon=False, fontsize="x-small", ncols=2)
-        plot.density_axis(axes)
-    left.set(ylabel="LRR less IMP (points)", yscale="symlog")
-    right.set(ylabel="changed their sign (%)", yscale="log", ylim=(0.03, 60))
+    ahead, signs, _ = found(table).values()
+    flipped = signs.xs("flipped", level="metric").drop(columns=0)
+    tables = {"LRR less IMP": ahead, "kept weights that changed sign": flipped}
+    lines = study.by_level(tables, 0.4)
+    drawn = study.panels(lines, "test accuracy (points)", "share (%)")
+    drawn.axes[0].set_yscale("symlog")
+    drawn.axes[1].set(yscale="log", ylim=(0.03, 60))
     return drawn
 
 
 if __name__ == "__main__":
-    options = {"probes": [("signs", {})], "beside": beside}
-    study.main(CELLS, claims, figure, NAME, **options)
+    claims = partial(study.under_titles, found=found, beside=HEAD)
+    more = {"probes": {"signs": {}}, "beside": beside, "flags": FLAGS}
+    study.main(CELLS, claims, figure, NAME, **more)

@@ -25,13 +25,10 @@ do not give them: the structure is one of the initialisation. |w dL/dw| finds we
 common, those at the pixels that carry something, and a good part of magnitude's.
 """
 
-from dataclasses import dataclass
-
 import pandas as pd
 import study
 from matplotlib.figure import Figure
 
-import lth
 from lth import plot, results
 
 SETTINGS = {
@@ -47,20 +44,12 @@ CELLS = {name: ("digits", SETTINGS | {"prune.criterion": name}) for name in CRIT
 PROBES = [("overlap", {"to": "replicates"})]
 
 
-@dataclass(frozen=True)
-class Flags(study.Flags):
-    """Where things are, and how much to run."""
-
-    replicates: int = 4
-
-
-def beside(flags: Flags, folder) -> pd.DataFrame:
+def beside(flags: study.Flags, folder) -> pd.DataFrame:
     """Return the overlap of each criterion's masks with magnitude's."""
     (magnitude,) = folder.glob("magnitude-*")
     tables = []
     for name in CRITERIA[1:]:
-        (path,) = folder.glob(f"{name}-*")
-        run = lth.open_run(path)
+        run = study.opened(flags, folder, name)
         rows = run.measure("overlap", to="ticket", run=str(magnitude))
         tables.append(rows.assign(run=name, split="overlap-magnitude"))
     return pd.concat(tables)
@@ -109,5 +98,5 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    options = {"probes": PROBES, "flags": Flags, "beside": beside}
+    options = {"probes": PROBES, "beside": beside}
     study.main(CELLS, claims, figure, "overlap", **options)

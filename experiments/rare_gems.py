@@ -46,7 +46,7 @@ or 1 800 iterations changed none of this (90.9, 89.7 and 92.5 %, fresh weights 9
 since that many rounds are not asked for here.
 """
 
-from dataclasses import dataclass
+import itertools
 from functools import partial
 
 import optax
@@ -54,65 +54,35 @@ import pandas as pd
 import study
 from matplotlib.figure import Figure
 
-import lth
-from lth import data, models, plot, results, supermask, train
+from lth import lottery, results, supermask, train
 from lth.masks import schedules
 
-EXAMPLES = 5000
 PRUNED = {"20%": 0.2, "5%": 0.05, "2%": 0.02}
 ROUNDS = (0.5, *PRUNED.values())  # of iterative pruning
-CONTROLS = ("shuffle", "reinit")
-NETWORK = models.from_linen(models.MLP(), (28, 28, 1))
-MODEL = models.standardized(NETWORK, 0.0, 255.0)
+LEARNED, CONTROLS = ("gem", "edge-popup"), ("shuffle", "reinit")
+DENSE = {"run": "IMP", "level": 0}
 
 
-@dataclass(frozen=True)
-class Flags(study.Flags):
-    """Where things are, and how much to run."""
-
-    steps: int = 600
-
-
-def made(flags, densities=(), learn=None, learn_tx=None) -> lth.lottery.Recipe:
-    """Make the recipe of one way to a mask; what trains under masks is the same."""
-    splits = data.load("mnist", flags.data_dir, 5000, 0)
-    few = data.subsample(splits.train, EXAMPLES, 0)
-    return lth.make_recipe(
-        MODEL, optax.adam(1.2e-3), *train.classification(MODEL.apply),
-        splits._replace(train=few), batch_size=60, steps=flags.steps,
-        eval_every=flags.steps // 2, densities=densities,
-        # A mask that is learned has not been trained under: "rewind" does it.
-        branches=CONTROLS if densities else (*CONTROLS, "rewind"),
-        replicates=flags.replicates, learn=learn, learn_tx=learn_tx,
-        learn_by=learn and train.classification(learn.model.apply),
-    )  # fmt: skip
+def learned(flags, way: str, density: float) -> lottery.Recipe:
+    """Make the recipe that learns a mask, which a branch then trains under."""
+    scores = tx = optax.adam(optax.cosine_decay_schedule(1e-2, flags.steps))
+    if way == "gem":  # the weights rest, and fewer and fewer are kept
+        ramp = flags.steps // 10, 7 * flags.steps // 10, 20
+        schedule = schedules.cubic(1 - density, *ramp)
+        learn = supermask.movement(study.LENET, schedule, scope="global", every=3)
+        parts: dict = {"weights": optax.set_to_zero(), "gates": scores}
+        tx = optax.partition(parts, supermask.Gated("weights", "gates"))
+    else:
+        learn = supermask.edge_popup(study.LENET, density, every=3, scale=True)
+    by = train.classification(learn.model.apply)
+    options: dict = {"learn": learn, "learn_tx": tx, "learn_by": by}
+    # A mask that is learned has not been trained under: "rewind" does it.
+    return study.lenet(flags, branches=(*CONTROLS, "rewind"), **options)
 
 
-def gem(flags, density: float) -> lth.lottery.Recipe:
-    """Make the recipe that learns scores of weights at rest, and prunes as it does."""
-    ramp = flags.steps // 10, 7 * flags.steps // 10, 20
-    schedule = schedules.cubic(1 - density, *ramp)
-    learn = supermask.movement(MODEL, schedule, scope="global", every=3)
-    rate = optax.cosine_decay_schedule(1e-2, flags.steps)
-    parts: dict = {"weights": optax.set_to_zero(), "gates": optax.adam(rate)}
-    tx = optax.partition(parts, supermask.Gated("weights", "gates"))
-    return made(flags, (), learn, tx)
-
-
-def popped(flags, density: float) -> lth.lottery.Recipe:
-    """Make the recipe that keeps as many from the first step on: edge-popup."""
-    learn = supermask.edge_popup(MODEL, density, every=3, scale=True)
-    rate = optax.cosine_decay_schedule(1e-2, flags.steps)
-    return made(flags, (), learn, optax.adam(rate))
-
-
-LEARNED = {"gem": gem, "edge-popup": popped}
-CELLS: dict = {"IMP": partial(made, densities=ROUNDS)}
-CELLS |= {
-    f"{way} {name}": partial(make, density=share)
-    for way, make in LEARNED.items()
-    for name, share in PRUNED.items()
-}
+CELLS: dict = {"IMP": partial(study.lenet, densities=ROUNDS, branches=CONTROLS)}
+for way, (name, share) in itertools.product(LEARNED, PRUNED.items()):
+    CELLS[f"{way} {name}"] = partial(learned, way=way, density=share)
 
 
 def at(way: str, name: str, variant: str = "") -> dict:
@@ -126,50 +96,30 @@ def at(way: str, name: str, variant: str = "") -> dict:
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Return accuracies, and differences within replicates, of each mask, in points."""
     rows = []
-    for name in PRUNED:
-        for way in ("IMP", *LEARNED):
-            mask = at(way, name)
-            row: dict = {"density": name, "mask": way}
-            row |= {"n": table["replicate"].nunique()}
-            pairs = {"trained": results.mean(table, mask)}
-            pairs["less IMP"] = results.gap(table, mask, at("IMP", name))
-            for other in CONTROLS:
-                found = results.gap(table, mask, at(way, name, other))
-                pairs[f"less {other}"] = found
-            if way != "IMP":
-                found = results.mean(table, at(way, name, results.TICKET))
-                pairs["untrained"] = found
-            for column, (mean, half) in pairs.items():
-                row |= {column: mean, f"{column}_ci": half}
-            rows.append(row)
+    for name, way in itertools.product(PRUNED, ("IMP", *LEARNED)):
+        others = {"IMP": at("IMP", name)} | {c: at(way, name, c) for c in CONTROLS}
+        compared = study.compared(table, at(way, name), others, "trained")
+        rows.append({"density": name, "mask": way} | compared)
+        if way in LEARNED:
+            untrained = results.mean(table, at(way, name, results.TICKET))
+            rows[-1] |= study.columns({"untrained": untrained})
     return pd.DataFrame(rows)
-
-
-def claims(table: pd.DataFrame) -> str:
-    """Write accuracies and differences, and what the dense network has."""
-    dense = results.around(*results.mean(table, {"run": "IMP", "level": 0}))
-    return f"dense {dense} %\n{results.text(ends(table)).replace('nan', '   ')}"
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw accuracy after training, and gains over the shuffled mask, by density."""
-    drawn = Figure(figsize=(9.5, 3.7), layout="constrained")
-    left, right = drawn.subplots(1, 2)
-    x = [100 * share for share in PRUNED.values()]
     ways = ends(table).groupby("mask", sort=False)
-    for color, (way, of) in zip(plot.COLORS, ways, strict=False):
-        for axes, column in ((left, "trained"), (right, "less shuffle")):
-            pair = of[[column, f"{column}_ci"]].to_numpy().T
-            axes.errorbar(x, *pair, fmt="o-", ms=3, color=color, label=way)
-    dense, _ = results.mean(table, {"run": "IMP", "level": 0})
-    left.axhline(dense, ls=":", color="0.5")
-    left.set(ylabel="test accuracy (%)", title="trained from the initial weights")
-    right.set(ylabel="points", title="more than the mask shuffled in layers")
-    for axes in (left, right):
-        plot.density_axis(axes)
-    left.legend(frameon=False, fontsize="small")
-    return drawn
+    trained, gained = (
+        {way: study.line(rows, column, [20, 5, 2]) for way, rows in ways}
+        for column in ("trained", "less shuffle")
+    )
+    lines = {"trained from the initial weights": trained}
+    lines["more than the mask shuffled in layers"] = gained
+    dotted = results.mean(table, DENSE)[:1]
+    return study.panels(lines, "test accuracy (%)", "points", dotted=dotted)
 
 
 if __name__ == "__main__":
-    study.main(CELLS, claims, figure, "rare_gems", flags=Flags, written=ends)
+    claims = partial(study.told, rows=ends, dense=DENSE)
+    flags = study.Flags(steps=600)
+    study.main(CELLS, claims, figure, "rare_gems", flags=flags, written=ends)

@@ -32,8 +32,6 @@ At 2 % learning-rate rewinding is 10.7 ± 4.3 points ahead of weights and fine-t
 fresh ones gain weights 6.4 ± 3.9 points and cost the learning rate about 3.
 """
 
-from dataclasses import dataclass
-
 import pandas as pd
 import study
 from matplotlib.figure import Figure
@@ -79,13 +77,6 @@ BRANCHES = [
     ),
     ("rewound_to", {"at": "init"}),
 ]
-
-
-@dataclass(frozen=True)
-class Flags(study.Flags):
-    """Where things are, and how much to run."""
-
-    replicates: int = 5
 
 
 def claims(table: pd.DataFrame) -> str:
@@ -135,6 +126,5 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    study.main(
-        CELLS, claims, figure, "retraining_modes", branches=BRANCHES, flags=Flags
-    )
+    options = {"branches": BRANCHES, "flags": study.Flags(replicates=5)}
+    study.main(CELLS, claims, figure, "retraining_modes", **options)

@@ -25,14 +25,12 @@ Carried masks beat random ones at every density; nearly as good as tickets found
 they are only where half of the weights are kept.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import study
 from matplotlib.figure import Figure
 
-import lth
 from lth import plot, results
 
 SETTINGS: dict[str, Any] = {
@@ -52,13 +50,6 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Flags(study.Flags):
-    """Where things are, and how much to run."""
-
-    replicates: int = 4
-
-
 def cell(classes: tuple[int, ...]):
     """Return the run of these classes."""
     return ("lenet-mnist", SETTINGS | {"data.classes": classes})
@@ -67,10 +58,9 @@ def cell(classes: tuple[int, ...]):
 CELLS = {"0 to 4": cell(HERE), "5 to 9": cell(THERE)}
 
 
-def beside(flags: Flags, folder: Any) -> pd.DataFrame:
+def beside(flags: study.Flags, folder: Any) -> pd.DataFrame:
     """Return the rows of the tickets of 0 to 4 trained on 5 to 9."""
-    (path,) = folder.glob("0 to 4-*")
-    run = lth.open_run(path, data_dir=flags.data_dir)
+    run = study.opened(flags, folder, "0 to 4")
     run.branch("transfer", classes=",".join(map(str, THERE)), name="carried")
     rows = run.table
     return rows[rows["variant"] == "carried"].assign(run="5 to 9")
@@ -108,4 +98,4 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    study.main(CELLS, claims, figure, "ticket_transfer", flags=Flags, beside=beside)
+    study.main(CELLS, claims, figure, "ticket_transfer", beside=beside)

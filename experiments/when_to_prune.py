@@ -40,9 +40,7 @@ threshold for all, early pruning took nearly all of the embeddings, which start 
 """
 
 import itertools
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -50,60 +48,36 @@ import pandas as pd
 import study
 from matplotlib.figure import Figure
 
-import lth
 from lth import masks, results
 from lth.masks import schedules
 
-STEPS, DENSITY, EVERY = 400, 0.2, 10
-PARTS = (0.0, 0.25, 0.5, 0.75)  # of the training, where pruning begins or ends
-WIDTHS = (0.1, 0.15, 0.25)
-PARTED = [(a, b) for a, b in itertools.combinations(PARTS, 2)]
-NAMES = {f"{a:.0%} to {b:.0%}": (a, b) for a, b in PARTED}
-BEST = "25% to 75%"
-TEXT = "transformer-text-fast"
+DENSITY, BEST = 0.2, "25% to 75%"
+PARTS = itertools.combinations((0.0, 0.25, 0.5, 0.75), 2)  # of the training
+NAMES = {f"{begin:.0%} to {end:.0%}": (begin, end) for begin, end in PARTS}
 
 
-@dataclass(frozen=True)
-class Flags(study.Flags):
-    """Where things are, and how much to run."""
-
-    replicates: int = 3
-    steps: int = STEPS
+def times(part: tuple[float, float], steps: int) -> tuple[int, int, int]:
+    """Return the first and the last update of a mask, and how far they are apart."""
+    return max(1, round(part[0] * steps)), round(part[1] * steps), 10
 
 
-def times(begin: float, end: float, steps: int) -> tuple[int, int]:
-    """Return the first and the last update of a mask, in steps."""
-    return max(1, round(begin * steps)), round(end * steps)
-
-
-def trained(flags, width: float = 0.25, pruned: tuple[float, float] | None = None):
+def trained(flags, width=0.25, part: tuple[float, float] | None = None):
     """Make the recipe of one training, pruned in a part of it or not at all."""
-    moving: dict[str, Any] = {}
-    if pruned:
-        begin, end = (f"{t}it" for t in times(*pruned, flags.steps))
+    moving: dict = {}
+    if part:
+        when = zip(("begin", "end", "every"), times(part, flags.steps), strict=True)
         # Embeddings start far smaller than kernels: early on, a common threshold would
         # take nearly all of them.
         moving = {"rule": "gradual", "density": DENSITY, "scope": "layer"}
-        moving |= {"begin": begin, "end": end, "every": f"{EVERY}it"}
+        moving |= {name: f"{steps}it" for name, steps in when}
     rate = {"learning_rate": 3e-3, "warmup": f"{flags.steps // 10}it"}
-    return lth.build(
-        TEXT,
-        data_dir=flags.data_dir,
-        data={"length": 32},
-        model={"depth": 1, "width": width},
-        optimizer=rate,
-        dynamic=moving,
-        rewind={"to": "0it"},
-        batch_size=32,
-        steps=f"{flags.steps}it",
-        eval_every=f"{flags.steps}it",
-        levels=0,
-        replicates=flags.replicates,
-    )
+    settings = {"optimizer": rate, "model": {"depth": 1, "width": width}, "levels": 0}
+    settings |= {"data": {"length": 32}, "rewind": {"to": "0it"}, "batch_size": 32}
+    return study.preset(flags, "transformer-text-fast", dynamic=moving, **settings)
 
 
-CELLS: dict = {f"dense {w}": partial(trained, width=w) for w in WIDTHS}
-CELLS |= {name: partial(trained, pruned=part) for name, part in NAMES.items()}
+CELLS: dict = {f"dense {w}": partial(trained, width=w) for w in (0.1, 0.15, 0.25)}
+CELLS |= {name: partial(trained, part=part) for name, part in NAMES.items()}
 
 
 def kept(recipe, early, ticket) -> dict[str, jax.Array]:
@@ -111,27 +85,27 @@ def kept(recipe, early, ticket) -> dict[str, jax.Array]:
     return {"weights": jax.vmap(masks.count)(ticket.mask)}
 
 
-def average(part: tuple[float, float], steps: int) -> float:
-    """Return the mean density over the steps of a training."""
-    schedule = schedules.cubic(1 - DENSITY, *times(*part, steps), EVERY)
-    return float(np.mean([schedules.in_force(schedule, t) for t in range(steps)]))
+def average(name: str, steps: int) -> float:
+    """Return the mean over a training of how many times as many weights there are."""
+    if name not in NAMES:
+        return 1.0
+    schedule = schedules.cubic(1 - DENSITY, *times(NAMES[name], steps))
+    kept = [schedules.in_force(schedule, step) for step in range(steps)]
+    return float(np.mean(kept)) / DENSITY
 
 
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Return losses on test, and sizes in the end and in the mean of the training."""
-    loss, steps = results.final(table, metric="loss"), int(table["step"].max())
+    finals = results.final(table, metric="loss")
+    loss = finals.pivot(index="replicate", columns="run", values="value")
     sizes = table[table["metric"] == "weights"].groupby("run")["value"].mean()
-    best = loss[loss["run"] == BEST].set_index("replicate")["value"]
-    rows = []
+    steps, rows = int(table["step"].max()), []
     for name in CELLS:
-        own = loss[loss["run"] == name].set_index("replicate")["value"]
-        shares = average(NAMES[name], steps) / DENSITY if name in NAMES else 1.0
-        row: dict = {"cell": name, "n": len(own), "weights": sizes[name]}
-        row["average"] = sizes[name] * shares
-        row["loss"], row["loss_ci"] = results.interval(own)
-        gap = results.interval(own - best)
-        row[f"less {BEST}"], row[f"less {BEST}_ci"] = gap
-        rows.append(row)
+        row = {"cell": name, "n": len(loss), "weights": sizes[name]}
+        row["average"] = sizes[name] * average(name, steps)
+        pairs = {"loss": results.interval(loss[name])}
+        pairs[f"less {BEST}"] = results.interval(loss[name] - loss[BEST])
+        rows.append(row | study.columns(pairs))
     found = pd.DataFrame(rows)
     dense = found[~found["cell"].isin(NAMES)]
     law = np.polyfit(np.log(dense["average"]), dense["loss"], 1)
@@ -143,19 +117,17 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
 def claims(table: pd.DataFrame) -> str:
     """Write losses, and those that a law of dense networks gives for two sizes."""
     found = ends(table)
-    pruned = found[found["cell"].isin(NAMES)]
-    told = [results.text(found, 3)]
+    text, pruned = results.text(found, 3), found[found["cell"].isin(NAMES)]
     for size in ("average", "weights"):
         off = (pruned["loss"] - pruned[f"by {size}"]).abs().mean()
-        told.append(f"the law is off by {off:.3f} on average, by {size}")
-    return "\n".join(told)
+        text += f"\nthe law is off by {off:.3f} on average, by {size}"
+    return text
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw loss against the average number of weights, and the law of dense ones."""
-    drawn = Figure(figsize=(6.0, 3.9), layout="constrained")
-    axes, found = drawn.subplots(), ends(table)
-    pruned = found["cell"].isin(NAMES)
+    drawn, found = Figure(figsize=(6.0, 3.9), layout="constrained"), ends(table)
+    axes, pruned = drawn.subplots(), found["cell"].isin(NAMES)
     for label, of in (("dense", found[~pruned]), ("pruned", found[pruned])):
         axes.errorbar(of["average"], of["loss"], of["loss_ci"], fmt="o", label=label)
     for _, row in found[pruned].iterrows():
@@ -169,5 +141,5 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    more = {"probes": [("kept", kept)], "flags": Flags, "written": ends}
-    study.main(CELLS, claims, figure, "when_to_prune", **more)
+    more = {"probes": {"kept": kept}, "flags": study.Flags(replicates=3, steps=400)}
+    study.main(CELLS, claims, figure, "when_to_prune", written=ends, **more)

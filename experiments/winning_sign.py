@@ -39,38 +39,37 @@ hardly LRR's own: those of the initialisation do as well, since 97 % or more of 
 weights have them to the end (see masks_signs_lrr.py).
 """
 
+from functools import partial
 from pathlib import Path
 
 import jax
+import masks_signs_lrr
 import pandas as pd
 import study
 from matplotlib.figure import Figure
 
 import lth
-from lth import lottery, masks, plot, results
+from lth import lottery, masks
 from lth.analysis import overlap
 from lth.lottery import rewind, starts
 
-SIGNS = {  # of the fresh weights of each branch; again: of another draw
-    "winning signs": "late",
-    "winning signs again": "late",
-    "first signs": "early",
-    "own signs": "own",
-    "own signs again": "own",
-}
-BRANCHES = (*SIGNS, "first weights")
-LINES = {  # the ends of a line, by what it is called
-    **{f"{name} to LRR": name for name in BRANCHES if "again" not in name},
-    "two of winning signs": "winning signs,winning signs again",
-    "two of own signs": "own signs,own signs again",
-}
+SIGNS = {"winning": "late", "first": "early", "own": "own"}  # of the fresh weights
+BRANCHES = ("winning signs", "winning signs again", "first signs", "own signs")
+BRANCHES += ("own signs again", "first weights")  # again: of another draw
+LINES = {f"{name} to LRR": name for name in BRANCHES if "again" not in name}
+LINES |= {f"two of {s} signs": f"{s} signs,{s} signs again" for s in ("winning", "own")}
+
+
+def made(flags: study.Flags) -> lottery.Recipe:
+    """Make the recipe of learning-rate rewinding, with what hangs off its tickets."""
+    recipe = masks_signs_lrr.made(flags, "LRR", "LRR")
+    branches = {name: drawn(recipe, SIGNS[name.split()[0]]) for name in BRANCHES[:-1]}
+    branches["first weights"] = lottery.branches.rewound()
+    return recipe._replace(branches=branches)
 
 
 def drawn(recipe: lottery.Recipe, signs: str) -> lottery.Branch:
-    """Put the ticket's mask on fresh weights with its late, or early, or their signs.
-
-    The late ones are those of the solution of learning-rate rewinding.
-    """
+    """Put the ticket's mask on fresh weights with late, early or their own signs."""
 
     def init(key):
         return jax.tree.map(lambda x: x[0], recipe.init(key[None]))
@@ -83,23 +82,6 @@ def drawn(recipe: lottery.Recipe, signs: str) -> lottery.Branch:
 
     title = f"fresh weights, {signs} signs"
     return lottery.Branch(start, title, settings={"signs": signs})
-
-
-def made(flags: study.Flags) -> lottery.Recipe:
-    """Make the recipe of learning-rate rewinding, with what hangs off its tickets."""
-    steps = f"{flags.steps or 500}it"
-    recipe = lth.build(
-        "lenet-mnist", data_dir=flags.data_dir, data={"examples": 5000},
-        prune={"rate": 0.6, "rates": "output=0.3"}, levels=flags.levels or 5,
-        rewind={"mode": "learning_rate"}, optimizer={"cosine": True}, steps=steps,
-        eval_every=steps, replicates=flags.replicates,
-    )  # fmt: skip
-    branches = {name: drawn(recipe, signs) for name, signs in SIGNS.items()}
-    branches["first weights"] = lottery.branches.rewound()
-    return recipe._replace(branches=branches)
-
-
-CELLS = {"LRR": made}
 
 
 def turned(recipe, early, ticket, stored) -> dict[str, jax.Array]:
@@ -115,62 +97,31 @@ def beside(flags: study.Flags, folder: Path) -> pd.DataFrame:
     tables = [run.measure("turned", turned, levels)]
     for name, to in LINES.items():
         rows = run.measure("barrier", levels=levels, to=to, ends="line")
-        rows = rows[rows["metric"] == "accuracy"]
+        rows = rows.query("metric == 'accuracy'")
         tables.append(rows.assign(split="barrier", metric=name))
     return pd.concat(tables).assign(run="LRR")
 
 
-def measured(table: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Return intervals of what was measured of branches, in percent, by level."""
-    rows = table[table["split"] == split].assign(value=100 * table["value"])
-    cells = rows.groupby(["metric", "level"], sort=False)["value"]
-    return cells.agg(results.interval).unstack("level")
-
-
-def behind(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what each branch reaches beyond the solution, in points, by level."""
-    levels = range(1, table["level"].max() + 1)
-    rows: dict = {name: {} for name in BRANCHES}
-    for name in BRANCHES:
-        for level in levels:
-            at = {"level": level}
-            rows[name][level] = results.gap(table, at | {"variant": name}, at)
-    return pd.DataFrame(rows).T
-
-
-def claims(table: pd.DataFrame) -> str:
-    """Write how far branches fall behind, barriers, and which signs they end with."""
-    told = {
-        "test accuracy less that of LRR's solution, in points": behind(table),
-        "barrier on test, in points": measured(table, "barrier"),
-        "kept weights of another sign than the solution's, %": measured(
-            table, "turned"
-        ),
+def found(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return how far branches fall behind, barriers, and which signs they end with."""
+    ahead = {name: study.gaps(table, {"variant": name}, {}) for name in BRANCHES}
+    signs = study.shares(table, "turned", ["metric"])
+    return {
+        "test accuracy less that of LRR's solution, in points": pd.DataFrame(ahead).T,
+        "barrier on test, in points": study.shares(table, "barrier", ["metric"]),
+        "kept weights of another sign than the solution's, %": signs,
     }
-    text = f"n = {table['replicate'].nunique()}; by level, 40 % are kept in each"
-    for title, rows in told.items():
-        cells = rows.map(lambda pair: results.around(*pair))
-        text += f"\n\n{title}:\n{cells.to_string()}"
-    return text
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw how far branches fall behind, and the barriers, by density."""
-    drawn = Figure(figsize=(9.6, 3.8), layout="constrained")
-    found = behind(table), measured(table, "barrier")
-    for axes, rows in zip(drawn.subplots(1, 2), found, strict=True):
-        rows = rows[~rows.index.str.endswith("again")]
-        for color, (name, pairs) in zip(plot.COLORS, rows.iterrows(), strict=False):
-            x, (y, half) = [100 * 0.4**n for n in pairs.index], zip(*pairs, strict=True)
-            axes.errorbar(
-                x, y, half, fmt="o-", ms=3, capsize=2, color=color, label=name
-            )
-        plot.density_axis(axes)
-        axes.legend(frameon=False, fontsize="small")
-    drawn.axes[0].set_ylabel("less the solution of LRR (points)")
-    drawn.axes[1].set_ylabel("barrier (points)")
-    return drawn
+    behind, barriers, _ = found(table).values()
+    once = behind[~behind.index.str.endswith("again")]
+    tables = {"less the solution of LRR": once, "barriers": barriers}
+    return study.panels(study.by_level(tables, 0.4), "test accuracy (points)", "points")
 
 
 if __name__ == "__main__":
-    study.main(CELLS, claims, figure, "winning_sign", beside=beside)
+    claims = partial(study.under_titles, found=found, beside=masks_signs_lrr.HEAD)
+    more = {"beside": beside, "flags": masks_signs_lrr.FLAGS}
+    study.main({"LRR": made}, claims, figure, "winning_sign", **more)
