@@ -50,9 +50,9 @@ It takes gentle training, too. Permuted, 100 outputs, n = 3, one-shot from one i
 faster than the right one: presumably by what all share, keeping unused outputs silent.
 """
 
+from collections import namedtuple
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,15 +81,8 @@ class Flags(study.Flags):
     rate: float = 1e-3  # learning rate of scores
 
 
-class Own(NamedTuple):
-    """What a replicate knows beside its weights."""
-
-    pixels: jax.Array  # [t, 784]: the order in which each task reads them
-    task: jax.Array  # []: which is learned
-
-    @property
-    def inner(self):  # as the stats of a supermask have it
-        return self
+# Beside its weights: in which order each task reads pixels, and which is learned.
+Own = namedtuple("Own", "pixels task")
 
 
 def mine(x: jax.Array, task: jax.Array) -> jax.Array:
@@ -102,8 +95,8 @@ def examples(flags: Flags, pairs: bool) -> data.Splits:
 
     def of(part):
         label = part.targets
-        each = [label // 2 == i for i in range(5)] if pairs else [label >= 0]
-        places = [np.flatnonzero(these) for these in each]
+        places = [np.flatnonzero(label // 2 == i) for i in range(5)]
+        places = places if pairs else [np.arange(len(label))]
         table = np.stack([p[: min(map(len, places))] for p in places], 1)
         targets = label[table] % 2 if pairs else label[table]
         return data.Dataset(part.inputs.reshape(-1, 784)[table], targets)
@@ -129,6 +122,22 @@ def network(outputs: int, tasks: int, pairs: bool, initialiser: str) -> models.M
     return models.Model(init, apply)
 
 
+def labelled(of, params, stats, batch, *key):
+    """Call a loss or measure with the labels of the task that its stats are of."""
+    task = getattr(stats, "inner", stats).task
+    return of(params, stats, batch._replace(targets=mine(batch.targets, task)), *key)
+
+
+def seen(measure, tasks: int, params, own: Own, batch) -> dict[str, jax.Array]:
+    """Measure also the tasks so far, in the mean."""
+    every = jnp.arange(tasks)
+    hits = jax.lax.map(
+        lambda task: measure(params, own._replace(task=task), batch)["accuracy"], every
+    )
+    share = (every <= own.task) / (own.task + 1)
+    return {**measure(params, own, batch), "seen": jnp.tensordot(share, hits, 1)}
+
+
 def in_turn(flags: Flags, problem: str, outputs: int, frozen: bool = True):
     """Make a recipe that learns a task at each level: a mask, or weights trained on."""
     tasks = flags.tasks if problem == "permuted" else 5
@@ -138,35 +147,17 @@ def in_turn(flags: Flags, problem: str, outputs: int, frozen: bool = True):
     if frozen:
         model = supermask.edge_popup(model, 0.5, every=3).model
         tx = optax.rmsprop(optax.cosine_decay_schedule(flags.rate, flags.steps))
-    loss_of, measure_of = train.classification(model.apply)
-
-    def labelled(batch, stats):
-        return batch._replace(targets=mine(batch.targets, stats.inner.task))
-
-    def loss(params, stats, batch, key):
-        return loss_of(params, stats, labelled(batch, stats), key)
-
-    def measure(params, stats, batch):
-        def on(stats):
-            return measure_of(params, stats, labelled(batch, stats))
-
-        found, every = on(stats), jnp.arange(tasks)
-        if frozen:
-            return found
-        hits = jax.lax.map(
-            lambda task: on(stats._replace(task=task))["accuracy"], every
-        )
-        share = (every <= stats.task) / (stats.task + 1)
-        return {**found, "seen": jnp.tensordot(share, hits, 1)}
-
+    loss, measure = (partial(labelled, of) for of in train.classification(model.apply))
     recipe = lth.make_recipe(
-        model, tx, loss, measure, examples(flags, problem == "split"), batch_size=128,
+        model, tx, loss, measure if frozen else partial(seen, measure, tasks),
+        examples(flags, problem == "split"), batch_size=128,
         steps=flags.steps, eval_every=flags.steps, replicates=flags.replicates,
         densities=[1.0] * (tasks - 1), prunable=lambda path, leaf: True,
     )  # fmt: skip
 
     def next_task(early, late, key):
-        own = late.stats.inner._replace(task=late.stats.inner.task + 1)
+        own = getattr(late.stats, "inner", late.stats)
+        own = own._replace(task=own.task + 1)
         if not frozen:
             return late._replace(step=early.step, stats=own)
         new = train.init_state(model.init, tx, key)  # its scores, over the same weights
@@ -231,8 +222,8 @@ def given_and_inferred(flags: Flags, folder) -> pd.DataFrame:
     tables = []
     for cell in list(CELLS)[: len(MASKS)]:
         run = lth.open_run(folder / cell, CELLS[cell](flags))
-        probe, last = partial(inferred, flags, run), [max(run.levels)]
-        tables.append(run.measure("masks", probe, last).assign(run=cell))
+        found = run.measure("masks", partial(inferred, flags, run), [max(run.levels)])
+        tables.append(found.assign(run=cell))
     return pd.concat(tables)
 
 
@@ -249,11 +240,6 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     return found.apply(pd.Series).set_axis(["value", "value_ci"], axis=1).reset_index()
 
 
-def claims(table: pd.DataFrame) -> str:
-    """Write accuracies with the task given, and how often it is found, in %."""
-    return results.text(ends(table))
-
-
 def figure(table: pd.DataFrame) -> Figure:
     """Draw what is remembered of the tasks so far, and how often one is inferred."""
     drawn = Figure(figsize=(11, 3.6), layout="constrained")
@@ -265,19 +251,19 @@ def figure(table: pd.DataFrame) -> Figure:
         line = 100 * rows.groupby("level")["value"].mean()
         line = line.expanding().mean() if masked else line
         left.plot(line.index + 1, line, "o-", ms=3, color=color, label=cell)
-        styles = {"one_shot": "o-", "binary": "s--"} if masked else {}
-        for name, style in styles.items():
+        for name, style in zip(FINDERS, ("o-", "s--") if masked else (), strict=False):
             values = [found.get((cell, f"{name} {size}")) for size in SIZES]
             axes = others[cell.startswith("split")]
             axes.semilogx(SIZES, values, style, color=color, label=f"{cell}, {name}")
     left.set(xlabel="tasks learned", ylabel="mean test accuracy over them (%)")
+    others[0].set(xlabel="test inputs in a batch", ylabel="tasks found (%)")
     for axes in (left, *others):
         axes.set_ylim(0, 104)
         axes.legend(frameon=False, fontsize="x-small")
-    others[0].set(xlabel="test inputs in a batch", ylabel="tasks found (%)")
     return drawn
 
 
 if __name__ == "__main__":
     more = {"beside": given_and_inferred, "written": ends, "flags": Flags}
+    claims = lambda table: results.text(ends(table))  # noqa: E731
     study.main(CELLS, claims, figure, "superposition", **more)
