@@ -4,7 +4,8 @@ Claims: gradual pruning while training beats pruning once, before or after (Zhu 
 2017, arXiv:1710.01878, prune gradually and find large sparse networks better than small
 dense ones); SNIP (Lee et al. 2019, arXiv:1810.02340) makes pruning at initialisation
 work; and tfmot's "pruning does not hurt", of a constant sparsity of 50 or 80 %, whether
-the network was trained before or not: within 1 point of a baseline of at least 97.5 %.
+the network was trained before or not: here, within 1 point of a baseline of at least
+97.5 %.
 
     python experiments/gradual_pruning.py --data-dir DATA
 

@@ -10,7 +10,7 @@ stand in the abstract, without their particulars, which are recalled like claim 
 3. zero is the right value for pruned weights that training drove towards zero: to
    leave all at their initial values hurts, to leave only those that grew there helps;
 4. masking is training: on untrained initial weights, large_final_same_sign masks reach
-   some 80 % (the abstract's 86 % are of learned masks).
+   some 80 % (the abstract's 86 % are of signed constants).
 
     python experiments/zhou_criteria.py --data-dir DATA
 

@@ -168,7 +168,17 @@ def fitting(p: Prune, r: Rewind, m: Model, found: bool) -> list[str]:
 
 
 def unfit(control: str, p: Prune, m: Model, found: bool) -> str:
-    """Why a control does not go with an experiment; empty where it does."""
+    """Say why a control does not go with an experiment.
+
+    Args:
+      control: Its name.
+      p: How the experiment prunes.
+      m: Its network.
+      found: Whether its mask is found in the first training.
+
+    Returns:
+      The reason, or an empty text where it goes with it.
+    """
     if control == "invert" and p.at != "early":
         return (
             "--controls invert ranks weights that are not trained yet: it goes with "
