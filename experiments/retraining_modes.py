@@ -32,11 +32,13 @@ At 2 % learning-rate rewinding is 10.7 ± 4.3 points ahead of weights and fine-t
 fresh ones gain weights 6.4 ± 3.9 points and cost the learning rate about 3.
 """
 
+import itertools
+
 import pandas as pd
 import study
 from matplotlib.figure import Figure
 
-from lth import plot, results
+from lth import results
 
 SETTINGS = {
     "optimizer.cosine": True,
@@ -63,39 +65,23 @@ MODES = {  # what each is called, and the branch that it is
     "weights, last rate": "retrain-mode=weights_low_rate",
     "fresh initialisation": "retrain-mode=reinit",
 }
-BRANCHES = [
-    *(
-        ("retrain", {"mode": mode, "moments": moments})
-        for mode, moments in (
-            ("weights", "drop"),
-            ("learning_rate", "keep"),
-            ("learning_rate", "drop"),
-            ("finetune", "keep"),
-            ("weights_low_rate", "keep"),
-            ("reinit", "keep"),
-        )
-    ),
-    ("rewound_to", {"at": "init"}),
-]
+WAYS = [("weights", "drop"), ("learning_rate", "keep"), ("learning_rate", "drop")]
+WAYS += [("finetune", "keep"), ("weights_low_rate", "keep"), ("reinit", "keep")]
+BRANCHES: list = [("retrain", {"mode": mode, "moments": how}) for mode, how in WAYS]
+BRANCHES += [("rewound_to", {"at": "init"})]
 
 
 def claims(table: pd.DataFrame) -> str:
     """Write the test accuracy of each mode, and its difference from weights."""
-    ends = results.final(table[table["level"] == 1])
-    ends["value"] *= 100
     rows = []
     for mode, variant in MODES.items():
-        of_mode = ends[ends["variant"] == variant]
-        row: dict[str, object] = {"mode": mode}
+        pairs = {}
         for cell in CELLS:
-            mine = of_mode[of_mode["run"] == cell]
-            weights = ends.query(f"run == {cell!r} and variant == 'ticket'")
-            row[cell], row[f"{cell}_ci"] = results.interval(mine["value"])
-            pair = mine.set_index("replicate")["value"]
-            less = pair - weights.set_index("replicate")["value"]
-            name = f"- weights, {cell}"
-            row[name], row[f"{name}_ci"] = results.interval(less)
-        rows.append(row)
+            weights: dict = {"run": cell, "level": 1}
+            own = weights | {"variant": variant}
+            pairs[cell] = results.mean(table, own)
+            pairs[f"- weights, {cell}"] = results.gap(table, own, weights)
+        rows.append({"mode": mode} | study.columns(pairs))
     dense = results.summary(table[table["level"] == 0])["accuracy"].mean()
     return (
         f"dense {100 * dense:.2f} %; test accuracy and differences within replicates "
@@ -106,23 +92,12 @@ def claims(table: pd.DataFrame) -> str:
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw test accuracy by density, a line for each mode."""
-    drawn = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = drawn.subplots()
-    one = results.summary(table[table["level"] == 1])
-    for i, (label, variant) in enumerate(MODES.items()):
-        rows = one[one["variant"] == variant].sort_values("density")
-        color, style = plot.COLORS[i % len(plot.COLORS)], "o-" if i < 6 else "s--"
-        x, y, half = (rows[n] for n in ("density", "accuracy", "accuracy_ci"))
-        axes.errorbar(
-            100 * x, 100 * y, 100 * half, fmt=style, ms=3, color=color, label=label
-        )
-    plot.density_axis(axes)
-    axes.set(ylabel="test accuracy at the end (%)")
-    axes.legend(frameon=False, fontsize="x-small")
-    axes.set_title(
-        f"MLP on digits, one shot, n = {table['replicate'].nunique()}", size=10
-    )
-    return drawn
+    lines: dict = {mode: {} for mode in MODES}
+    for (mode, variant), density in itertools.product(MODES.items(), DENSITIES):
+        own = {"run": f"{100 * density:g} %", "level": 1, "variant": variant}
+        lines[mode][100 * density] = results.mean(table, own)
+    titled = {f"MLP on digits, one shot, n = {table['replicate'].nunique()}": lines}
+    return study.panels(titled, "test accuracy at the end (%)", size=(6.4, 4.2))
 
 
 if __name__ == "__main__":

@@ -228,8 +228,7 @@ def panels(lines, *labels, size=(9.6, 3.8), dotted=(), apart=0.0) -> Figure:
       apart: How far each line is moved to the side, as a share of the density.
     """
     drawn, known = Figure(figsize=size, layout="constrained"), []
-    shares: dict = {"sharey": len(labels) == 1, "squeeze": False}
-    each = drawn.subplots(1, len(lines), **shares)[0]
+    each = drawn.subplots(1, len(lines), sharey=len(labels) == 1, squeeze=False)[0]
     for axes, (title, labelled) in zip(each, lines.items(), strict=True):
         for i, (style, label) in enumerate(zip(plot.styles(), labelled, strict=False)):
             x = [density * (1 + apart * i) for density in labelled[label]]
