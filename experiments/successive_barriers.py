@@ -83,6 +83,7 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    options = {"probes": [("barrier", {})], "flags": runs.Flags}
+    flags = study.Flags(replicates=5)
+    options = {"probes": [("barrier", {})], "flags": flags}
     options["folder"] = "linear_connectivity"
     study.main(runs.CELLS, claims, figure, "successive_barriers", **options)
