@@ -42,6 +42,7 @@ weights have them to the end (see masks_signs_lrr.py).
 from functools import partial
 from pathlib import Path
 
+import elsewhere
 import jax
 import masks_signs_lrr
 import pandas as pd
@@ -49,9 +50,8 @@ import study
 from matplotlib.figure import Figure
 
 import lth
-from lth import lottery, masks
+from lth import lottery
 from lth.analysis import overlap
-from lth.lottery import rewind, starts
 
 SIGNS = {"winning": "late", "first": "early", "own": "own"}  # of the fresh weights
 BRANCHES = ("winning signs", "winning signs again", "first signs", "own signs")
@@ -63,25 +63,10 @@ LINES |= {f"two of {s} signs": f"{s} signs,{s} signs again" for s in ("winning",
 def made(flags: study.Flags) -> lottery.Recipe:
     """Make the recipe of learning-rate rewinding, with what hangs off its tickets."""
     recipe = masks_signs_lrr.made(flags, "LRR", "LRR")
-    branches = {name: drawn(recipe, SIGNS[name.split()[0]]) for name in BRANCHES[:-1]}
+    signs = {name: SIGNS[name.split()[0]] for name in BRANCHES[:-1]}
+    branches = {name: elsewhere.fresh(recipe, by) for name, by in signs.items()}
     branches["first weights"] = lottery.branches.rewound()
     return recipe._replace(branches=branches)
-
-
-def drawn(recipe: lottery.Recipe, signs: str) -> lottery.Branch:
-    """Put the ticket's mask on fresh weights with late, early or their own signs."""
-
-    def init(key):
-        return jax.tree.map(lambda x: x[0], recipe.init(key[None]))
-
-    def start(early, ticket, key):
-        fresh = rewind.make_reinit(init, key)(early, early)
-        by = {"late": ticket.state, "early": early, "own": fresh}[signs]
-        params = starts.signs_kept(fresh.params, by.params)
-        return fresh._replace(params=masks.apply(params, ticket.mask)), ticket.mask
-
-    title = f"fresh weights, {signs} signs"
-    return lottery.Branch(start, title, settings={"signs": signs})
 
 
 def turned(recipe, early, ticket, stored) -> dict[str, jax.Array]:
