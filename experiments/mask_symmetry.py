@@ -40,17 +40,15 @@ Rewound to the initialisation itself the order counts for less, 0.06 ± 0.46 to 
 """
 
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import elsewhere
 import pandas as pd
 import study
 from matplotlib.figure import Figure
 
-from lth import compress, data, lottery, results
+from lth import compress, data, results
 from lth.analysis import matching
 
 SETTINGS: dict = {"data.examples": 5000, "optimizer.cosine": True, "levels": 4}
@@ -78,22 +76,6 @@ def matched(run, flags: study.Flags) -> tuple[Any, list[dict]]:
     return spaces, [matching.match_activations(spaces, *pair) for pair in pairs]
 
 
-def carried(run, spaces, orders: list[dict], title: str) -> lottery.Branch:
-    """Put on the early weights the mask of the replicate after theirs, in an order.
-
-    The orders, of each replicate, bring the units of the other's `spaces` to its own.
-    """
-
-    def prune(recipe, early, before, density, keys):
-        theirs, each = run.ticket(before.level + 1).mask, []
-        for i in map(run.replicates.index, recipe.replicates):
-            mask = jax.tree.map(itemgetter((i + 1) % len(orders)), theirs)
-            each.append(matching.permuted(spaces, orders[i], mask=mask)[2])
-        return jax.tree.map(lambda *m: jnp.stack(m), *each)
-
-    return lottery.branches.rewound()._replace(title=title, prune=prune)
-
-
 def beside(flags: study.Flags, folder: Path) -> pd.DataFrame:
     """Return the rows of masks that were carried from one replicate to another."""
     tables = []
@@ -101,7 +83,8 @@ def beside(flags: study.Flags, folder: Path) -> pd.DataFrame:
         run = study.opened(flags, folder, name)
         spaces, orders = matched(run, flags)
         for way, order in (("permuted", orders), ("naive", [{}] * len(orders))):
-            run.branch(carried(run, spaces, order, WAYS[way]), name=way)
+            branch = elsewhere.of_the_next(run, spaces, order, WAYS[way])
+            run.branch(branch, name=way)
         rows = run.table[run.table["variant"].isin(["permuted", "naive"])]
         tables.append(rows.assign(run=name))
     return pd.concat(tables)
