@@ -30,24 +30,12 @@ from lth import lottery, masks, plot, results
 STEPS = (0, 10, 20, 40, 60, 90, 120, 180, 300, 450)
 TRAINED = (10, 40, 120, 300)
 DENSITY = 0.2
-CELLS = {
-    "digits": (
-        "digits",
-        {
-            "steps": "600it",
-            "eval_every": "200it",
-            "prune.scope": "global",
-            "prune.rates": "",
-            "prune.densities": str(DENSITY),
-            "levels": 1,
-            "checkpoint_at": ",".join(f"{n}it" for n in STEPS),
-        },
-    )
-}
-BRANCHES = [
-    *(("early_bird", {"at": f"{n}it"}) for n in TRAINED),
-    ("random_mask", {}),
-]
+SETTINGS: dict = {"prune.rates": "", "prune.densities": str(DENSITY), "levels": 1}
+SETTINGS |= {"prune.scope": "global", "steps": "600it", "eval_every": "200it"}
+SETTINGS |= {"checkpoint_at": ",".join(f"{n}it" for n in STEPS)}
+CELLS = {"digits": ("digits", SETTINGS)}
+BRANCHES: list = [("early_bird", {"at": f"{n}it"}) for n in TRAINED]
+BRANCHES += [("random_mask", {})]
 
 
 def beside(flags: study.Flags, folder) -> pd.DataFrame:
@@ -75,20 +63,18 @@ def _mask(params, replicate: int):
 
 def claims(table: pd.DataFrame) -> str:
     """Write distances by step, where masks settle, and what they train to."""
-    far = table[table["metric"] == "to_end"]
-    rows = []
-    for step, group in far.groupby("step"):
-        mean, half = results.interval(group["value"])
-        rows.append({"step": step, "distance": mean, "distance_ci": half})
+    far = table[table["metric"] == "to_end"].groupby("step")["value"]
+    pairs = far.agg(results.interval).items()
+    rows = [{"step": step} | study.columns({"distance": pair}) for step, pair in pairs]
     at = table.loc[table["metric"] == "settled_at", "value"].tolist()
     ends = results.summary(table[table["split"] == "test"]).query("level == 1")
-    told = ends[["variant", "n"]].assign(
+    scores = ends[["variant", "n"]].assign(
         test=100 * ends["accuracy"], test_ci=100 * ends["accuracy_ci"]
     )
     return (
         f"distance of masks to that of the end\n{results.text(pd.DataFrame(rows), 3)}\n"
         f"five distances below 0.1 first at step {at}\n"
-        f"trained from the initial weights at 20 %, test %\n{results.text(told)}"
+        f"trained from the initial weights at 20 %, test %\n{results.text(scores)}"
     )
 
 
