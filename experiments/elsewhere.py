@@ -1,16 +1,20 @@
 """What studies put on a ticket's weights from elsewhere: signs and masks of others.
 
 A branch here trains weights that have been given other signs, under the ticket's mask,
-or the early weights under the mask of another replicate.
+or the early weights under the mask of another replicate. A recipe may prune by the
+masks of another run.
 """
 
 from operator import itemgetter
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+import lth
 from lth import lottery, masks
 from lth.analysis import matching
+from lth.lottery import recipe as recipes
 from lth.lottery import rewind, starts
 
 
@@ -27,6 +31,39 @@ def fresh(recipe: lottery.Recipe, signs: str) -> lottery.Branch:
 
     title = f"fresh weights, {signs} signs"
     return lottery.Branch(start, title, settings={"signs": signs})
+
+
+def turned(mode: str, title: str, share: float) -> lottery.Branch:
+    """Train a ticket once more, the signs of a share of its weights turned round.
+
+    A share of -1 gives all of them the signs that they had at initialisation.
+    """
+
+    def start(early, ticket, key):
+        def leaf(w, first):
+            turn = jnp.sign(w) != jnp.sign(first)
+            if share >= 0:
+                turn = jax.random.bernoulli(key, share, w.shape)
+            return jnp.where(turn, -w, w) if w.ndim > 1 else w  # a bias
+
+        state = getattr(rewind, mode)(early, ticket.state)
+        params = jax.tree.map(leaf, state.params, early.params)
+        return _masked(state, params, ticket.mask)
+
+    return lottery.Branch(start, title, settings={"share": share})
+
+
+def pruned_as(recipe: lottery.Recipe, path: Path, name: str) -> lottery.Recipe:
+    """Prune by the masks of another run, of the same replicates, called by a name."""
+
+    def prune(early, ticket, density, keys):
+        run, level = lth.open_run(path), ticket.level + 1
+        known = lottery.keys(run.replicates, recipes.PRUNE, level)
+        known, wanted = (jax.random.key_data(k).tolist() for k in (known, keys))
+        rows = jnp.array([known.index(key) for key in wanted])
+        return jax.tree.map(lambda m: jnp.asarray(m)[rows], run.ticket(level).mask)
+
+    return recipe._replace(prune=prune, stamp={**recipe.stamp, "masks": name})
 
 
 def of_the_next(run, spaces, orders: list[dict], title: str) -> lottery.Branch:

@@ -38,24 +38,19 @@ much at 6.4 % (0.49 ± 0.30, 0.71 ± 0.36; 2.56 ± 0.28, 2.28 ± 0.31).
 
 import itertools
 from functools import partial
-from pathlib import Path
 
-import jax
-import jax.numpy as jnp
+import elsewhere
 import pandas as pd
 import study
 from matplotlib.figure import Figure
 
 import lth
-from lth import lottery, masks
-from lth.lottery import recipe as recipes
-from lth.lottery import rewind
+from lth import lottery
 
 NAME, HEAD = "masks_signs_lrr", "by level, 40 % are kept in each"
 MODES = {"IMP": "weights", "LRR": "learning_rate"}
 MASKS = ("IMP", "LRR", "random")  # who chooses them
-UNTURNED = "0% turned"
-SHARES = {UNTURNED: 0.0, "10% turned": 0.1, "30% turned": 0.3, "initial signs": -1.0}
+SHARES = {"0% turned": 0.0, "10% turned": 0.1, "30% turned": 0.3, "initial signs": -1.0}
 FLAGS = study.Flags(steps=500, levels=5)
 
 
@@ -66,19 +61,9 @@ def made(flags: study.Flags, by: str, chosen: str) -> lottery.Recipe:
     few, mode = {"examples": 5000}, {"mode": MODES[by]}
     settings = {"data": few, "rewind": mode, "optimizer": {"cosine": True}}
     recipe = study.preset(flags, "lenet-mnist", prune=prune, **settings)
-    if chosen in (by, "random"):
-        return recipe
-    borrowed = partial(carried, flags.runs / NAME / f"{chosen} on {chosen} masks")
-    return recipe._replace(prune=borrowed, stamp={**recipe.stamp, "masks": chosen})
-
-
-def carried(path: Path, early, ticket, density, keys):
-    """Return the masks of another run, of the replicates that have these keys."""
-    run, level = lth.open_run(path), ticket.level + 1
-    known = lottery.keys(run.replicates, recipes.PRUNE, level)
-    known, wanted = (jax.random.key_data(k).tolist() for k in (known, keys))
-    rows = jnp.array([known.index(key) for key in wanted])
-    return jax.tree.map(lambda m: jnp.asarray(m)[rows], run.ticket(level).mask)
+    owner = flags.runs / NAME / f"{chosen} on {chosen} masks"
+    borrowed = elsewhere.pruned_as(recipe, owner, chosen)
+    return recipe if chosen in (by, "random") else borrowed
 
 
 # Own masks come first: others borrow them.
@@ -87,34 +72,13 @@ CELLS = {f"{b} on {c} masks": partial(made, by=b, chosen=c) for b, c in EACH}
 TURNED = ("IMP on IMP masks", "LRR on LRR masks", "LRR on random masks")
 
 
-def turned(by: str, name: str) -> lottery.Branch:
-    """Train a ticket once more, the signs of a share of its weights turned round.
-
-    A share of -1 gives all of them the signs that they had at initialisation.
-    """
-    share = SHARES[name]
-
-    def start(early, ticket, key):
-        def leaf(w, first):
-            turn = jnp.sign(w) != jnp.sign(first)
-            if share >= 0:
-                turn = jax.random.bernoulli(key, share, w.shape)
-            return jnp.where(turn, -w, w) if w.ndim > 1 else w  # a bias
-
-        state = getattr(rewind, MODES[by])(early, ticket.state)
-        params = jax.tree.map(leaf, state.params, early.params)
-        return state._replace(params=masks.apply(params, ticket.mask)), ticket.mask
-
-    return lottery.Branch(start, name, settings={"share": share})
-
-
-def beside(flags: study.Flags, folder: Path) -> pd.DataFrame:
+def beside(flags: study.Flags, folder) -> pd.DataFrame:
     """Return the rows of what becomes of tickets whose signs are turned."""
     tables = []
     for title in TURNED:
         run = lth.open_run(folder / title, CELLS[title](flags))
-        for name in SHARES:
-            run.branch(turned(title[:3], name), (1, 3))
+        for name, share in SHARES.items():
+            run.branch(elsewhere.turned(MODES[title[:3]], name, share), (1, 3))
         tables.append(run.table.query("variant != 'ticket'").assign(run=title))
     return pd.concat(tables)
 
@@ -123,10 +87,9 @@ def found(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return how far LRR is ahead, what changes sign, and what turned signs cost."""
     ahead, costs = {}, {}
     for of in (f"{chosen} masks" for chosen in MASKS):
-        runs = ({"run": f"{by} on {of}"} for by in ("LRR", "IMP"))
-        ahead[of] = study.gaps(table, *runs)
+        ahead[of] = study.gaps(table, {"run": f"LRR on {of}"}, {"run": f"IMP on {of}"})
     for run, name in itertools.product(TURNED, [*SHARES][1:]):
-        both = ({"run": run, "variant": variant} for variant in (UNTURNED, name))
+        both = ({"run": run, "variant": variant} for variant in ("0% turned", name))
         costs[run, name] = study.gaps(table, *both, levels=(1, 3))
     signs = study.shares(table, "signs", ["run", "metric"])
     return {
