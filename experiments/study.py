@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import optax
 import pandas as pd
 import tyro
 from matplotlib.figure import Figure
 
 import lth
-from lth import data, models, plot, results, train
+from lth import data, masks, models, plot, results, train
 from lth.lab import devices, sweep
 from lth.lottery import Recipe
 
@@ -243,6 +244,27 @@ def panels(lines, *labels, size=(9.6, 3.8), dotted=(), apart=0.0) -> Figure:
     for axes, label in zip(each, labels, strict=False):
         axes.set_ylabel(label)
     return drawn
+
+
+def points(found, kinds: pd.Series, of: list[str], labels, named="") -> Figure:
+    """Draw rows as points over a logarithmic axis, with an interval at each.
+
+    `of` are the columns of both axes; the points of the kind `named` show their cells.
+    """
+    drawn = Figure(figsize=(6.0, 3.9), layout="constrained")
+    axes, (x, y) = drawn.subplots(), of
+    for kind, rows in found.groupby(kinds):
+        axes.errorbar(rows[x], rows[y], rows[f"{y}_ci"], fmt="o", label=kind)
+    for _, row in found[kinds == named].iterrows():
+        axes.annotate(row["cell"], (row[x], row[y]), fontsize=6)
+    axes.set(xlabel=labels[0], ylabel=labels[1], xscale="log")
+    axes.legend(frameon=False, fontsize="small")
+    return drawn
+
+
+def weights(recipe, early, ticket) -> dict[str, jax.Array]:
+    """Measure how many weights a ticket has."""
+    return {"weights": jax.vmap(masks.count)(ticket.mask)}
 
 
 def particles(table: pd.DataFrame, which: str) -> pd.DataFrame:

@@ -42,13 +42,12 @@ threshold for all, early pruning took nearly all of the embeddings, which start 
 import itertools
 from functools import partial
 
-import jax
 import numpy as np
 import pandas as pd
 import study
 from matplotlib.figure import Figure
 
-from lth import masks, results
+from lth import results
 from lth.masks import schedules
 
 DENSITY, BEST = 0.2, "25% to 75%"
@@ -56,90 +55,66 @@ PARTS = itertools.combinations((0.0, 0.25, 0.5, 0.75), 2)  # of the training
 NAMES = {f"{begin:.0%} to {end:.0%}": (begin, end) for begin, end in PARTS}
 
 
-def times(part: tuple[float, float], steps: int) -> tuple[int, int, int]:
-    """Return the first and the last update of a mask, and how far they are apart."""
-    return max(1, round(part[0] * steps)), round(part[1] * steps), 10
+def gradual(part: tuple[float, float], steps: int) -> schedules.Schedule:
+    """Return the schedule of pruning in a part of the training, every 10 steps."""
+    begin, end = (round(share * steps) for share in part)
+    return schedules.cubic(1 - DENSITY, max(1, begin), end, 10)
 
 
 def trained(flags, width=0.25, part: tuple[float, float] | None = None):
     """Make the recipe of one training, pruned in a part of it or not at all."""
-    moving: dict = {}
-    if part:
-        when = zip(("begin", "end", "every"), times(part, flags.steps), strict=True)
-        # Embeddings start far smaller than kernels: early on, a common threshold would
-        # take nearly all of them.
-        moving = {"rule": "gradual", "density": DENSITY, "scope": "layer"}
-        moving |= {name: f"{steps}it" for name, steps in when}
     rate = {"learning_rate": 3e-3, "warmup": f"{flags.steps // 10}it"}
     settings = {"optimizer": rate, "model": {"depth": 1, "width": width}, "levels": 0}
     settings |= {"data": {"length": 32}, "rewind": {"to": "0it"}, "batch_size": 32}
-    return study.preset(flags, "transformer-text-fast", dynamic=moving, **settings)
+    if part:  # all layers alike: a common threshold takes embeddings, which start small
+        when = zip(("begin", "end", "every"), gradual(part, flags.steps), strict=False)
+        moving = {"rule": "gradual", "density": DENSITY, "scope": "layer"}
+        settings["dynamic"] = moving | {name: f"{steps}it" for name, steps in when}
+    return study.preset(flags, "transformer-text-fast", **settings)
 
 
 CELLS: dict = {f"dense {w}": partial(trained, width=w) for w in (0.1, 0.15, 0.25)}
 CELLS |= {name: partial(trained, part=part) for name, part in NAMES.items()}
 
 
-def kept(recipe, early, ticket) -> dict[str, jax.Array]:
-    """Measure how many weights there are in the end."""
-    return {"weights": jax.vmap(masks.count)(ticket.mask)}
-
-
-def average(name: str, steps: int) -> float:
-    """Return the mean over a training of how many times as many weights there are."""
-    if name not in NAMES:
-        return 1.0
-    schedule = schedules.cubic(1 - DENSITY, *times(NAMES[name], steps))
-    kept = [schedules.in_force(schedule, step) for step in range(steps)]
-    return float(np.mean(kept)) / DENSITY
-
-
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Return losses on test, and sizes in the end and in the mean of the training."""
-    finals = results.final(table, metric="loss")
+    finals, steps = results.final(table, metric="loss"), range(table["step"].max())
     loss = finals.pivot(index="replicate", columns="run", values="value")
     sizes = table[table["metric"] == "weights"].groupby("run")["value"].mean()
-    steps, rows = int(table["step"].max()), []
-    for name in CELLS:
-        row = {"cell": name, "n": len(loss), "weights": sizes[name]}
-        row["average"] = sizes[name] * average(name, steps)
-        pairs = {"loss": results.interval(loss[name])}
-        pairs[f"less {BEST}"] = results.interval(loss[name] - loss[BEST])
-        rows.append(row | study.columns(pairs))
-    found = pd.DataFrame(rows)
-    dense = found[~found["cell"].isin(NAMES)]
+    found = pd.DataFrame({"n": len(loss), "weights": sizes[[*CELLS]]})
+    each = {cell: gradual(part, len(steps)) for cell, part in NAMES.items()}
+    kept = {c: [schedules.in_force(s, n) for n in steps] for c, s in each.items()}
+    found["average"] = sizes.mul(pd.DataFrame(kept).mean() / DENSITY, fill_value=1)
+    for name, less in {"loss": 0.0, f"less {BEST}": loss[BEST]}.items():
+        found[[name, f"{name}_ci"]] = loss.sub(less, axis=0).apply(results.interval).T
+    dense, logs = found.drop(index=[*NAMES]), np.log(found[["average", "weights"]])
     law = np.polyfit(np.log(dense["average"]), dense["loss"], 1)
-    for size in ("average", "weights"):
-        found[f"by {size}"] = np.polyval(law, np.log(found[size]))
-    return found
+    found[["by average", "by weights"]] = np.polyval(law, logs)
+    return found.reset_index(names="cell")
 
 
 def claims(table: pd.DataFrame) -> str:
-    """Write losses, and those that a law of dense networks gives for two sizes."""
+    """Write losses, and how far a law of dense networks is off, by two sizes."""
     found = ends(table)
-    text, pruned = results.text(found, 3), found[found["cell"].isin(NAMES)]
-    for size in ("average", "weights"):
-        off = (pruned["loss"] - pruned[f"by {size}"]).abs().mean()
-        text += f"\nthe law is off by {off:.3f} on average, by {size}"
+    off = found.filter(like="by ").sub(found["loss"], axis=0)[found["cell"].isin(NAMES)]
+    text = results.text(found, 3)
+    for by, mean in off.abs().mean().items():
+        text += f"\nthe law is off by {mean:.3f} on average, {by}"
     return text
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw loss against the average number of weights, and the law of dense ones."""
-    drawn, found = Figure(figsize=(6.0, 3.9), layout="constrained"), ends(table)
-    axes, pruned = drawn.subplots(), found["cell"].isin(NAMES)
-    for label, of in (("dense", found[~pruned]), ("pruned", found[pruned])):
-        axes.errorbar(of["average"], of["loss"], of["loss_ci"], fmt="o", label=label)
-    for _, row in found[pruned].iterrows():
-        axes.annotate(row["cell"], (row["average"], row["loss"]), fontsize=6)
-    line = found.sort_values("average")
-    axes.plot(line["average"], line["by average"], ":", color="0.5")
-    axes.set(xlabel="weights, in the mean of the steps", xscale="log")
-    axes.set(ylabel="test loss (nats a character)")
-    axes.legend(frameon=False, fontsize="small")
+    found = ends(table).sort_values("average")
+    kinds = found["cell"].isin(NAMES).map({False: "dense", True: "pruned"})
+    labels = ("weights, in the mean of the steps", "test loss (nats a character)")
+    drawn = study.points(found, kinds, ["average", "loss"], labels, named="pruned")
+    drawn.axes[0].plot(found["average"], found["by average"], ":", color="0.5")
     return drawn
 
 
 if __name__ == "__main__":
-    more = {"probes": {"kept": kept}, "flags": study.Flags(replicates=3, steps=400)}
-    study.main(CELLS, claims, figure, "when_to_prune", written=ends, **more)
+    more = {"probes": {"kept": study.weights}, "written": ends}
+    more["flags"] = study.Flags(replicates=3, steps=400)
+    study.main(CELLS, claims, figure, "when_to_prune", **more)
