@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 LONG = Path(__file__).parent / "long.txt"
-ONE, EACH = 3.0, 6.0
+ONE, EACH = 2.0, 4.0
 LITTLE = 0.6  # seconds, for which no test is left out
 # Slow, and never left out all the same: what the README says, bits, and a kind stop.
 ALWAYS = (
