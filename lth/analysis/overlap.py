@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lth.masks import Mask, Params
+from lth.masks import Mask, Params, paths
 
 
 class Overlap(NamedTuple):
@@ -71,9 +71,7 @@ def overlap(mask: Mask, other: Mask) -> Overlap:
 def by_layer(mask: Mask, other: Mask) -> dict[str, Overlap]:
     """Return the overlap of each layer, by path; layers both left empty are out."""
     found = {}
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(mask)]
-    for path, (a, b) in zip(paths, _pairs(mask, other), strict=True):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for name, (a, b) in zip(paths(mask), _pairs(mask, other), strict=True):
         if a.any() or b.any():
             found[name] = overlap({name: a}, {name: b})
     return found
@@ -83,12 +81,10 @@ def _pairs(mask: Mask, other: Mask) -> list[tuple[np.ndarray, np.ndarray]]:
     ours, theirs = ([np.asarray(x) for x in jax.tree.leaves(m)] for m in (mask, other))
     if len(ours) != len(theirs):
         raise ValueError(f"masks of {len(ours)} and of {len(theirs)} leaves")
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(mask)]
-    for path, a, b in zip(paths, ours, theirs, strict=True):
+    for path, a, b in zip(paths(mask), ours, theirs, strict=True):
         if a.shape != b.shape:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
-                f"masks of other shapes: {name} is {list(a.shape)} in one and "
+                f"masks of other shapes: {path} is {list(a.shape)} in one and "
                 f"{list(b.shape)} in the other"
             )
     return list(zip(ours, theirs, strict=True))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -104,9 +103,8 @@ class Stored:
 
 def _shapes(mask: Any) -> dict[str, list[int]]:
     """Of each leaf by its path, without the axis of replicates."""
-    leaves = jax.tree_util.tree_leaves_with_path(mask)
-    name = partial(jax.tree_util.keystr, simple=True, separator="/")
-    return {name(path): list(leaf.shape[1:]) for path, leaf in leaves}
+    leaves = zip(masks.paths(mask), jax.tree.leaves(mask), strict=True)
+    return {path: list(leaf.shape[1:]) for path, leaf in leaves}
 
 
 def _task(unit: Path, variant: str) -> Any:
@@ -155,7 +153,7 @@ def measure(
             f"levels stored of {_folder(path, of)} are {_listed(there)}; got "
             f"{_listed(lost)}"
         )
-    tables, lost = [], ""
+    tables, missing = [], ""
     for level in wanted:
         try:
             for part, unit in units:
@@ -163,12 +161,12 @@ def measure(
         except NotStoredError as error:
             if levels is not None:  # else the levels are those that both have
                 raise
-            lost = lost or str(error)
+            missing = missing or str(error)
             continue
         for _, unit in units:
             tables.append(store.load_measured(_folder(unit, of), name, level))
-    if lost and not tables:
-        raise ValueError(lost)
+    if missing and not tables:
+        raise ValueError(missing)
     order = ["level", "metric", "replicate"]
     tables = [t for t in tables if len(t)] or tables[:1]
     return pd.concat(tables).sort_values(order, kind="stable", ignore_index=True)

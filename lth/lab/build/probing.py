@@ -115,12 +115,13 @@ def _ends(to: str, ticket: Ticket, stored: Any) -> list[TrainState] | None:
 def _names(to: str, stored: Any) -> list[str]:
     """The one variant that a text names, or the two; names may hold commas."""
     there, parts = set(stored.variants), to.split(",")
+    if to in there:
+        return [to]
     for i in range(1, len(parts)):
         two = [",".join(part).strip() for part in (parts[:i], parts[i:])]
-        if to not in there and set(two) <= there:
+        if set(two) <= there:
             return two
-    lone = to in there or len(parts) != 2
-    return [to] if lone else [part.strip() for part in parts]
+    return [part.strip() for part in parts] if len(parts) == 2 else [to]
 
 
 def _settling(recipe: Recipe, batches: int) -> Callable[[TrainState], TrainState]:
