@@ -71,15 +71,14 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import pandas as pd
 import study
+import tasks
 from matplotlib.figure import Figure
 
 import lth
-from lth import data, dynamic, lottery, masks, models, plot, results, supermask, train
+from lth import dynamic, lottery, masks, models, results, supermask, train
 from lth.masks import schedules
 
 # By the rate of the weights and the density: what makes soft movement end near it.
@@ -92,8 +91,8 @@ Case = namedtuple("Case", "method rate density")  # of a fine-tuning
 CASES = [Case("unpruned", rate, 1.0) for rate in CHARGES]
 CASES += [Case(m, r, d) for m in METHODS for r in CHARGES for d in CHARGES[r]]
 NAMES = {c: f"{c.method} {c.density:.0%} at {c.rate:g}" for c in CASES}
-NETWORK = models.from_linen(models.MLP(classes=CLASSES), (28, 28, 1))
-MODEL = models.standardized(NETWORK, 0.0, 255.0)
+LENET = models.from_linen(models.MLP(classes=CLASSES), (28, 28, 1))
+MODEL = models.standardized(LENET, 0.0, 255.0)
 
 
 @dataclass(frozen=True)
@@ -139,51 +138,28 @@ def made(case: Case, steps: int, model: models.Model, key=None) -> tuple:
     return learned.model, tx, loss, lambda s: learned.choose(s.params, s.stats, unused)
 
 
-@lru_cache(maxsize=2)
-def digits(data_dir, first: int) -> data.Splits:
-    """Read five digits of MNIST; of the first five 10 000 to learn from."""
-    every, chosen = data.load("mnist", data_dir, 5000, 0), range(first, first + CLASSES)
-    five = data.Splits(*(data.only_classes(part, chosen) for part in every))
-    return five if first else five._replace(train=data.subsample(five.train, 10_000, 0))
-
-
 @lru_cache(maxsize=1)
 def fine_tuning(flags: Flags, case: Case) -> lottery.Recipe:
     """Make the recipe that a case trains and is measured by."""
     model, tx, loss, mask = made(case, flags.steps, MODEL)
-    splits, few = digits(flags.data_dir, CLASSES), flags.few // CLASSES
-    target = np.asarray(splits.train.targets)
-    size = int(np.bincount(target).min())
-    listed = jnp.stack([np.flatnonzero(target == c)[:size] for c in range(CLASSES)])
-    batch = data.make_sample(32, flags.few)
-
-    def sample(key, step, whole):
-        # Of a few examples, as many of each class, which the key chooses.
-        keys, first = jax.random.split(key, CLASSES), jnp.arange(few, dtype=jnp.uint32)
-        own = jax.vmap(lambda k, of: of[data.shuffled(k, first, size)])(keys, listed)
-        places = batch(key, step, own.ravel())
-        return jax.tree.map(lambda x: x[places], whole)
-
+    splits = tasks.five(flags.data_dir, CLASSES)
+    few = tasks.few_of_each(splits.train, flags.few // CLASSES, 32)
     own = lth.make_recipe(
-        model, tx, loss, train.classification(model.apply)[1], splits,
-        batch_size=32, steps=flags.steps, densities=(), eval_every=flags.steps,
-        replicates=flags.replicates, sample=sample,
+        model, tx, loss, train.classification(model.apply)[1], splits, batch_size=32,
+        steps=flags.steps, eval_every=flags.steps, densities=(), sample=few,
+        replicates=flags.replicates,
     )  # fmt: skip
     reached = jax.jit(jax.vmap(lambda state: {"density": masks.density(mask(state))}))
-
     return own._replace(measures={**own.measures, "reached": reached})
 
 
 def start(steps: int, case: Case, early, ticket, key) -> tuple:
     """Put a pre-trained network under a new head, the same in all cases."""
-    # A head as it was drawn, and its units in another order: what has been trained
-    # fits that order.
+    # As it was drawn, its units in another order: what has been trained fits the first.
     mix = partial(jax.random.permutation, jax.random.key(1))
-    head = jax.tree.map(mix, early.params["output"])
-    params = {**ticket.state.params, "output": head}
-    model, tx, *_ = made(
-        case, steps, MODEL._replace(init=lambda key: (params, {})), key
-    )
+    params = ticket.state.params | {"output": jax.tree.map(mix, early.params["output"])}
+    grown = MODEL._replace(init=lambda key: (params, {}))
+    model, tx, *_ = made(case, steps, grown, key)
     state = train.init_state(model.init, tx, key)
     return state, masks.ones(state.params)
 
@@ -198,50 +174,42 @@ def pretrained(flags: Flags) -> lottery.Recipe:
         )
         for case, name in NAMES.items()
     }  # fmt: skip
-    recipe = lth.make_recipe(
+    return lth.make_recipe(
         MODEL, optax.adam(1.2e-3), *train.classification(MODEL.apply),
-        digits(flags.data_dir, 0), batch_size=60, steps=1500, densities=(),
+        tasks.five(flags.data_dir, 0), batch_size=60, steps=1500, densities=(),
         replicates=flags.replicates, eval_every=1500, prunable=body, branches=branches,
-    )  # fmt: skip
-    # Said so, a dense network has its branches at level 0.
-    return recipe._replace(first=lottery.trained_dense)
+    )._replace(first=lottery.trained_dense)  # said so, it has branches  # fmt: skip
 
 
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row per case: density and accuracy in %, gains on magnitude."""
-    rows = []
+    rows, where = [], {case: {"variant": name} for case, name in NAMES.items()}
     for case in sorted(CASES, key=lambda case: (case.rate, -case.density)):
         of = table[table["variant"] == NAMES[case]]
-        row: dict[str, Any] = {**case._asdict(), "rate": f"{case.rate:g}"}
-        row["n"] = of["replicate"].nunique()
         reached = 100 * results.final(of, "reached", "density")["value"]
-        row["reached"], row["reached_ci"] = results.interval(reached)
-        one = {"variant": NAMES[case]}
-        row["accuracy"], row["accuracy_ci"] = results.mean(table, one)
+        pairs = {"reached": results.interval(reached)}
+        pairs["accuracy"] = results.mean(table, where[case])
         if case.method in METHODS[1:]:
-            other = {"variant": NAMES[case._replace(method="magnitude")]}
-            row["gain"], row["gain_ci"] = results.gap(table, one, other)
-        rows.append(row)
+            other = where[case._replace(method="magnitude")]
+            pairs["gain"] = results.gap(table, where[case], other)
+        row = {**case._asdict(), "rate": f"{case.rate:g}"}
+        rows.append(row | {"n": of["replicate"].nunique()} | study.columns(pairs))
     return pd.DataFrame(rows)
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw accuracy against the density reached, a panel for each rate."""
-    drawn, found = Figure(figsize=(9.5, 3.9), layout="constrained"), ends(table)
-    panels = zip(drawn.subplots(1, len(CHARGES)), found.groupby("rate"), strict=True)
-    for axes, (rate, of) in panels:
-        for name, color in zip(METHODS, [*plot.COLORS[:3], "0.5"], strict=True):
-            rows = of[of["method"] == name].sort_values("reached")
-            line = rows[["reached", "accuracy", "accuracy_ci"]].to_numpy().T
-            axes.errorbar(*line, fmt="o-", ms=3, lw=1, color=color, label=name)
-        axes.axhline(of["accuracy"].iloc[0], color="0.5", lw=0.8, ls=":")
-        axes.set(title=f"weights at rate {rate}, n = {of['n'].max()}", ylim=(80, 95))
-        plot.density_axis(axes)
-        axes.legend(frameon=False, fontsize="small", loc="lower left")
-    drawn.axes[0].set_ylabel("test accuracy on the digits 5 to 9 (%)")
+    lines, dense = {}, []
+    for rate, of in ends(table).groupby("rate"):
+        kinds = {m: of[of["method"] == m].sort_values("reached") for m in METHODS}
+        one = {m: study.line(k, "accuracy", k["reached"]) for m, k in kinds.items()}
+        lines[f"weights at rate {rate}, n = {of['n'].max()}"] = one
+        dense.append(of["accuracy"].iloc[0])
+    drawn = study.panels(lines, "test accuracy on the digits 5 to 9 (%)", dotted=dense)
+    drawn.axes[0].set_ylim(80, 95)  # random pruning falls far below
     return drawn
 
 
 if __name__ == "__main__":
-    told = lambda table: results.text(ends(table))  # noqa: E731
-    study.main({"pretrained": pretrained}, told, figure, "movement", flags=Flags)
+    more = {"written": ends, "flags": Flags}
+    study.main({"pretrained": pretrained}, None, figure, "movement", **more)

@@ -52,7 +52,8 @@ def main(
 
     Args:
       cells: By name a preset with settings, or `make(flags) -> recipe`.
-      claims: `(table) -> text`. The table has the rows of all cells and probes.
+      claims: `(table) -> text`. The table has the rows of all cells and probes. None
+        prints what is written.
       figure: `(table) -> figure`.
       name: Of the study; its runs lie in a folder of that name.
       branches: Of the tickets of all cells: pairs of a name and the arguments of
@@ -71,9 +72,10 @@ def main(
     if beside:
         table = pd.concat([table, beside(chosen, place)], ignore_index=True)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    (written or summary)(table).round(5).to_csv(chosen.out / f"{name}.csv", index=False)
+    rows = (written or summary)(table)
+    rows.round(5).to_csv(chosen.out / f"{name}.csv", index=False)
     figure(table).savefig(chosen.out / f"{name}.png", dpi=90)
-    print(claims(table))
+    print(claims(table) if claims else results.text(rows))
 
 
 def measured(
@@ -146,6 +148,13 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         means.columns = [f"{split}_{metric}", f"{split}_{metric}_ci"]
         found = found.merge(means.reset_index(), "left", unit)
     return found
+
+
+def with_intervals(rows: pd.DataFrame, of: list[str]) -> pd.DataFrame:
+    """Return the means of `value` for each of these columns, with half an interval."""
+    pairs: Any = rows.groupby(of)["value"].agg(results.interval)
+    means = pairs.apply(pd.Series).set_axis(["value", "value_ci"], axis=1)
+    return means.reset_index()
 
 
 def columns(pairs: Mapping[str, Pair]) -> dict[str, float]:

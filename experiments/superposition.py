@@ -50,20 +50,19 @@ It takes gentle training, too. Permuted, 100 outputs, n = 3, one-shot from one i
 faster than the right one: presumably by what all share, keeping unused outputs silent.
 """
 
-from collections import namedtuple
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pandas as pd
 import study
+import tasks
 from matplotlib.figure import Figure
 
 import lth
-from lth import data, masks, models, plot, results, supermask, train
+from lth import masks, plot, results, supermask, train
 from lth.supermask import superposition
 
 SIZES = (1, 16, 128)  # of batches whose task is inferred
@@ -81,83 +80,23 @@ class Flags(study.Flags):
     rate: float = 1e-3  # learning rate of scores
 
 
-# Beside its weights: in which order each task reads pixels, and which is learned.
-Own = namedtuple("Own", "pixels task")
-
-
-def mine(x: jax.Array, task: jax.Array) -> jax.Array:
-    """Return what a task has of [n, tasks, ...], or of [n, 1, ...] that all share."""
-    return x[:, jnp.minimum(task, x.shape[1] - 1)]
-
-
-def examples(flags: Flags, pairs: bool) -> data.Splits:
-    """Read MNIST, [n, 1, 784]; of pairs of digits an example has one of each, five."""
-
-    def of(part):
-        label = part.targets
-        places = [np.flatnonzero(label // 2 == i) for i in range(5)]
-        places = places if pairs else [np.arange(len(label))]
-        table = np.stack([p[: min(map(len, places))] for p in places], 1)
-        targets = label[table] % 2 if pairs else label[table]
-        return data.Dataset(part.inputs.reshape(-1, 784)[table], targets)
-
-    return data.Splits(*map(of, data.load("mnist", flags.data_dir, 5000, 0)))
-
-
-def network(outputs: int, tasks: int, pairs: bool, initialiser: str) -> models.Model:
-    """Make a network that reads images as the task of its stats does."""
-    module = models.MLP(classes=outputs, initialiser=initialiser)
-    inner = models.standardized(models.from_linen(module, (784,)), 33.3, 78.6)
-
-    def init(key):
-        keys = jax.random.split(jax.random.fold_in(key, 1), tasks)
-        orders = jax.vmap(lambda k: jax.random.permutation(k, 784))(keys)
-        pixels = jnp.tile(jnp.arange(784), (tasks, 1)) if pairs else orders
-        return inner.init(key)[0], Own(pixels, jnp.int32(0))
-
-    def apply(params, own, inputs, train, key):
-        image = mine(inputs, own.task)[:, own.pixels[own.task]]
-        return inner.apply(params, {}, image, train, key)[0], own
-
-    return models.Model(init, apply)
-
-
-def labelled(of, params, stats, batch, *key):
-    """Call a loss or measure with the labels of the task that its stats are of."""
-    task = getattr(stats, "inner", stats).task
-    return of(params, stats, batch._replace(targets=mine(batch.targets, task)), *key)
-
-
-def seen(measure, tasks: int, params, own: Own, batch) -> dict[str, jax.Array]:
-    """Measure also the tasks so far, in the mean."""
-    every = jnp.arange(tasks)
-    hits = jax.lax.map(
-        lambda task: measure(params, own._replace(task=task), batch)["accuracy"], every
-    )
-    share = (every <= own.task) / (own.task + 1)
-    return {**measure(params, own, batch), "seen": jnp.tensordot(share, hits, 1)}
-
-
 def in_turn(flags: Flags, problem: str, outputs: int, frozen: bool = True):
     """Make a recipe that learns a task at each level: a mask, or weights trained on."""
-    tasks = flags.tasks if problem == "permuted" else 5
-    kind = "signed_constant" if frozen else "glorot_normal"
-    model = network(outputs, tasks, problem == "split", kind)
-    tx = optax.adam(1.2e-3)
+    count = flags.tasks if problem == "permuted" else 5
+    kind, tx = "signed_constant" if frozen else "glorot_normal", optax.adam(1.2e-3)
+    model = tasks.network(outputs, count, problem == "split", kind)
     if frozen:
         model = supermask.edge_popup(model, 0.5, every=3).model
         tx = optax.rmsprop(optax.cosine_decay_schedule(flags.rate, flags.steps))
-    loss, measure = (partial(labelled, of) for of in train.classification(model.apply))
+    loss, measure = tasks.classification(model.apply, None if frozen else count)
     recipe = lth.make_recipe(
-        model, tx, loss, measure if frozen else partial(seen, measure, tasks),
-        examples(flags, problem == "split"), batch_size=128,
-        steps=flags.steps, eval_every=flags.steps, replicates=flags.replicates,
-        densities=[1.0] * (tasks - 1), prunable=lambda path, leaf: True,
+        model, tx, loss, measure, tasks.examples(flags.data_dir, problem == "split"),
+        batch_size=128, replicates=flags.replicates, prunable=lambda *leaf: True,
+        steps=flags.steps, eval_every=flags.steps, densities=[1.0] * (count - 1),
     )  # fmt: skip
 
     def next_task(early, late, key):
-        own = getattr(late.stats, "inner", late.stats)
-        own = own._replace(task=own.task + 1)
+        own = tasks.after(late.stats)
         if not frozen:
             return late._replace(step=early.step, stats=own)
         new = train.init_state(model.init, tx, key)  # its scores, over the same weights
@@ -169,10 +108,8 @@ def in_turn(flags: Flags, problem: str, outputs: int, frozen: bool = True):
 
 MASKS = ("permuted", 10), ("permuted", 100), ("split", 2), ("split", 100)
 CELLS = {f"{p}, {n} outputs": partial(in_turn, problem=p, outputs=n) for p, n in MASKS}
-CELLS |= {
-    f"{p}, trained in turn": partial(in_turn, problem=p, outputs=n, frozen=False)
-    for p, n in MASKS[::2]
-}
+for p, n in MASKS[::2]:
+    CELLS[f"{p}, trained in turn"] = partial(CELLS[f"{p}, {n} outputs"], frozen=False)
 
 
 def inferred(flags: Flags, run, recipe, early, ticket) -> dict[str, jax.Array]:
@@ -184,8 +121,8 @@ def inferred(flags: Flags, run, recipe, early, ticket) -> dict[str, jax.Array]:
     levels = [jax.vmap(top)(run.ticket(n).params) for n in run.levels]
     stacked = jax.tree.map(lambda *m: jnp.stack(m, 1), *levels)
     outputs = early.stats.weights["output"]["bias"].shape[-1]
-    test = jax.tree.map(jnp.asarray, examples(flags, "split" in run.name).test)
-    apply = network(outputs, 1, True, "signed_constant").apply
+    test = tasks.examples(flags.data_dir, "split" in run.name).test
+    apply = tasks.network(outputs, 1, True, "signed_constant").apply
 
     def on(task, weights, stacked, own):
         def logits(params, inputs):
@@ -193,8 +130,8 @@ def inferred(flags: Flags, run, recipe, early, ticket) -> dict[str, jax.Array]:
 
         def hits(number, batch):
             params = masks.apply(weights, jax.tree.map(lambda m: m[number], stacked))
-            right = logits(params, batch.inputs).argmax(-1)
-            return jnp.mean(right == mine(batch.targets, task))
+            said = logits(params, batch.inputs).argmax(-1)
+            return jnp.mean(said == tasks.mine(batch.targets, task))
 
         def guess(find, batch):
             number = find(logits, weights, stacked, batch.inputs)
@@ -202,17 +139,15 @@ def inferred(flags: Flags, run, recipe, early, ticket) -> dict[str, jax.Array]:
 
         found = {"after all": hits(task, test)}
         for size in SIZES:
-            count = min(len(test.targets) // size, flags.batches)
-            parts = [x[: count * size].reshape(count, size, *x.shape[1:]) for x in test]
+            parts = tasks.batches(test, size, flags.batches)
             for name, find in FINDERS.items():
-                of = partial(guess, find)
-                each = jax.lax.map(of, data.Dataset(*parts), batch_size=25)
+                each = jax.lax.map(partial(guess, find), parts, batch_size=25)
                 found[f"{name} {size}"], found[f"{name} {size}, accuracy"] = each
         return jax.tree.map(lambda x: 100 * jnp.mean(x), found)
 
     def one(*own):
-        found = jax.lax.map(lambda task: on(task, *own), jnp.arange(len(levels)))
-        return jax.tree.map(jnp.mean, found)
+        each = jax.lax.map(lambda task: on(task, *own), jnp.arange(len(levels)))
+        return jax.tree.map(jnp.mean, each)
 
     return recipe.each(one)(early.stats.weights, stacked, early.stats.inner)
 
@@ -232,18 +167,17 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     unit = ["run", "replicate"]
     last = results.final(table, metric="seen").sort_values("level").groupby(unit)
     right = results.final(table, metric="accuracy").groupby(unit)["value"].mean()
-    trained = {"right after": 100 * right, "after all": 100 * last["value"].last()}
+    wide = pd.DataFrame({"right after": right, "after all": last["value"].last()})
     of_masks = table[table["split"] == "masks"].pivot_table("value", unit, "metric")
-    wide = pd.DataFrame(trained).combine_first(of_masks)
+    wide = (100 * wide).combine_first(of_masks)
     long = wide.melt(var_name="metric", ignore_index=False).dropna()
-    found = long.groupby(["run", "metric"])["value"].agg(results.interval)
-    return found.apply(pd.Series).set_axis(["value", "value_ci"], axis=1).reset_index()
+    return study.with_intervals(long, ["run", "metric"])
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw what is remembered of the tasks so far, and how often one is inferred."""
     drawn = Figure(figsize=(11, 3.6), layout="constrained")
-    left, *others = drawn.subplots(1, 3)
+    left, *others = drawn.subplots(1, 3, subplot_kw={"ylim": (0, 104)})
     found = ends(table).set_index(["run", "metric"])["value"]
     for color, cell in zip([*plot.COLORS[:4], "0.2", "0.6"], CELLS, strict=True):
         of, masked = table[table["run"] == cell], "trained" not in cell
@@ -252,18 +186,16 @@ def figure(table: pd.DataFrame) -> Figure:
         line = line.expanding().mean() if masked else line
         left.plot(line.index + 1, line, "o-", ms=3, color=color, label=cell)
         for name, style in zip(FINDERS, ("o-", "s--") if masked else (), strict=False):
-            values = [found.get((cell, f"{name} {size}")) for size in SIZES]
-            axes = others[cell.startswith("split")]
-            axes.semilogx(SIZES, values, style, color=color, label=f"{cell}, {name}")
+            line = [found.get((cell, f"{name} {size}")) for size in SIZES]
+            look = {"color": color, "label": f"{cell}, {name}"}
+            others["split" in cell].semilogx(SIZES, line, style, **look)
     left.set(xlabel="tasks learned", ylabel="mean test accuracy over them (%)")
     others[0].set(xlabel="test inputs in a batch", ylabel="tasks found (%)")
     for axes in (left, *others):
-        axes.set_ylim(0, 104)
         axes.legend(frameon=False, fontsize="x-small")
     return drawn
 
 
 if __name__ == "__main__":
     more = {"beside": given_and_inferred, "written": ends, "flags": Flags}
-    claims = lambda table: results.text(ends(table))  # noqa: E731
-    study.main(CELLS, claims, figure, "superposition", **more)
+    study.main(CELLS, None, figure, "superposition", **more)
