@@ -7,7 +7,15 @@ from making import MADE, ROOT
 
 EXPERIMENTS = ROOT / "experiments"
 # What is no study: what they share, and tests that take hours.
-OTHERS = ("study", "elsewhere", "claims", "kill_test", "damage_test", "crash_points")
+OTHERS = (
+    "study",
+    "elsewhere",
+    "tasks",
+    "claims",
+    "kill_test",
+    "damage_test",
+    "crash_points",
+)
 
 
 def names() -> list[str]:
