@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import itertools
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -12,8 +13,10 @@ import tyro
 
 from lth import cli
 from lth.cli import flags, main, running, taking, terminal
-from lth.lab.config import ConfigError
+from lth.lab import store
+from lth.lab.config import ConfigError, identity
 from lth.lab.config.presets import PRESETS
+from lth.lab.config.settings import configured as settings_of
 
 MEANT = [
     ("--seed", ["--first-replicate"]),
@@ -136,9 +139,26 @@ def test_a_run_is_found_by_the_name_that_a_list_shows(tmp_path, monkeypatch):
     assert terminal.located(Path("digits-8d51…"), runs) == found
     assert terminal.located(Path("digits-8d51"), runs) == found
     assert terminal.located(found, runs) == found
-    assert terminal.located(Path("digits-7"), runs) == Path("digits-7")
+    with pytest.raises(store.StoreError, match="no run digits-7: .* in runs/; `lth li"):
+        terminal.located(Path("digits-7"), runs)
     with pytest.raises(ConfigError, match="may be digits-8d5160d171, digits-8d9999"):
         terminal.located(Path("digits-8d"), runs)
+
+
+def test_a_presets_name_is_of_the_run_that_is_nothing_else(tmp_path):
+    def write(name, **settings):
+        (tmp_path / name).mkdir()
+        _, experiment = settings_of("digits", settings)
+        config = {"preset": "digits", "config": identity.as_dict(experiment)}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+
+    write("digits-1111111111", prune={"criterion": "random"})
+    write("digits-2222222222", levels=2, replicates=2, controls=["reinit"])
+    found = tmp_path / "digits-2222222222"
+    assert terminal.located(Path("digits"), tmp_path) == found
+    write("digits-3333333333", replicates=3)
+    with pytest.raises(ConfigError, match="digits may be digits-1111111111, digits-22"):
+        terminal.located(Path("digits"), tmp_path)
 
 
 def test_a_report_into_a_folder_is_told_a_file(tmp_path, capsys):

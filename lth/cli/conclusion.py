@@ -94,8 +94,9 @@ def _of_tickets(tickets: Mapping[str, Any], score: str) -> list[tuple[str, str, 
     value, more = _scored(tickets)
     where, down = "there", _percent(tickets["density"])
     if not tickets["matches"]:
-        levels = ", ".join(map(str, tickets["matching_levels"]))
-        where, down = "at the last", f"only levels {levels}" if levels else "no density"
+        alike = tickets["matching_levels"]
+        levels = f"level{'s' * (len(alike) > 1)} {', '.join(map(str, alike))}"
+        where, down = "at the last", f"only at {levels}" if alike else "at no density"
     at = f"level {tickets['level']}: test {score} {value} {where}, {more}"
     told = [("Tickets match " + "down to" * tickets["matches"], down, at)]
     if steps := tickets["steps"]:

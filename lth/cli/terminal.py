@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lth.lab.config import ConfigError
+from lth.lab.config import ConfigError, identity, presets
 
+CAPTION = (
+    "means over n replicates ± 95 % interval; early stop: the step of the lowest\n"
+    "validation loss, and test % there"
+)
+AMOUNTS = {"levels", "replicates", "first_replicate", "controls"}
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 output = Console(soft_wrap=True, highlight=False)
 
@@ -26,17 +32,44 @@ def refuse(message: str, code: int) -> int:
 
 
 def located(run: Path, folder: Path) -> Path:
-    """The directory of a run: as it is given, or by its name, or the start of it."""
+    """The directory of a run: as it is given, or by its name, or the start of it.
+
+    Of several, a preset's name is of the run of which nothing but the preset was asked.
+    """
     if run.exists() or len(run.parts) > 1:
         return run
     name = glob.escape(run.name.rstrip("…"))
     found = sorted(path.parent for path in folder.glob(f"{name}*/config.json"))
     if folder / run.name in found:
         return folder / run.name
+    plain = [path for path in found if _is_plain(path, run.name)]
+    if len(plain) == 1:
+        return plain[0]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ConfigError(f"{run} may be {names}: give more of its name")
-    return found[0] if found else run
+    if not found:
+        from lth.lab.store import StoreError
+
+        raise StoreError(
+            f"there is no run {run}: neither here nor, by that name or its start, in "
+            f"{folder}{os.sep}; `lth list` shows those that are there"
+        )
+    return found[0]
+
+
+def _is_plain(path: Path, name: str) -> bool:
+    """Whether a run is a preset's, and differs from it in how much was asked alone."""
+    preset = presets.named(name)
+    if preset is None:
+        return False
+    try:
+        content = json.loads((path / "config.json").read_text())
+        told = identity.as_dict(identity.from_dict(content["config"]))
+        changed = identity.apart(told, identity.as_dict(preset.experiment))
+        return content["preset"] == name and not set(changed) - AMOUNTS
+    except (OSError, ValueError, LookupError, TypeError):
+        return False  # whoever opens it says why
 
 
 @contextlib.contextmanager
@@ -93,7 +126,7 @@ def print_summary(run: Any) -> None:
     """Print a run's results, and down to which density its tickets match."""
     from lth.cli import conclusion, report
 
-    table = Table(title=run.path.name)
+    table = Table(title=run.path.name, caption=CAPTION, caption_justify="left")
     for name in ("", "level", "density %", "n", "test %", "early stop", "test % there"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     rows = report.cells(run.table, run.titles, run.apart)

@@ -77,7 +77,7 @@ def _safetensors() -> Any:
         import safetensors.numpy
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            "files of safetensors need the package safetensors: pip install '.[export]'"
+            "files of safetensors need their package: pip install 'lth[export]'"
         ) from None
     return safetensors
 

@@ -58,9 +58,9 @@ def written(
     export = jax.export.export(jax.jit(network), platforms=platforms)
     try:
         return bytes(export(inputs).serialize())
-    except ModuleNotFoundError:
+    except ImportError:  # of which kind, JAX decides
         raise ModuleNotFoundError(
-            "files of StableHLO need the package flatbuffers: pip install '.[export]'"
+            "files of StableHLO need the package flatbuffers: pip install 'lth[export]'"
         ) from None
     except (TypeError, ValueError, UNKNOWN) as error:
         why = str(error).partition("\n")[0]

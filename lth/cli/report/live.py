@@ -281,9 +281,12 @@ def curves(rows: pd.DataFrame, score: str, levels: Sequence[int], titles) -> Liv
             "scale": {"domain": names, "range": dashes},
             "legend": {
                 "orient": "bottom",
-                "columns": 2,
+                "columns": 1,
                 "title": None,
                 "labelLimit": 320,
+                "symbolType": "stroke",
+                "symbolSize": 500,
+                "encode": {"symbols": {"update": {"stroke": {"value": "#888"}}}},
             },
         }
     spec["layer"][0]["layer"][2]["mark"] |= {"size": 30, "opacity": 0}

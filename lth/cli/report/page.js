@@ -68,7 +68,9 @@
     const axis = { labelColor: soft, titleColor: ink, gridColor: rule, domainColor: soft,
       tickColor: soft, labelFontSize: 12, titleFontSize: 12.5, titleFontWeight: "normal" };
     return { background: paper, font: "system-ui, sans-serif", axis, view: { stroke: rule },
-      legend: { labelColor: ink, titleColor: soft, labelFontSize: 12, titleFontWeight: "normal",
+      // One below the other: beside each other they are cut off on a phone.
+      legend: { layout: { bottom: { anchor: "start", direction: "vertical" } },
+        labelColor: ink, titleColor: soft, labelFontSize: 12, titleFontWeight: "normal",
         symbolOpacity: 1, symbolStrokeWidth: 2 } };
   };
   const unpacked = (columns) => {
