@@ -21,7 +21,7 @@ import pytest
 from lth import data, masks, models, train
 from lth.lab import devices, front
 from lth.lab.build import assemble
-from tests.costs import LONG
+from tests.costs import LONG, SHARED
 
 matplotlib.use("agg")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(items):
     """Mark the tests that `make test` leaves out (see `tests.costs`)."""
     long = set(LONG.read_text().splitlines())
     for item in items:
-        if item.nodeid in long:
+        if item.nodeid in long or item.nodeid.startswith(SHARED):
             item.add_marker(pytest.mark.long)
 
 

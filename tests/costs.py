@@ -24,6 +24,12 @@ import pytest
 
 LONG = Path(__file__).parent / "long.txt"
 ONE, EACH = 2.0, 4.0
+# Long as a whole: what their tests share costs most, whichever of them comes first.
+SHARED = (
+    "tests/test_devices.py",
+    "tests/test_random_networks.py",
+    "tests/test_ranking.py::test_every_criterion_scope_and_structure",
+)
 LITTLE = 0.6  # seconds, for which no test is left out
 # Slow, and never left out all the same: what the README says, bits, and a kind stop.
 ALWAYS = (

@@ -181,4 +181,4 @@ def test_a_missing_package_is_named(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     args = ["export", str(run.path), "--level", "1", "--out", str(tmp_path / "x")]
     assert main.command(args) == 2
-    assert "pip install '.[export]'" in capsys.readouterr().err
+    assert "pip install 'lth[export]'" in capsys.readouterr().err
