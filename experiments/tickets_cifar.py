@@ -16,7 +16,7 @@ ends), with the averages of batch norm taken anew at each place over 20 batches.
 of processor time; stopped, it continues where it was.
 
 What it gave (two CPU cores, jax 0.10.2, n = 4, 95 % intervals); the barriers of the
-dense network, the same to the bit, are those of `connectivity_cifar.py`:
+dense network, of the same seeds and accuracies, are those of `connectivity_cifar.py`:
 
           k     dense barrier    barrier at 6.4 %    test %, dense         at 6.4 %
           0      21.64 ± 6.64         1.90 ± 1.68     36.70 ± 2.54     44.67 ± 2.23

@@ -15,12 +15,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lth.lab.config import ConfigError, identity, presets
+from lth.lab.config.fields import EXTENDING
 
 CAPTION = (
     "means over n replicates ± 95 % interval; early stop: the step of the lowest\n"
     "validation loss, and test % there"
 )
-AMOUNTS = {"levels", "replicates", "first_replicate", "controls"}
+AMOUNTS = {*EXTENDING, "replicates", "first_replicate"}
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 output = Console(soft_wrap=True, highlight=False)
 
