@@ -6,6 +6,7 @@
 Experiments are run under FOLDER; facts about them are printed as one line of JSON.
 """
 
+import itertools
 import json
 import sys
 import warnings
@@ -16,9 +17,11 @@ from unittest import mock
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lth import models
 from lth.cli import main
+from lth.data import folder as images
 from lth.lab import config, devices, front
 from lth.lab.build import assemble, networks
 from lth.lab.config.presets import PRESETS
@@ -49,6 +52,33 @@ LEARNED = replace(
     levels=0,
     replicates=3,
 )
+STREAMED = replace(
+    SMALL,
+    data=config.Data(
+        name="images",
+        size=16,
+        validation=6,
+        pixels="standard",
+        augment="resized_crop_flip",
+    ),
+    model=config.Model(name="conv2", width=0.1),
+    batch_size=8,
+    replicates=1,
+)
+
+
+def paint(data: Path) -> None:
+    """Write 36 images of three classes, told apart by their colour."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for (part, each), label in itertools.product({"train": 8, "val": 4}.items(), "rgb"):
+        folder = data / "images" / part / label
+        folder.mkdir(parents=True)
+        for i in range(each):
+            pixels = rng.integers(0, 99, (20 + i, 24, 3), np.uint8)
+            pixels[..., "rgb".index(label)] += 150
+            Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
 class ConvNet(nn.Module):
@@ -61,10 +91,12 @@ class ConvNet(nn.Module):
         return nn.Dense(10, name="output")(nn.relu(x).mean((1, 2)))
 
 
-def start(e, preset, runs, *, over="replicates", watch=lambda progress: None):
+def start(
+    e, preset, runs, *, data=None, over="replicates", watch=lambda progress: None
+):
     """Run an experiment as the command does."""
     devices.use_cores(e.replicates)
-    return front.train(assemble.build(e, None, over), preset, runs, watch=watch)
+    return front.train(assemble.build(e, data, over), preset, runs, watch=watch)
 
 
 def run(e, folder, over="replicates", only=8):
@@ -130,11 +162,24 @@ def joined(process, port, folder):
     facts |= {"path": str(again.path), "trained_again": len(seen)}
     spread = start(SMALL, "digits", folder / "spread", over="batch")
     facts["spread"] = str(spread.path)
+    facts |= streamed(folder)
     (folder / "file").touch()
     try:
         start(SMALL, "digits", folder / "file")
     except RuntimeError as error:
         facts["failure"] = f"{type(error).__name__}: {error}"
+    return facts
+
+
+def streamed(folder):
+    """Runs on images that are read while training, and how many this process read."""
+    facts = {}
+    for over in ("replicates", "batch"):
+        runs = folder / f"images-{over}"
+        with mock.patch.object(images, "decode", side_effect=images.decode) as decode:
+            run = start(STREAMED, "small", runs, data=folder / "data", over=over)
+        facts[f"images_{over}"] = str(run.path)
+        facts[f"read_{over}"] = decode.call_count
     return facts
 
 

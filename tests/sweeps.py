@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from lth.lab.cells import Done, Job
 from lth.lab.stored import Run
 from tests import own
 
@@ -52,6 +53,11 @@ def dies_once(marker: str):
 def dying(marker: Path):
     """A cell whose first process is killed."""
     return partial(dies_once, str(marker))
+
+
+def tells(job: Job) -> Done:
+    """The work of a cell that trains nothing and says which process had it."""
+    return Done(job.cell, "finished", job.path, str(os.getpid()))
 
 
 def differences(one: Run, other: Run) -> list[str]:

@@ -94,6 +94,27 @@ def test_every_image_comes_once_in_order(root):
     np.testing.assert_allclose(greys, np.arange(13, 19) * 9, atol=2)
 
 
+def test_processes_read_a_share_each_and_put_them_together(train):
+    """Three of them, six rows each of fifteen: three of the last are not there."""
+    read, key = [[], [], []], jax.random.key(4)
+
+    def part(process):
+        def put(rows, count):
+            read[process].append(np.asarray(rows.targets))
+            assert count == 3 * BATCH
+            return rows
+
+        return lambda rows: folder.Part(np.arange(6 * process, 6 * process + 6), put)
+
+    for process in range(3):
+        list(make_blocks(train, part=part(process))(key, 2, 10))
+    whole = [block.data.targets for block in make_blocks(train)(key, 2, 10)]
+    for i, targets in enumerate(whole):
+        together = np.concatenate([parts[i] for parts in read])
+        np.testing.assert_array_equal(together[: len(targets)], targets)
+        assert not together[len(targets) :].any()
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "P", "1"])
 def test_every_kind_of_image_becomes_three_channels(tmp_path, mode):
     suffix = "jpg" if mode in ("RGB", "L", "CMYK") else "png"

@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -19,10 +21,11 @@ import pytest
 
 import lth
 from lth.cli import main
+from lth.data import folder as images
 from lth.lab import config, front, keeping, runner, store
 from lth.lab.build import assemble, tasks
 from tests.conftest import assert_same, start
-from tests.devices_worker import FLAGS, SMALL
+from tests.devices_worker import FLAGS, SMALL, STREAMED, paint
 
 jax.devices()  # starts JAX with one CPU device, before a run asks for more
 
@@ -54,6 +57,7 @@ def started(tmp_path_factory, compiled):
         port = free.getsockname()[1]
     eight = "--xla_force_host_platform_device_count=8"
     folder = tmp_path_factory.mktemp("joined")
+    paint(folder / "data")
     fast = {**compiled, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     workers = [
         Worker("many", tmp_path_factory.mktemp("many"), XLA_FLAGS=eight),
@@ -121,15 +125,9 @@ def test_blocks_that_are_made_again_change_nothing(tmp_path):
 def folders(tmp_path_factory):
     """A data folder with 36 images of three classes, told apart by their colour."""
     pytest.importorskip("grain", reason="the extra imagenet is not installed")
-    image = pytest.importorskip("PIL.Image", reason="the extra imagenet is missing")
-    data, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for (part, each), label in itertools.product({"train": 8, "val": 4}.items(), "rgb"):
-        folder = data / "images" / part / label
-        folder.mkdir(parents=True)
-        for i in range(each):
-            pixels = rng.integers(0, 99, (20 + i, 24, 3), np.uint8)
-            pixels[..., "rgb".index(label)] += 150
-            image.fromarray(pixels).save(folder / f"{i}.png")
+    pytest.importorskip("PIL.Image", reason="the extra imagenet is not installed")
+    data = tmp_path_factory.mktemp("data")
+    paint(data)
     return data
 
 
@@ -137,22 +135,9 @@ def test_streamed_images_run_stop_and_go_on_to_the_same_bits(
     folders, tmp_path, monkeypatch
 ):
     stored = round(16 * 8 / 7)
-    monkeypatch.setattr(tasks, "BLOCK", 2 * 6 * stored**2 * 3)  # of two steps each
+    monkeypatch.setattr(tasks, "BLOCK", 2 * 8 * stored**2 * 3)  # of two steps each
     monkeypatch.setattr(keeping, "FIRST", 2)
-    e = replace(
-        SMALL,
-        data=config.Data(
-            name="images",
-            size=16,
-            validation=6,
-            pixels="standard",
-            augment="resized_crop_flip",
-        ),
-        model=config.Model(name="conv2", width=0.1),
-        batch_size=6,
-        replicates=1,
-        levels=2,
-    )
+    e = replace(STREAMED, levels=2)
     whole = start(e, "small", tmp_path / "whole", folders).path
     moved = folders.rename(tmp_path / "moved")
     calls = itertools.count(1)
@@ -302,6 +287,31 @@ def test_two_processes_share_each_batch(joined):
     for level in (0, 1):
         a, b = shared.ticket(level), spread.ticket(level)
         assert_close(a.params, b.params, rtol=0, atol=1e-5)
+
+
+def test_two_processes_each_read_their_share_of_the_images(
+    joined, started, tmp_path, monkeypatch
+):
+    count = mock.Mock(side_effect=images.decode)
+    monkeypatch.setattr(images, "decode", count)
+    folder = Path(joined[0]["images_batch"]).parents[1] / "data"
+    alone = start(STREAMED, "small", tmp_path, folder)
+    one, shared, spread = (
+        lth.open_run(path)
+        for path in (
+            alone.path,
+            joined[0]["images_replicates"],
+            joined[0]["images_batch"],
+        )
+    )
+    for level in (0, 1):
+        a, b, c = (run.ticket(level) for run in (one, shared, spread))
+        assert_same(a, b)
+        assert_close(a.params, c.params, rtol=1e-5, atol=1e-5)
+    for over in ("replicates", "batch"):
+        read = [facts[f"read_{over}"] for facts in joined]
+        assert sum(read) == count.call_count
+        assert max(read) < 0.75 * count.call_count
 
 
 def test_a_failure_of_the_first_process_ends_both(joined):

@@ -13,6 +13,7 @@ import lth
 from lth.lab import cells, store, stored, submit
 from lth.lab.build import assemble
 from lth.lab.config import ConfigError
+from lth.lab.devices import memory
 from lth.lab.submit import LostError
 from tests import own, sweeps
 
@@ -293,6 +294,23 @@ def test_a_pool_whose_process_is_killed_ends_with_the_bits_of_a_serial_sweep(
         stored.open_run(tmp_path / "runs" / n) for n in ("whole", "killed")
     )
     assert not sweeps.differences(whole, killed)
+
+
+@pytest.mark.parametrize(("share", "processes"), [(0.0, 2), (np.inf, 1)])
+def test_a_process_that_holds_more_than_its_share_of_memory_is_replaced(
+    share, processes, tmp_path, monkeypatch
+):
+    one = submit.Share((0,), {}, share)
+    monkeypatch.setattr(submit, "shared_out", lambda *_: [one])
+    jobs = list(sweep.plan(GRID, tmp_path).values())[:2]
+    tasks = submit.pool(1)(sweeps.tells, jobs)
+    assert len({task.result().reason for task in tasks}) == processes
+
+
+def test_the_memory_of_a_machine_is_shared_out():
+    whole = memory.machine()
+    assert [one.memory for one in submit.shared_out(3, [0], [])] == [whole / 4] * 3
+    assert 1e7 < memory.resident() < whole
 
 
 SHARED = [

@@ -35,11 +35,27 @@ class Folder(NamedTuple):
     classes: list[str]  # names, in alphabetical order
 
 
+class Part(NamedTuple):
+    """Says what this process reads of some rows, and how all of them come together."""
+
+    rows: np.ndarray  # which, in order; beyond the last one are zeros
+    put: Callable[[Dataset, int], Dataset]  # (those, how many) -> so many, on a device
+
+
+def alone(rows: int) -> Part:
+    """Have this process read all rows."""
+
+    def put(read, count):
+        return jax.device_put(jax.tree.map(lambda x: x[:count], read))
+
+    return Part(np.arange(rows), put)
+
+
 class Block(NamedTuple):
     """Holds the batches of consecutive steps, of which only `steps` are filled in."""
 
-    start: jax.Array | np.int32  # [], the step of the first batch
-    steps: jax.Array | np.int32  # []
+    start: np.int32  # [], the step of the first batch
+    steps: np.int32  # []
     data: Dataset  # [steps of a whole block * batch_size, ...]
 
 
@@ -90,7 +106,7 @@ def make_blocks(
     size: int,
     steps: int,
     threads: int = 16,
-    put: Callable[[Any], Any] = jax.device_put,
+    part: Callable[[int], Part] = alone,
 ) -> Callable[[jax.Array, int, int], Iterator[Block]]:
     """Make `blocks(key, start, stop)`: the batches of those steps, several a block.
 
@@ -105,7 +121,7 @@ def make_blocks(
       size: of a decoded image, in pixels.
       steps: batches in a block.
       threads: that decode.
-      put: places a block on the device.
+      part: of the rows of a block, what this process reads, one of several.
 
     Returns:
       A function that yields a `Block` after another.
@@ -116,6 +132,7 @@ def make_blocks(
     """
     examples, rows = len(folder.files), steps * batch_size
     stream.check_batch(batch_size, examples)
+    own = part(rows)
 
     @jax.jit
     def order(key, first):
@@ -135,21 +152,26 @@ def make_blocks(
         def example(position):
             return files(position // rows)[position % rows]
 
-        def filled(item):
-            i, data = item
+        def placed(item):
+            i, read = item
             first = start + i * steps
-            data = jax.tree.map(lambda x: _padded(x, rows), data)
-            return Block(np.int32(first), np.int32(min(steps, stop - first)), data)
+            count = np.int32(min(steps, stop - first))
+            return Block(np.int32(first), count, own.put(read, rows))
 
         count = (stop - start) * batch_size
-        decoded = _decoded(folder, size, count, example, rows, threads)
-        yield from _ahead(map(filled, enumerate(decoded)), put)
+        decoded = _decoded(folder, size, count, example, rows, own.rows, threads)
+        yield from _ahead(map(placed, enumerate(decoded)))
 
     return blocks
 
 
 def in_order(
-    folder: Folder, *, size: int, rows: int, threads: int = 16
+    folder: Folder,
+    *,
+    size: int,
+    rows: int,
+    threads: int = 16,
+    part: Callable[[int], Part] = alone,
 ) -> Iterator[Dataset]:
     """Decode all images once, as they are listed.
 
@@ -158,13 +180,19 @@ def in_order(
       size: of a decoded image, in pixels.
       rows: images at a time; the last time they may be fewer.
       threads: that decode.
+      part: of the rows, what this process reads, one of several.
 
     Returns:
       An iterator of datasets on the device, images [rows, size, size, 3] uint8.
     """
-    count = len(folder.files)
-    decoded = _decoded(folder, size, count, lambda position: position, rows, threads)
-    return _ahead(decoded, jax.device_put)
+    own, count = part(rows), len(folder.files)
+
+    def placed(item):
+        i, read = item
+        return own.put(read, min(rows, count - i * rows))
+
+    decoded = _decoded(folder, size, count, lambda at: at, rows, own.rows, threads)
+    return _ahead(map(placed, enumerate(decoded)))
 
 
 def make_slice(batch_size: int, augment: Callable | None = None) -> Callable[..., Any]:
@@ -206,8 +234,12 @@ def decode(path: str, size: int) -> np.ndarray:
         raise DataError(f"{path}: not an image we can read ({error})") from None
 
 
-def _decoded(folder, size, count, example, rows, threads) -> Iterator[Dataset]:
-    """Blocks of examples, the file at each position given by `example`."""
+def _decoded(folder, size, count, example, rows, own, threads) -> Iterator[Dataset]:
+    """The rows `own` of each block of `rows` examples, until there are `count`.
+
+    The file at each position is given by `example`. Every block has as many rows;
+    those that stand for no example are zero.
+    """
     try:
         import grain
         import PIL  # noqa: F401
@@ -217,13 +249,18 @@ def _decoded(folder, size, count, example, rows, threads) -> Iterator[Dataset]:
             f"pip install 'lth[imagenet]' ({error})"
         ) from None
 
-    def one(position):
+    def one(place):
+        block, row = divmod(place, len(own))
+        position = block * rows + own[row]
+        if own[row] >= rows or position >= count:
+            return Dataset(np.zeros((size, size, 3), np.uint8), np.zeros((), np.int32))
         i = int(example(position))
         return Dataset(decode(folder.files[i], size), folder.targets[i])
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
-    images = grain.MapDataset.range(count).map(one).to_iter_dataset(options)
-    grouped = images.batch(rows, drop_remainder=False)
+    places = -(-count // rows) * len(own)
+    images = grain.MapDataset.range(places).map(one).to_iter_dataset(options)
+    grouped = images.batch(len(own), drop_remainder=True)
     early = grain.experimental.ThreadPrefetchIterDataset(
         grouped, prefetch_buffer_size=1
     )
@@ -231,22 +268,15 @@ def _decoded(folder, size, count, example, rows, threads) -> Iterator[Dataset]:
         yield from iterator
 
 
-def _ahead(blocks: Iterator[Any], put: Callable[[Any], Any]) -> Iterator[Any]:
+def _ahead(blocks: Iterator[Any]) -> Iterator[Any]:
     """Blocks on the device, each put there while the one before it is in use."""
     ready = None
     for block in blocks:
-        coming = put(block)
         if ready is not None:
             yield ready
-        ready = coming
+        ready = block
     if ready is not None:
         yield ready
-
-
-def _padded(x: np.ndarray, rows: int) -> np.ndarray:
-    if len(x) == rows:
-        return x
-    return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
 def _host() -> Any:

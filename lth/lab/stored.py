@@ -156,15 +156,21 @@ class Run:
         return {**identity.flat(told), "replicates": len(self.replicates)}
 
     def described(self) -> list[str]:
-        """When it was begun, what differs from its preset, how far it is, its best."""
+        """When it was begun, what differs from its preset, how far it is, its best.
+
+        The best is of its tickets, whatever its branches reached.
+        """
         levels, changed = self.levels, self._changed()
         told = [store.begun(self.path)]
         told += [f"{name} {_said(value)}" for name, value in changed.items()]
         told.append(f"levels 0 to {max(levels)}" if levels else "no ticket yet")
         told.append(f"n = {len(self.replicates)}")
+        if branches := ", ".join(self.variants[1:]):
+            told.append(f"branches {branches}")
         if levels and not self.table.empty:
             score = results.score(self.table)
-            best = results.summary(self.table)["accuracy"].max()
+            tickets = self.table[self.table["variant"] == store.TRUNK]
+            best = results.summary(tickets)["accuracy"].max()
             told.append(f"best test {score} {100 * best:.2f} %")
         return told
 

@@ -6,6 +6,7 @@ gone, and `cancel()`, which asks it to save where it stands and to stop. There i
 scheduler here: order, priority and resources are the engine's. `cluster` has others.
 """
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from lth.lab import cells
 from lth.lab.cells import Done, Job
+from lth.lab.devices import memory
 
 Work = Callable[[Job], Done]
 
@@ -42,10 +44,11 @@ Submit = Callable[[Work, Sequence[Job]], Sequence[Task]]
 
 
 class Share(NamedTuple):
-    """Says which cores and which GPUs a process has to itself."""
+    """Says what a process has to itself."""
 
     cores: tuple[int, ...]
-    variables: Mapping[str, str]
+    variables: Mapping[str, str]  # which GPUs
+    memory: float = math.inf  # bytes
 
 
 class LostError(RuntimeError):
@@ -66,7 +69,9 @@ def pool(processes: int = 0, gpus: Sequence[str] | None = None) -> Submit:
 
     A process trains cell after cell, so that what a cell compiled the next one of its
     kind has; it has cores of its own (its affinity), and GPUs of its own
-    (`CUDA_VISIBLE_DEVICES`), or a part of the memory of one. One that dies is replaced.
+    (`CUDA_VISIBLE_DEVICES`), or a part of the memory of one. One that dies is replaced,
+    and so is one that after a cell holds more than its share of the machine's memory:
+    programs that were compiled are never given back.
 
     Args:
       processes: How many; by default one for each GPU, or else for each core.
@@ -124,6 +129,7 @@ def shared_out(
     None has less than one core of its own unless there are more processes than cores.
     """
     count = processes or len(gpus) or len(cores)
+    held = (memory.machine() or math.inf) / (count + 1)  # one is of who asks
     shares = []
     for i in range(count):
         variables = {}
@@ -132,7 +138,7 @@ def shared_out(
         if gpus and count > len(gpus):  # JAX would take 3/4 of a GPU for the first
             part = 0.9 / -(-count // len(gpus))
             variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{part:.3f}"
-        shares.append(Share(tuple(_part(cores, i, count)), variables))
+        shares.append(Share(tuple(_part(cores, i, count)), variables, held))
     return shares
 
 
@@ -181,23 +187,23 @@ class _Worker:
                 if stop.is_set() and not terminated:
                     terminated = True
                     process.terminate()  # a signal that it hears, see `_serve`
-            done = self.pipe.recv()
+            done, last = self.pipe.recv()
         except (EOFError, OSError):
             process.join()
             code = process.exitcode
             raise LostError(f"its process ended with exit code {code}") from None
-        if isinstance(done, str):
-            raise RuntimeError(done)
-        if done.state == "stopped":  # it would stop whatever comes next, too
+        if last:
             self.pipe.close()
         else:
             self.process = process
+        if isinstance(done, str):
+            raise RuntimeError(done)
         return done
 
     def _start(self) -> None:
         spawned = multiprocessing.get_context("spawn")
         self.pipe, end = spawned.Pipe()
-        serve = (end, self.share.cores)
+        serve = (end, self.share.cores, self.share.memory)
         with _starting:
             before = {name: os.environ.get(name) for name in self.share.variables}
             os.environ.update(self.share.variables)
@@ -224,8 +230,12 @@ def _pickled(work: Work, job: Job) -> bytes:
         ) from None
 
 
-def _serve(pipe: Any, cores: Sequence[int]) -> None:
-    """Train what comes through a pipe, until it closes or a signal comes."""
+def _serve(pipe: Any, cores: Sequence[int], most: float) -> None:
+    """Train what comes through a pipe, until it closes or a signal comes.
+
+    With what came of a cell goes whether it was the last one: after a signal, or when
+    this process holds more bytes than `most`.
+    """
     if hasattr(os, "sched_setaffinity"):  # before JAX counts the cores
         os.sched_setaffinity(0, cores)
     cells.listen()
@@ -249,6 +259,9 @@ def _serve(pipe: Any, cores: Sequence[int]) -> None:
                 return
             except Exception as error:
                 done = f"{type(error).__name__}: {error}"
-            pipe.send(done)
+            last = cells.asked() or memory.resident() > most
+            pipe.send((done, last))
+            if last:
+                return
     except OSError:  # nobody is left to tell
         return

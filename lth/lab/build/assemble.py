@@ -11,6 +11,7 @@ import jax
 
 from lth import compress, criteria, lottery, masks, models, train
 from lth.compress import Space, shrinking, whole
+from lth.data import folder
 from lth.lab import devices, store
 from lth.lab.build import (
     compose,
@@ -89,6 +90,7 @@ def build(
         e.batch_size,
         data_dir,
         place=partial(devices.share, plan),
+        part=lambda rows: folder.Part(*devices.divided(plan, rows)),
         pause=e.eval_every,
     )
     epoch = math.ceil(task.size / e.batch_size)

@@ -58,6 +58,7 @@ def load(
     data_dir: str | Path | None = None,
     *,
     place: Callable = jax.device_put,
+    part: Callable[[int], folder.Part] = folder.alone,
     pause: str = "1ep",
 ) -> Task:
     """Make the Task of an experiment.
@@ -68,6 +69,7 @@ def load(
       batch_size: Examples in a batch.
       data_dir: Where files are.
       place: Puts arrays on the devices of a run.
+      part: Of rows that are read while training, what this process reads.
       pause: Steps that are trained without one, so that no more are read at once.
 
     Returns:
@@ -77,7 +79,7 @@ def load(
       ConfigError and DataError.
     """
     if d.name == "images":
-        return _streamed(d, m, batch_size, data_dir, place, pause)
+        return _streamed(d, m, batch_size, data_dir, part, pause)
     return _held(d, m, batch_size, data_dir, place)
 
 
@@ -141,7 +143,7 @@ def resident(splits: Mapping[str, Any], place: Callable) -> dict[str, Any]:
     }
 
 
-def _streamed(d: Data, m: Model, batch_size: int, data_dir, place, pause: str) -> Task:
+def _streamed(d: Data, m: Model, batch_size: int, data_dir, part, pause: str) -> Task:
     """Image folders that are read while training."""
     root = _image_root(data_dir)
     listed, test = folder.index(root)
@@ -158,7 +160,8 @@ def _streamed(d: Data, m: Model, batch_size: int, data_dir, place, pause: str) -
     steps = _block_steps(
         batch_size, stored, parse.parse_steps(pause, epoch, "--eval-every")
     )
-    stream = folder.make_blocks(rest, batch_size, size=stored, steps=steps, put=place)
+    stream = folder.make_blocks(rest, batch_size, size=stored, steps=steps, part=part)
+    each = partial(folder.in_order, size=stored, rows=ROWS, part=part)
     middle = augment.centre(d.size)
 
     def blocks(key, start, stop):
@@ -182,13 +185,8 @@ def _streamed(d: Data, m: Model, batch_size: int, data_dir, place, pause: str) -
             batch_size, _augmentation(d.augment, (stored, stored, 3), d.size)
         ),
         blocks=blocks,
-        learned=lambda: map(place, folder.in_order(rest, size=stored, rows=ROWS)),
-        parts={
-            name: lambda files=files: map(
-                place, folder.in_order(files, size=stored, rows=ROWS)
-            )
-            for name, files in parts.items()
-        },
+        learned=partial(each, rest),
+        parts={name: partial(each, files) for name, files in parts.items()},
         example=data.Dataset(
             np.zeros((1, *examples.shape), np.uint8), rest.targets[:1]
         ),

@@ -56,10 +56,21 @@ def out_of_memory(error: Exception) -> str:
 def limit() -> int | None:
     """The bytes of memory of a device, as far as it is known."""
     found = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in found:
-        return found["bytes_limit"]
+    return found.get("bytes_limit", machine())
+
+
+def machine() -> int | None:
+    """The bytes of memory that processes of this machine may use, as far as known."""
     texts = [path.read_text().strip() for path in CGROUP if path.exists()]
     known = [int(text) for text in texts if text.isdigit()]  # else it is `max`
     if "SC_PHYS_PAGES" in os.sysconf_names:
         known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(known, default=None)
+
+
+def resident() -> int:
+    """The bytes of memory that this process holds; 0 where that is not told."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return 0
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

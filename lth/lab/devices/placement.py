@@ -69,6 +69,48 @@ def share(plan: Plan, tree: Any) -> Any:
     return _placed(tree, NamedSharding(plan.mesh, P()))
 
 
+def divided(plan: Plan, rows: int) -> tuple[np.ndarray, Callable]:
+    """Divide the reading of rows among the processes, each for its own devices.
+
+    Args:
+      plan: Says which devices there are.
+      rows: How many rows all read together, at a time.
+
+    Returns:
+      The numbers of the rows this process reads, some beyond the last one where they do
+      not divide evenly; and `put(read, count)`, which brings what all have read
+      together: the first `count` rows on every device. All processes must call it.
+    """
+    if jax.process_count() == 1:
+
+        def place(read, count):
+            return share(plan, jax.tree.map(lambda x: x[:count], read))
+
+        return np.arange(rows), place
+    each, devices = -(-rows // plan.mesh.size), plan.mesh.devices.ravel()
+    here = [i for i, d in enumerate(devices) if d.process_index == jax.process_index()]
+    own = np.concatenate([np.arange(i * each, (i + 1) * each) for i in here])
+    split = NamedSharding(plan.mesh, P(plan.over))
+    whole = NamedSharding(plan.mesh, P())
+
+    @partial(jax.jit, static_argnums=1, out_shardings=whole)
+    def gathered(tree, count):
+        return jax.tree.map(lambda x: x[:count], tree)
+
+    def put(read, count):
+        def leaf(x):
+            def device(index):
+                first = np.searchsorted(own, index[0].start or 0)
+                return x[first : first + each]
+
+            shape = (each * len(devices), *x.shape[1:])
+            return jax.make_array_from_callback(shape, split, device)
+
+        return gathered(jax.tree.map(leaf, read), count)
+
+    return own, put
+
+
 def split_batch(plan: Plan, sample: Callable) -> Callable:
     """`sample` whose batches are spread over the devices, if the plan says so.
 
