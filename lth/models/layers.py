@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lth.models import convolution, initialisers
+from lth.models import convolution, initialisers, normalisation
 
 
 def channels(count: int, width: float) -> int:
@@ -76,7 +76,7 @@ def batch_norm(*, train: bool, norm_scale: str, dtype: Any, name: str) -> nn.Bat
     Returns:
       The Linen module.
     """
-    return nn.BatchNorm(
+    return normalisation.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,
