@@ -8,6 +8,8 @@ Experiments are run under FOLDER; facts about them are printed as one line of JS
 
 import itertools
 import json
+import math
+import re
 import sys
 import warnings
 from dataclasses import replace
@@ -25,6 +27,7 @@ from lth.data import folder as images
 from lth.lab import config, devices, front
 from lth.lab.build import assemble, networks
 from lth.lab.config.presets import PRESETS
+from lth.masks import topk
 
 SMALL = replace(
     PRESETS["digits"].experiment,
@@ -126,7 +129,24 @@ def many(folder):
     }
     before = sum(hits)
     run(CONTROLLED, folder / "again")
-    return facts | {"hits": sum(hits) - before} | batches(folder)
+    return facts | {"hits": sum(hits) - before} | batches(folder) | selected()
+
+
+def selected():
+    """Of a mask chosen among weights that lie on eight devices: its facts."""
+    place = jax.NamedSharding(jax.make_mesh((8,), ("weights",)), jax.P("weights"))
+    values = np.random.default_rng(0).integers(0, 2**18, (2**10, 2**10))
+    whole = [np.float32(values)], [np.ones(values.shape, bool)]
+    spread = jax.device_put(whole, place)
+    (one,), *_ = topk.top(*whole, 2**18)
+    (all_of,), *_ = topk.top(*spread, 2**18)
+    program = topk.top.lower(*spread, 2**18).compile().as_text()
+    found = re.findall(r"= \w+\[([\d,]+)\]\S* all-(?:gather|to-all)\(", program)
+    return {
+        "selected": bool((np.asarray(one) == np.asarray(all_of)).all()),
+        "stays": all_of.sharding == place,
+        "gathered": [math.prod(map(int, shape.split(","))) for shape in found],
+    }
 
 
 def batches(folder):

@@ -256,6 +256,12 @@ def test_masks_learned_over_devices_are_those_of_one_device(many):
     assert_close(one.learned, batch.learned, rtol=1e-5, atol=1e-5)
 
 
+def test_a_mask_of_weights_on_several_devices_is_chosen_where_they_lie(many):
+    assert many["selected"]
+    assert many["stays"]
+    assert many["gathered"] == [4 * 2**10]  # a sample: four times the root of 2**20
+
+
 def test_programs_are_kept_beside_the_runs_and_give_buffers_up_quietly(many, started):
     assert many["hits"] >= 2  # training and measuring, of a run like one before it
     assert many["donation"] == []

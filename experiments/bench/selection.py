@@ -8,17 +8,22 @@ Times, each beside the yardstick so that a drift of the machine falls on both al
   seconds and not minutes. It keeps all that tie.
 
     python experiments/bench/selection.py [--sizes 266200 25000000] [--density 0.2]
+    python experiments/bench/selection.py --devices 8    # weights spread over devices
 
 Needs no data: scores are magnitudes of normal numbers. In the run it is checked that
 the mask has exactly the count asked for, and none but the highest. Takes about three
 minutes on two cores with a thousand million weights, for which it wants 14 GiB; sizes
-for which memory is too short are left out.
+for which memory is too short are left out. With several devices scores and masks are
+spread over them along the first axis, and what is ever gathered is said: a sample of
+four times the root of the number of weights. Devices of a CPU share its cores.
 """
 
+import math
 import os
+import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -32,6 +37,7 @@ from lth.masks import topk
 
 LENET = ((784, 300), (300, 100), (100, 10))  # 266,200 weights in three leaves
 BYTES = 14  # a weight's share of scores, masks and what numpy.partition returns
+SPREAD = 4  # and of a copy in one piece of what lies on several devices
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,33 @@ class Flags:
     repeats: int = 9
     sort_up_to: int = 25_000_000
     """The largest size at which the full sort is timed too."""
+    devices: int = 1
+    """That share the weights; on a CPU so many are made."""
 
 
-def problem(size: int) -> tuple[list[jax.Array], list[jax.Array]]:
+def problem(size: int, devices: int) -> tuple[list[jax.Array], list[jax.Array]]:
     """Scores and a mask that keeps all."""
-    shapes = LENET if size == 266_200 else ((size,),)
-    rng, scores = np.random.default_rng(0), []
+    shapes = LENET if size == 266_200 and devices == 1 else ((size,),)
+    mesh = jax.sharding.Mesh(jax.devices()[:devices], ("weights",))
+    place = jax.NamedSharding(mesh, jax.P("weights"))
+    rng, scores, masks = np.random.default_rng(0), [], []
     for shape in shapes:
         values = rng.standard_normal(shape, dtype=np.float32)
-        scores.append(jnp.asarray(np.abs(values, out=values)))
-    return scores, [jnp.ones(shape, bool) for shape in shapes]
+        np.abs(values, out=values)
+        whole = np.ones(shape, bool)
+        if devices > 1:
+            scores.append(jax.device_put(values, place))
+            masks.append(jax.device_put(whole, place))
+        else:
+            scores.append(jnp.asarray(values))
+            masks.append(jnp.asarray(whole))
+    return scores, masks
+
+
+def gathered(program: str) -> int:
+    """The most numbers that a compiled program brings together from all devices."""
+    found = re.findall(r"= \w+\[([\d,]+)\]\S* all-gather\(", program)
+    return max((math.prod(map(int, shape.split(","))) for shape in found), default=0)
 
 
 @jax.jit
@@ -90,12 +113,12 @@ def compare(
 
 def row(flags: Flags, size: int) -> str:
     """A line of the table."""
-    scores, full = problem(size)
+    scores, full = problem(size, flags.devices)
     flat = [np.asarray(s).ravel() for s in scores]  # on a CPU the same memory
     flat = flat[0] if len(flat) == 1 else np.concatenate(flat)
     k = topk.round_count(flags.density, size)
     began = time.perf_counter()
-    topk.top.lower(scores, full, k).compile()
+    program = topk.top.lower(scores, full, k).compile()
     compiling = time.perf_counter() - began
     check(masks.keep_top(scores, full, flags.density), flat, k)
 
@@ -113,11 +136,17 @@ def row(flags: Flags, size: int) -> str:
     if size <= flags.sort_up_to:
         times = compare(lambda: by_sort(scores, k), partition, flags.repeats)
         text += f"{timing.ratio(*times.T):>26}"
+    if flags.devices > 1:
+        text += f"  gathered: {gathered(program.as_text()):,}"
     return text
 
 
 def main() -> None:
     flags = tyro.cli(Flags)
+    if flags.devices > 1:
+        jax.config.update("jax_num_cpu_devices", flags.devices)
+        flags = replace(flags, sort_up_to=0)  # a sort would gather them
+    jnp.zeros(())  # the backend starts before anything is timed
     device = jax.devices()[0].device_kind
     print(
         f"exact global mask, density {flags.density:g}, float32, {device}, "
@@ -130,13 +159,13 @@ def main() -> None:
     )
     for size in flags.sizes:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if free < BYTES * size:
-            need = BYTES * size / 2**30
+        share = BYTES + SPREAD * (flags.devices > 1)
+        if free < share * size:
+            need = share * size / 2**30
             print(f"{size:>13,}  left out: {need:.0f} GiB of memory are not free")
         else:
             print(row(flags, size), flush=True)
 
 
 if __name__ == "__main__":
-    jnp.zeros(())  # the backend starts before anything is timed
     main()

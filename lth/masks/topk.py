@@ -5,7 +5,8 @@ each of a few cuts through the range that holds the threshold; the part in which
 count passes k is the next range. A sample places the first cuts, interpolation the
 others: some five passes over millions of weights, and about twenty at the worst, since
 each leaves a third of a range or less. Leaves of any shape take part without being
-joined, and nothing of their size is stored on the way.
+joined, and nothing of their size is stored on the way. Leaves that are spread over
+devices along their first axis stay there: the sample alone is brought together.
 """
 
 import itertools
