@@ -212,7 +212,7 @@ def _figures(runs, table, called, titles, apart, answers: bool) -> list[_Shown]:
         figures.append(
             shown(
                 "masks",
-                "Masks of the first layer",
+                first.title,
                 f"What masks of {called[runs[0].path.name]} keep of {first.path}: "
                 f"{first.what}, mean over replicates.",
                 still.masks(first),
