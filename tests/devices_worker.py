@@ -134,7 +134,8 @@ def many(folder):
 
 def selected():
     """Of a mask chosen among weights that lie on eight devices: its facts."""
-    place = jax.NamedSharding(jax.make_mesh((8,), ("weights",)), jax.P("weights"))
+    mesh = jax.sharding.Mesh(jax.devices(), ("weights",))
+    place = jax.NamedSharding(mesh, jax.P("weights"))
     values = np.random.default_rng(0).integers(0, 2**18, (2**10, 2**10))
     whole = [np.float32(values)], [np.ones(values.shape, bool)]
     spread = jax.device_put(whole, place)

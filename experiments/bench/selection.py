@@ -137,7 +137,7 @@ def row(flags: Flags, size: int) -> str:
         times = compare(lambda: by_sort(scores, k), partition, flags.repeats)
         text += f"{timing.ratio(*times.T):>26}"
     if flags.devices > 1:
-        text += f"  gathered: {gathered(program.as_text()):,}"
+        text += f"  gathered: {gathered(str(program.as_text())):,}"
     return text
 
 

@@ -70,8 +70,8 @@ def pool(processes: int = 0, gpus: Sequence[str] | None = None) -> Submit:
     A process trains cell after cell, so that what a cell compiled the next one of its
     kind has; it has cores of its own (its affinity), and GPUs of its own
     (`CUDA_VISIBLE_DEVICES`), or a part of the memory of one. One that dies is replaced,
-    and so is one that after a cell holds more than its share of the machine's memory:
-    programs that were compiled are never given back.
+    and so is one that after a cell holds more than its share of the machine's memory,
+    for what is kept of cells before adds up.
 
     Args:
       processes: How many; by default one for each GPU, or else for each core.

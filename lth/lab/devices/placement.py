@@ -87,23 +87,29 @@ def divided(plan: Plan, rows: int) -> tuple[np.ndarray, Callable]:
             return share(plan, jax.tree.map(lambda x: x[:count], read))
 
         return np.arange(rows), place
-    each, devices = -(-rows // plan.mesh.size), plan.mesh.devices.ravel()
+    many, devices = plan.mesh.size, plan.mesh.devices.ravel()
     here = [i for i, d in enumerate(devices) if d.process_index == jax.process_index()]
-    own = np.concatenate([np.arange(i * each, (i + 1) * each) for i in here])
+    # Each device has every so many-th row, so that the last ones are shared out too.
+    numbers = np.arange(-(-rows // many) * many).reshape(-1, many)
+    each, own = len(numbers), numbers[:, here].T.ravel()
     split = NamedSharding(plan.mesh, P(plan.over))
     whole = NamedSharding(plan.mesh, P())
 
     @partial(jax.jit, static_argnums=1, out_shardings=whole)
     def gathered(tree, count):
-        return jax.tree.map(lambda x: x[:count], tree)
+        def leaf(x):
+            of_devices = x.reshape(many, each, *x.shape[1:])
+            return of_devices.swapaxes(0, 1).reshape(x.shape)[:count]
+
+        return jax.tree.map(leaf, tree)
 
     def put(read, count):
         def leaf(x):
             def device(index):
-                first = np.searchsorted(own, index[0].start or 0)
+                first = here.index((index[0].start or 0) // each) * each
                 return x[first : first + each]
 
-            shape = (each * len(devices), *x.shape[1:])
+            shape = (each * many, *x.shape[1:])
             return jax.make_array_from_callback(shape, split, device)
 
         return gathered(jax.tree.map(leaf, read), count)
