@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from lth import masks
 from lth.criteria import activations
@@ -228,7 +227,9 @@ def _spearman(a: Any, b: Any) -> float:
     a, b = np.asarray(a), np.asarray(b)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    found: Any = scipy.stats.spearmanr(a, b)
+    from scipy import stats  # only here: it takes longer to import than JAX
+
+    found: Any = stats.spearmanr(a, b)
     return float(found.statistic)
 
 

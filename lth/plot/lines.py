@@ -6,15 +6,15 @@ replicates, bands 95 % confidence intervals of the mean (Student's t).
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import cm
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lth import results
+
+if TYPE_CHECKING:  # Matplotlib takes a while: who only asks for names does without
+    from matplotlib.axes import Axes
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -66,13 +66,13 @@ def name(
 
 def accuracy(
     table: pd.DataFrame,
-    ax: Axes,
+    ax: "Axes",
     *,
     at: str = "accuracy",
     band: bool = True,
     titles: Mapping[str, str] = NONE,
     apart: Collection[str] = (),
-) -> Axes:
+) -> "Axes":
     """Draw test accuracy against density, a line per run and variant.
 
     At the end of training a filled point matches the dense network (`results.matching`)
@@ -99,7 +99,9 @@ def accuracy(
     return ax
 
 
-def stopping(table: pd.DataFrame, ax: Axes, titles: Mapping[str, str] = NONE) -> Axes:
+def stopping(
+    table: pd.DataFrame, ax: "Axes", titles: Mapping[str, str] = NONE
+) -> "Axes":
     """Draw the step of the lowest validation loss against density."""
     _against_density(results.summary(table), "stop", ax, titles)
     ax.set(ylabel="early-stopping step")
@@ -138,7 +140,7 @@ def _against_density(summary, column, ax, titles, percent=False, band=True):
     ax.legend(frameon=False, fontsize="small")
 
 
-def _frame(ax: Axes, means: pd.Series, halves: pd.Series) -> None:
+def _frame(ax: "Axes", means: pd.Series, halves: pd.Series) -> None:
     """Show all means, and of intervals what is no further away than means are apart.
 
     Of two replicates an interval is 13 standard errors to each side: the axis would be
@@ -159,7 +161,7 @@ def _place(variant: str) -> tuple[int, str]:
     return known.index(variant) if variant in known else len(known), variant
 
 
-def _show_matching(matching: pd.DataFrame, ax: Axes) -> None:
+def _show_matching(matching: pd.DataFrame, ax: "Axes") -> None:
     """Hollow points where a network does not match, and down to where it would."""
     missed = matching[~matching["matches"].astype(bool)]
     x, y = 100 * missed["density"], 100 * missed["accuracy"]
@@ -179,19 +181,23 @@ def styles() -> Iterator[dict[str, Any]]:
                 yield {"color": color, "ls": dash, "marker": marker}
 
 
-def density_axis(ax: Axes) -> None:
+def density_axis(ax: "Axes") -> None:
     """Show density in percent on a logarithmic axis, dense on the left."""
+    from matplotlib import ticker
+
     ax.set_xscale("log")
     left, right = ax.get_xlim()
     ax.set_xlim(max(left, right), min(left, right))
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_minor_locator(ticker.NullLocator())
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.set_xlabel("density (%)")
 
 
-def layers(densities: Mapping[int, Mapping[str, float]], ax: Axes) -> Axes:
+def layers(densities: Mapping[int, Mapping[str, float]], ax: "Axes") -> "Axes":
     """Draw the density of each layer by level, from {level: {path: density}}."""
+    from matplotlib import ticker
+
     levels = sorted(densities)
     if len(levels) == 1:
         (kept,) = densities.values()
@@ -203,23 +209,23 @@ def layers(densities: Mapping[int, Mapping[str, float]], ax: Axes) -> Axes:
         values = [100 * densities[level][path] for level in levels]
         ax.plot(levels, values, ms=3, label=path, **style)
     ax.set(xlabel="level", ylabel="density of the layer (%)", yscale="log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.yaxis.set_minor_formatter(ax.yaxis.get_major_formatter())
-    ax.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_minor_locator(ticker.LogLocator(subs=(2.0, 5.0)))
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize="small")
     return ax
 
 
 def curves(
     table: pd.DataFrame,
-    ax: Axes,
+    ax: "Axes",
     *,
     split: str = "test",
     metric: str | None = None,
     levels: Iterable[int] | None = None,
     variant: str = results.TICKET,
-) -> Axes:
+) -> "Axes":
     """Draw a metric against the training step, a line per level, dark for dense.
 
     Args:
@@ -239,6 +245,8 @@ def curves(
         & (table["metric"] == metric)
         & (table["variant"] == variant)
     ]
+    from matplotlib import cm
+
     known = sorted(rows["level"].unique())
     wanted = set(known if levels is None else levels)
     levels = [level for level in known if level in wanted]
@@ -258,13 +266,13 @@ def curves(
 
 def beside(
     table: pd.DataFrame,
-    ax: Axes,
+    ax: "Axes",
     *,
     split: str = "test",
     metric: str | None = None,
     level: int = 0,
     titles: Mapping[str, str] = NONE,
-) -> Axes:
+) -> "Axes":
     """Draw a metric against the training step: a level's ticket and its controls.
 
     Args:

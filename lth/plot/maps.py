@@ -1,16 +1,18 @@
 """Pictures of masks: which inputs and which weights are kept."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from matplotlib.axes import Axes
 
 from lth import masks
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def kept(mask: masks.Mask, path: str, ax: Axes) -> Axes:
+
+def kept(mask: masks.Mask, path: str, ax: "Axes") -> "Axes":
     """Draw the places that a mask keeps in one leaf, black; rows are inputs.
 
     Axes before the last two of a leaf are laid out under each other. A frame for each
@@ -24,7 +26,7 @@ def kept(mask: masks.Mask, path: str, ax: Axes) -> Axes:
     return ax
 
 
-def inputs(mask: masks.Mask, path: str, shape: tuple[int, int], ax: Axes) -> Axes:
+def inputs(mask: masks.Mask, path: str, shape: tuple[int, int], ax: "Axes") -> "Axes":
     """Draw how many weights each input pixel keeps: what a ticket looks at.
 
     The colour scale begins at 0 weights.

@@ -2,20 +2,21 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from lth import results
 from lth.plot.lines import MARKERS, name, styles
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 def barrier(
-    curves: Mapping[str, Any], ax: Axes, *, metric: str | None = None, label: str = ""
-) -> Axes:
+    curves: Mapping[str, Any], ax: "Axes", *, metric: str | None = None, label: str = ""
+) -> "Axes":
     """Draw an error along the line from one network to another.
 
     Dotted is the line between the errors of both ends: what rises above it is a
@@ -52,13 +53,13 @@ def barrier(
 
 def against_level(
     table: pd.DataFrame,
-    ax: Axes,
+    ax: "Axes",
     split: str,
     metric: str,
     *,
     percent: bool = False,
     label: str = "",
-) -> Axes:
+) -> "Axes":
     """Draw a number by level, a line for each run and variant; of a curve, its end.
 
     Called again on the same axes it takes another colour.
@@ -95,12 +96,14 @@ def against_level(
         pairs = [results.interval(values) for _, values in levels]
         scaled = 100 * np.array(pairs) if percent else pairs
         _draw(ax, [*levels.groups], scaled, ": ".join(filter(None, words)))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    from matplotlib import ticker
+
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.set(xlabel="level", ylabel=f"{split} {metric}{' (%)' if percent else ''}")
     return ax
 
 
-def _draw(ax: Axes, x: Any, pairs: Any, label: str) -> str:
+def _draw(ax: "Axes", x: Any, pairs: Any, label: str) -> str:
     """Draw means and half-widths in the next colour, which is returned."""
     drawn = [line for line in ax.lines if line.get_marker() in MARKERS]
     style = next(itertools.islice(styles(), len(drawn), None))
