@@ -13,7 +13,6 @@ make one table of them. The slopes, in the last lines, are between the counts.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import pandas as pd
 import tyro
 
 import lth
+from lth.lab.devices import memory
 
 TINY = {
     "model.widths": [4],
@@ -58,12 +58,6 @@ def cells(count: int, kind: str) -> dict[str, Any]:
     return {f"c{i}": ("digits", TINY | changes) for i, changes in enumerate(each)}
 
 
-def memory() -> float:
-    """Return the megabytes that this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
 def clock(call, *args, **named) -> tuple[float, Any]:
     """Return the seconds that a call takes, and what it returns."""
     began = time.perf_counter()
@@ -80,7 +74,7 @@ def measured(flags: Flags) -> dict[str, float]:
         folder = Path(name)
         options = {"submit": submit, "ended": ended.append}
         took, runs = clock(lth.sweep, many, folder, **options)
-        held = memory()
+        held = memory.resident() / 2**20
         files = [
             p for p in folder.rglob("*") if p.is_file() and ".compiled" not in p.parts
         ]

@@ -239,14 +239,14 @@ def curves(
     Returns:
       `ax`.
     """
+    from matplotlib import cm
+
     metric = metric or results.score(table)
     rows = table[
         (table["split"] == split)
         & (table["metric"] == metric)
         & (table["variant"] == variant)
     ]
-    from matplotlib import cm
-
     known = sorted(rows["level"].unique())
     wanted = set(known if levels is None else levels)
     levels = [level for level in known if level in wanted]

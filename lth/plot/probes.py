@@ -79,6 +79,8 @@ def against_level(
     Raises:
       ValueError: for a split and metric of which the table has no rows.
     """
+    from matplotlib import ticker
+
     rows = results.final(table, split, metric)
     if rows.empty:
         pairs = table[["split", "metric"]].drop_duplicates()
@@ -96,8 +98,6 @@ def against_level(
         pairs = [results.interval(values) for _, values in levels]
         scaled = 100 * np.array(pairs) if percent else pairs
         _draw(ax, [*levels.groups], scaled, ": ".join(filter(None, words)))
-    from matplotlib import ticker
-
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.set(xlabel="level", ylabel=f"{split} {metric}{' (%)' if percent else ''}")
     return ax
