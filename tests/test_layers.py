@@ -19,7 +19,7 @@ LAB = [
     {"config", "store", "devices"},
     {"build", "progress", "measured", "following"},
     {"keeping", "trackers"},
-    {"runner"},
+    {"runner", "joint"},
     {"probes", "adopting"},
     {"stored"},
     {"front", "doctor", "shipping"},

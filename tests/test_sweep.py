@@ -33,6 +33,7 @@ def done(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assemble, "build", counted)
+        patch.setattr(cells, "_built", {})
         runs = lth.sweep(GRID, folder, ended=told.append)
     assert len(built) == len(GRID) / 2  # those of other seeds had what was compiled
     return folder, runs, {one.cell: one for one in told}

@@ -34,6 +34,9 @@ class SweepFlags:
     jobs: int = 1
     """Processes of this machine that train at once, its cores and GPUs shared out; 1:
     this one alone; 0: one for each GPU, or else for each core."""
+    together: int = 1
+    """Cells of one program that this process trains at once, like the replicates of one
+    run: faster on a GPU, where last bits may then be others than alone; 0: all."""
     cluster: Literal["none", "slurm", "ray"] = "none"
     """Have Slurm or Ray train the cells; the folder of runs is one all nodes see."""
     resources: tuple[str, ...] = ()
@@ -228,9 +231,17 @@ def _engine(flags: SweepFlags) -> Any:
             resources[name] = int(value)
     if flags.jobs < 0:
         raise ConfigError(f"--jobs is at least 0; got {flags.jobs}")
+    if flags.together < 0:
+        raise ConfigError(f"--together is at least 0; got {flags.together}")
+    if flags.together != 1 and (flags.jobs, flags.cluster) != (1, "none"):
+        raise ConfigError(
+            "--together is of one process: leave out --jobs and --cluster, or give "
+            "each cell more --replicates"
+        )
     if flags.cluster == "none":
         if resources:
             raise ConfigError("--resources are of --cluster slurm or ray")
-        return lab.serial if flags.jobs == 1 else lab.pool(flags.jobs)
+        here = lab.together(flags.together)
+        return here if flags.jobs == 1 else lab.pool(flags.jobs)
     engine = lab.slurm if flags.cluster == "slurm" else lab.ray
     return engine(**resources)

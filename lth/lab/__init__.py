@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lth.lab.cluster import ray, slurm
-    from lth.lab.submit import pool, serial
+    from lth.lab.submit import pool, serial, together
 
 ENGINES = {
     "pool": "lth.lab.submit",
     "ray": "lth.lab.cluster",
     "serial": "lth.lab.submit",
     "slurm": "lth.lab.cluster",
+    "together": "lth.lab.submit",
 }
-__all__ = ["pool", "ray", "serial", "slurm"]
+__all__ = ["pool", "ray", "serial", "slurm", "together"]
 
 
 def __getattr__(name: str):

@@ -9,13 +9,13 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lth.lab import devices, front, keeping, runner, store
+from lth.lab import devices, front, joint, keeping, runner, store
 from lth.lab.build import assemble
 from lth.lab.config import ConfigError, Experiment, identity, parse, settings, validate
 from lth.lab.keeping import Saving
@@ -26,7 +26,7 @@ Cell = Experiment | tuple[str, Mapping[str, Any]] | Callable[[], Recipe]
 TRIES = 4  # to claim a run, which someone may only be looking at
 
 _signalled = threading.Event()
-_last: list[tuple[Any, assemble.Built]] = []  # the functions of the cell before
+_built: dict[Any, assemble.Built] = {}  # the functions of the cell before
 
 
 class Options(NamedTuple):
@@ -129,6 +129,7 @@ def work(
     watch: Callable[[Any], Any] = runner.ignore,
     stop: Callable[[], bool] = asked,
     keep: bool = False,
+    join: joint.Join = joint.alone,
 ) -> Done:
     """Train what is missing of a cell, in this process.
 
@@ -139,6 +140,7 @@ def work(
       watch: Is told where its run is, at each measurement.
       stop: Says whether to save the training under way, and to end.
       keep: Whether to return the recipe of a function.
+      join: Makes its recipe one that trains with those of other cells.
 
     Returns:
       What came of it.
@@ -148,7 +150,7 @@ def work(
     if stop():
         return told
     try:
-        outcome, recipe = _claimed(job, watch, stop)
+        outcome, recipe = _claimed(job, watch, stop, join)
     except keeping.Stopped:
         return told._replace(seconds=time.monotonic() - began)
     except store.BusyError as error:
@@ -178,14 +180,31 @@ def not_finite(failed: Mapping[tuple[str, int], tuple[int, int]]) -> str:
     return "; ".join(told)
 
 
-def _claimed(job: Job, watch: Callable, stop: Callable) -> tuple[runner.Outcome, Any]:
+@contextlib.contextmanager
+def gathered(together: Iterable[Job]) -> Iterator[None]:
+    """Train cells together in the block, each in a call of `work` of its own."""
+    every = [(job, configured(job.what)[1]) for job in together]
+    _keep_built({_key(job, e) for job, e in every})
+    devices.use_cores(sum(e.replicates for _, e in every))
+    yield
+    _keep_built({*[*_built][-1:]})
+
+
+def _keep_built(keys: set) -> None:
+    for key in {*_built} - keys:
+        del _built[key]
+
+
+def _claimed(
+    job: Job, watch: Callable, stop: Callable, join: joint.Join
+) -> tuple[runner.Outcome, Any]:
     """What came of a cell, and its recipe if a function made it."""
     saving = Saving(*parse.parse_saving(job.options.save_every, "save_every"), stop)
     recipe = _made(job) if callable(job.what) else None
     for left in reversed(range(TRIES)):
         try:
             if recipe is None:
-                return _trained(job, watch, saving), None
+                return _trained(job, watch, saving, join), None
             flags = getattr(job.what, "keywords", None)
             about = {"flags": dict(flags)} if flags else {}
             options = {"about": about, "watch": watch, "saving": saving}
@@ -208,21 +227,31 @@ def _made(job: Job) -> Recipe:
     return recipe
 
 
-def _trained(job: Job, watch: Callable, saving: Saving) -> runner.Outcome:
+def _key(job: Job, e: Any) -> tuple:
+    """What cells have in common whose functions are the same."""
+    return replace(e, first_replicate=0), job.options.data_dir, job.options.over
+
+
+def _trained(
+    job: Job, watch: Callable, saving: Saving, join: joint.Join
+) -> runner.Outcome:
     """Train a cell that comes from names.
 
     Cells in a row that differ in their first replicate alone share their functions, so
-    that only the first of them traces and compiles. Each trains by itself: together, as
-    replicates of one program, their numbers would not be those they have alone, for a
-    device adds up eight networks in another order than one.
+    that only the first of them traces and compiles. Each trains by itself unless it
+    joins others: as replicates of one program their last bits may be others, for a
+    device may add up eight networks in another order than one.
     """
     preset, e = configured(job.what)
     devices.use_cores(e.replicates)
-    key = (replace(e, first_replicate=0), job.options.data_dir, job.options.over)
-    if not _last or _last[0][0] != key:
-        _last.clear()
-        built = assemble.build(e, job.options.data_dir, job.options.over)
-        _last.append((key, built))
-    built = _last[0][1].beginning(e.first_replicate)
+    key = _key(job, e)
+    if key not in _built:
+        if join is joint.alone:
+            _keep_built(set())
+        _built[key] = assemble.build(e, job.options.data_dir, job.options.over)
+    built = _built[key].beginning(e.first_replicate)
+    if join is not joint.alone:
+        stamped = built.recipe._replace(stamp=built.stamp())
+        built = built._replace(recipe=join(stamped))
     options = {"name": job.name, "watch": watch, "saving": saving}
     return front.train(built, preset, job.path.parent, **options)

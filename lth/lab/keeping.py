@@ -55,8 +55,12 @@ class Pace:
         self.rate = steps * GROWTH / PIECE if seconds < 0.05 else steps / seconds
 
     def steps(self) -> int:
-        """Return how many steps to train in a piece."""
-        return max(1, int(self.rate * PIECE)) if self.rate else FIRST
+        """Return how many steps to train in a piece: a power of two.
+
+        So the pieces of trainings that wait for each other fit into one another.
+        """
+        steps = int(self.rate * PIECE) if self.rate else FIRST
+        return 1 << max(1, steps).bit_length() - 1
 
 
 class Keeper:

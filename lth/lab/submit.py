@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from lth.lab import cells
+from lth.lab import cells, joint
 from lth.lab.cells import Done, Job
 from lth.lab.devices import memory
 
@@ -55,13 +55,61 @@ class LostError(RuntimeError):
     """The process that had a job is gone, and said nothing of it."""
 
 
-def serial(work: Work, jobs: Sequence[Job]) -> list[Future]:
-    """Train one cell after another, in this process."""
-    tasks = []
-    for job in jobs:
-        tasks.append(Future())
-        tasks[-1].set_result(work(job))
-    return tasks
+class Here(NamedTuple):
+    """Trains cells in this process, so many together."""
+
+    together: int = 1  # 0: all
+
+    def groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """Say which cells train together: some that come from names, of one program."""
+        found: list[list[Job]] = []
+        free: dict[str, list[Job]] = {}  # groups with room
+        for job in jobs:
+            group = [] if callable(job.what) else free.setdefault(job.program, [])
+            if not group:
+                found.append(group)
+            group.append(job)
+            if len(group) == self.together:
+                free[job.program] = []
+        return found
+
+    def __call__(self, work: Callable[..., Done], jobs: Sequence[Job]) -> list[Future]:
+        """Train the cells, one group after another."""
+        tasks = {job.cell: Future() for job in jobs}
+        for group in self.groups(jobs):
+            for done in _done(work, group):
+                tasks[done.cell].set_result(done)
+        return [tasks[job.cell] for job in jobs]
+
+
+def _done(work: Callable[..., Done], group: Sequence[Job]) -> list[Done]:
+    """What comes of cells that are trained together."""
+    if len(group) == 1:
+        return [work(group[0])]
+    with cells.gathered(group):
+        return joint.train_together(
+            [lambda join, job=job: work(job, join=join) for job in group]
+        )
+
+
+serial = Here()
+
+
+def together(count: int = 0) -> Here:
+    """Return what trains cells of one program together, in this process.
+
+    They are trained as the replicates of one run are, by one program on one device,
+    and stored apart. That is faster on a GPU, where their last bits may be others than
+    alone. What is told of the time of each is that of all.
+
+    Args:
+      count: How many at once; by default all. What a program of that many has no
+        memory for is done in halves.
+
+    Returns:
+      The function `submit`.
+    """
+    return Here(count)
 
 
 def pool(processes: int = 0, gpus: Sequence[str] | None = None) -> Submit:

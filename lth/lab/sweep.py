@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from lth.lab import cells as jobs
-from lth.lab import keeping, standing, store
+from lth.lab import joint, keeping, standing, store
 from lth.lab.cells import Cell, Done, Job, Options
 from lth.lab.config import ConfigError, parse
 from lth.lab.standing import Standing
 from lth.lab.stored import Run, open_run
-from lth.lab.submit import LostError, Submit, Task, serial
+from lth.lab.submit import Here, LostError, Submit, Task, serial
 
 PAUSE = 0.2  # seconds between two looks at what is under way
 AGAIN = 3  # times that a cell is given out anew whose process was lost
@@ -57,7 +57,7 @@ def sweep(
         them; or a function that returns a recipe.
       folder: Where the runs lie.
       submit: Who trains them: by default this process, one after another; see
-        `lab.pool`, `lab.slurm` and `lab.ray`.
+        `lab.together`, `lab.pool`, `lab.slurm` and `lab.ray`.
       data_dir: Where data files are, of cells that come from names.
       save_every: How often a training under way is saved, as `lth.run` has it.
       over: What several devices share of a cell: `replicates`, or each `batch`.
@@ -75,21 +75,22 @@ def sweep(
       SweepError, once all others are done, for cells that are not.
     """
     parse.parse_saving(save_every, "save_every")
-    folder = Path(folder) if submit is serial else Path(folder).absolute()
+    here = isinstance(submit, Here)
+    folder = Path(folder) if here else Path(folder).absolute()
     options = Options(data_dir, save_every, over)
     planned = plan(cells, folder, name, options)
     due: dict[Path, Job] = {}  # cells of one id are one run
     for job in planned.values():
         if job.path not in due and not _is_over(job):
             due[job.path] = job
-    work = jobs.work
-    if submit is serial:
 
-        def work(job):
-            told = partial(watch, job.cell)
-            return jobs.work(job, watch=told, stop=stop, keep=True)
+    def work(job: Job, join: joint.Join = joint.alone) -> Done:
+        told = partial(watch, job.cell)
+        return jobs.work(job, watch=told, stop=stop, keep=True, join=join)
 
-    done = _carried_out(list(due.values()), submit, work, stop, ended)
+    # What another process is given must say where it is found.
+    given = work if here else jobs.work
+    done = _carried_out(list(due.values()), submit, given, stop, ended)
     bad = {cell: one for cell, one in done.items() if one.state != "finished"}
     if bad:
         raise SweepError(bad)
@@ -186,8 +187,9 @@ def _carried_out(
     due: Sequence[Job], submit: Submit, work: Callable, stop: Callable, ended: Callable
 ) -> dict[str, Done]:
     """What came of all jobs, once each has ended or `stop` says so."""
-    if submit is serial:
-        return {job.cell: _told(serial(work, [job])[0].result(), ended) for job in due}
+    if isinstance(submit, Here):
+        ends = (task for group in submit.groups(due) for task in submit(work, group))
+        return {one.cell: _told(one, ended) for one in (t.result() for t in ends)}
     first = leaders(due)
     left = [job for job in due if first[job.program] is not job]
     begun = list(first.values())
