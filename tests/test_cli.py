@@ -133,9 +133,11 @@ def test_help_names_every_field_without_importing_jax():
 
 
 REFUSED = [
-    (["run", "digit"], "unknown preset 'digit'; there are digits, lenet-mnist"),
+    (["run", "digit"], "unknown preset 'digit'; perhaps digits; there are digits, len"),
     (["run", "digits-movement"], "learns its masks: lth supermask digits movement"),
-    (["runn"], "unknown command 'runn'"),
+    (["runn"], "unknown command 'runn'; perhaps run"),
+    (["run", "digits", "--name", "a/b"], "the name of a run has no / and no"),
+    (["run", "digits", "--controls", "reinnit"], "got 'reinnit'; perhaps reinit"),
     (["run", "digits", "--levels", "-1"], "--levels is at least 0; got -1"),
     (["run", "digits", "--prune.rate", "1.5"], "--prune.rate is in (0, 1); got 1.5"),
     (["run", "digits", "--steps", "ten"], "--steps is a number of steps such as 500it"),

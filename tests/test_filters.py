@@ -226,5 +226,5 @@ def test_the_command_refuses_what_is_not_there(capsys):
     assert main.command(["prune-filters", "digit"]) == 2
     assert main.command(["prune-filters", "digits", "--criterion", "tailor"]) == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "Perhaps digits" in told
+    assert "perhaps digits" in told
     assert "perhaps taylor" in told

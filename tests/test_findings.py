@@ -78,7 +78,7 @@ def test_findings_by_hand():
     assert found["dense"]["interval"] == pytest.approx(half)
     assert found["dense"]["deviation"] == pytest.approx(0.02)
     tickets = found["tickets"]
-    assert tickets["matches"]
+    assert tickets["matches_down_to"] == {"level": 2, "density": 0.64}
     assert (tickets["level"], tickets["density"]) == (2, 0.64)
     assert tickets["score"] == pytest.approx(0.92)
     assert tickets["matching_levels"] == [1, 2]

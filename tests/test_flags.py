@@ -138,6 +138,7 @@ def test_a_run_is_found_by_the_name_that_a_list_shows(tmp_path, monkeypatch):
     assert terminal.located(Path("digits-8d5160d171"), runs) == found
     assert terminal.located(Path("digits-8d51…"), runs) == found
     assert terminal.located(Path("digits-8d51"), runs) == found
+    assert terminal.located(Path("8d5160d171"), runs) == found
     assert terminal.located(found, runs) == found
     with pytest.raises(store.StoreError, match="no run digits-7: .* in runs/; `lth li"):
         terminal.located(Path("digits-7"), runs)

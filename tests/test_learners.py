@@ -178,7 +178,10 @@ def test_a_layer_left_empty_is_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["digit", "bernoulli"], "unknown preset 'digit'; there are digits, lenet-mn"),
+        (
+            ["digit", "bernoulli"],
+            "unknown preset 'digit'; perhaps digits; there are digits, lenet-mn",
+        ),
         (["digits", "bernouli"], "unknown method 'bernouli'; there are bernoulli, ed"),
         (["digits", "bernoulli", "--learn.keep", "0.3"], "--learn.keep is of --learn"),
         (["digits", "edge_popup", "--learn.keep", "1.3"], "--learn.keep is in (0, 1]"),

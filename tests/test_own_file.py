@@ -149,6 +149,11 @@ def test_a_run_of_a_file_is_added_to_branched_and_measured(study, capsys):
     assert lth.open_run(study / "runs" / near).ticket(0, "near").level == 0
     assert main.command(["branch", near, "far"]) == 2
     assert "branches by name are near, reinit, " in capsys.readouterr().err
+    noise = ["branch", near, "noise", "--scale", "0.5", "--levels", "1", "--quiet"]
+    assert main.command(noise) == 0
+    assert "noise-scale=0.5" in lth.open_run(study / "runs" / near).variants
+    assert main.command(["branch", near, "nois"]) == 2
+    assert "got 'nois'; perhaps noise" in capsys.readouterr().err
     assert main.command(["measure", path.name, "densities", "--levels", "1,2"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("first/kernel") == shown.count("last/kernel") == 2

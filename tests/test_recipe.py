@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import lth
-from lth import lottery, masks
+from lth import lottery, masks, train
 from lth.cli import main
 from lth.lab import runner, store
 from tests import own
@@ -88,6 +88,22 @@ def wrong_loss(params, stats, batch, key):
     return value[None], rest
 
 
+class ShapesError(Exception):
+    """An error of a kind of its own, as libraries of networks have them."""
+
+
+def raises(params, stats, batch, key):
+    raise ShapesError("kernel is (4, 6); got (1, 6)")
+
+
+def number(params, stats, batch, key):
+    return wrong_loss(params, stats, batch, key)[0]
+
+
+def of_pairs(params, stats, batch, key):
+    return train.classification(own.model().apply)[0](params, stats, batch, key)
+
+
 def mean_measure(params, stats, batch):
     _, measure = own.objective(own.model())
     return jax.tree.map(jnp.mean, measure(params, stats, batch))
@@ -106,6 +122,9 @@ EMPTY = {**own.splits(), "test": {"points": np.zeros((0, 4)), "largest": np.zero
 UNEVEN = {**own.splits(), "test": {"points": np.zeros((3, 4)), "largest": np.zeros(2)}}
 MISFITS = [
     ({"loss": wrong_loss}, r"the loss is one number; got \(1,\)"),
+    ({"loss": raises}, r"the loss on a batch .* fails: kernel is \(4, 6\); got"),
+    ({"loss": number}, r"the loss returns \(value, \(stats, metrics\)\); got"),
+    ({"loss": of_pairs}, r"fails: examples are pairs \(inputs, targets\), .* a dict"),
     ({"measure": mean_measure}, r"measure gives \[8\], a number an example; got"),
     ({"measure": no_loss}, "the measure has a `loss`, by which"),
     ({"measure": no_images}, r"the measure on a batch .*\[8, 4\] fails: 'images'"),
@@ -127,7 +146,7 @@ MISFITS = [
     ({"prunable": lambda path, leaf: False}, "prun"),
     (
         {"branches": ("reinit", "shufle")},
-        "by name are .*shuffle.*got 'shufle'",
+        "by name are .*shuffle.*got 'shufle'; perhaps shuffle",
     ),
 ]
 

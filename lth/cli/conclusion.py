@@ -63,6 +63,20 @@ def sentences(
     return told
 
 
+def caution(run: Any) -> str:
+    """Say which levels of an imported run others trained; else nothing."""
+    known = run.content.get("imported")
+    if not known or max(run.levels) < len(known["kept"]):
+        return ""
+    last = len(known["kept"]) - 1
+    every = ",".join(map(str, range(last + 1)))
+    return (
+        f"Levels 0 to {last} were trained by {known['from']}, the others by lth, so "
+        "what matches may be the program's doing: compare with the same levels trained "
+        f"here, lth branch {run.path.name} order --levels {every}."
+    )
+
+
 def facts(run: Any) -> list[tuple[str, str, str]]:
     """Say what a run found in a few numbers: what it is, the number, its interval."""
     found = results.findings(run.table, run.apart)
@@ -79,7 +93,9 @@ def facts(run: Any) -> list[tuple[str, str, str]]:
             more = f"level {lag['level']}: {gap} points worse, n = {lag['n']}"
             told.append((f"Behind tickets: {called}", value, more))
     if (costs := run.costs()).size and tickets:
-        told.append(_cost(costs, tickets["level"] if tickets["matches"] else None))
+        told.append(
+            _cost(costs, tickets["level"] if tickets["matches_down_to"] else None)
+        )
     return told
 
 
@@ -93,17 +109,18 @@ def _scored(numbers: Mapping[str, Any]) -> tuple[str, str]:
 def _of_tickets(tickets: Mapping[str, Any], score: str) -> list[tuple[str, str, str]]:
     value, more = _scored(tickets)
     where, down = "there", _percent(tickets["density"])
-    if not tickets["matches"]:
+    whole = tickets["matches_down_to"] is not None
+    if not whole:
         alike = tickets["matching_levels"]
         levels = f"level{'s' * (len(alike) > 1)} {', '.join(map(str, alike))}"
         where, down = "at the last", f"only at {levels}" if alike else "at no density"
     at = f"level {tickets['level']}: test {score} {value} {where}, {more}"
-    told = [("Tickets match " + "down to" * tickets["matches"], down, at)]
+    told = [("Tickets match " + "down to" * whole, down, at)]
     if steps := tickets["steps"]:
         half = steps["interval"]
         more = "n = 1" if half is None else f"± {half:.2f} (95 %)"
         said = f"of the dense network's, to the lowest validation loss; {more}"
-        which = "That ticket" if tickets["matches"] else "The last ticket"
+        which = "That ticket" if whole else "The last ticket"
         value = f"{steps['share']:.2f} of the steps"
         told.append((f"{which} learns in", value, said))
     return told

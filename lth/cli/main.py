@@ -30,7 +30,7 @@ from lth.cli import (
     watching,
 )
 from lth.cli import flags as typed
-from lth.lab.config import ConfigError
+from lth.lab.config import ConfigError, parse
 
 USAGE = """usage: lth COMMAND …
 
@@ -152,7 +152,9 @@ def command(args: list[str]) -> int:
         terminal.output.print(f"lth {lth.__version__}")
         return 0
     if args[0] not in commands:
-        return terminal.refuse(f"unknown command {args[0]!r}\n{USAGE}", 2)
+        guess = parse.perhaps(args[0], commands)
+        there = f"there are {', '.join(commands)}; lth --help says what they do"
+        return terminal.refuse(f"unknown command {args[0]!r}{guess}; {there}", 2)
     with _failures() as code:
         return commands[args[0]](args[1:])
     return code[0]

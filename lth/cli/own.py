@@ -118,14 +118,17 @@ def amounts(make: Callable[..., Any], args: list[str], prog: str) -> dict[str, A
     """
     every = inspect.signature(make).parameters.values()
     known = [p for p in every if p.default is not p.empty]
-    hints = get_type_hints(make)
+    from lth.lab.build import naming
+
+    whole = naming.whole(make)  # what a recipe offers has its first arguments
+    hints = get_type_hints(whole)
 
     def read(**named):
         return named
 
     read.__signature__ = inspect.Signature(known)  # type: ignore[attr-defined]
     read.__annotations__ = {p.name: hints[p.name] for p in known}
-    read.__doc__ = make.__doc__
+    read.__doc__ = whole.__doc__
     return tyro.cli(read, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
 
 

@@ -1,7 +1,6 @@
 """The commands that train: `run`, `supermask` and `branch`, and `measure`."""
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,9 +295,8 @@ def _read_amounts(args: list[str], make: Callable | None, prog: str) -> dict[str
 def no_preset(name: str, there: Iterable[str]) -> str:
     """Say that there is no such preset, and which there are."""
     there = list(there)
-    near = difflib.get_close_matches(name, there, n=3)
-    perhaps = f"\nPerhaps {' or '.join(near)}?" if near else ""
-    return f"unknown preset {name!r}; there are {', '.join(there)}{perhaps}"
+    guess = parse.perhaps(name, there)
+    return f"unknown preset {name!r}{guess}; there are {', '.join(there)}"
 
 
 def short(name: str) -> str:

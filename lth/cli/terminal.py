@@ -33,14 +33,16 @@ def refuse(message: str, code: int) -> int:
 
 
 def located(run: Path, folder: Path) -> Path:
-    """The directory of a run: as it is given, or by its name, or the start of it.
+    """The directory of a run: as it is given, or by its name, or a part of it.
 
+    The start of a name goes before what is in its middle, such as the id.
     Of several, a preset's name is of the run of which nothing but the preset was asked.
     """
     if run.exists() or len(run.parts) > 1:
         return run
     name = glob.escape(run.name.rstrip("…"))
     found = sorted(path.parent for path in folder.glob(f"{name}*/config.json"))
+    found = found or sorted(p.parent for p in folder.glob(f"*{name}*/config.json"))
     if folder / run.name in found:
         return folder / run.name
     plain = [path for path in found if _is_plain(path, run.name)]
@@ -53,8 +55,8 @@ def located(run: Path, folder: Path) -> Path:
         from lth.lab.store import StoreError
 
         raise StoreError(
-            f"there is no run {run}: neither here nor, by that name or its start, in "
-            f"{folder}{os.sep}; `lth list` shows those that are there"
+            f"there is no run {run}: neither here nor, by that name or a part of it, "
+            f"in {folder}{os.sep}; `lth list` shows those that are there"
         )
     return found[0]
 
@@ -136,7 +138,7 @@ def print_summary(run: Any) -> None:
     widest = max(len(cells[1]) for cells in rows)
     Console(width=max(output.width, 75 + widest)).print(table)  # nothing is cut
     said = conclusion.sentences(run.table, run.titles, run.apart)
-    told = *said, conclusion.meaning(run.table)
+    told = *said, conclusion.meaning(run.table), conclusion.caution(run)
     for sentence in filter(None, told):
         output.print(sentence, markup=False)
 

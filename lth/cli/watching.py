@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from rich import box
 from rich.live import Live
 from rich.table import Table
 
@@ -16,6 +17,7 @@ from lth.cli import flags as typed
 from lth.cli import terminal
 
 BARS = "▁▂▃▄▅▆▇█"
+NARROW = 100  # columns of a terminal, below which several runs are told in brief
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,40 @@ def _over(found: Sequence[Any]) -> bool:
 
 
 def drawn(found: Sequence[Any]) -> Table:
-    """Draw where runs are: a row for each variant of each run, level by level."""
-    table = Table(title=found[0].name if len(found) == 1 else f"{len(found)} runs")
-    for name in ("run", "state", "done", "time left", "variant", "level"):
-        table.add_column(name, no_wrap=name != "run")
-    table.add_column("validation, level by level")
-    table.add_column("this training")
+    """Draw where runs are: a row for each variant of each run.
+
+    The scores on the validation set are of its tickets, level by level, and of the
+    training under way.
+    """
+    several, width = len(found) > 1, terminal.output.width
+    names = ["state", "done", "left", "variant", "level", "validation", "training"]
+    names = ["run", *names] if several else names
+    if several and width < NARROW:
+        names = [name for name in names if name not in ("left", "training")]
+    table = Table(
+        title=f"{len(found)} runs" if several else found[0].name,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name in names:
+        table.add_column(name, no_wrap=True, min_width=len(name))
+    # What is left of a line beside words and numbers, for two rows of bars.
+    longest = max(len(variant) for one in found for variant in ("", *one.scores))
+    longest += max(len(one.name) for one in found) if several else 0
+    bars = max(0, min(24, (width - longest - 60) // 2))
     for one in found:
-        head = [one.name, one.state, _share(one.done), _time(one.left)]
+        cells = {"run": one.name, "state": one.state}
+        cells |= {"done": _share(one.done), "left": _time(one.left)}
         if one.state == "silent":
-            head[1] = f"silent for {_time(one.silent)}"
+            cells["state"] = f"silent for {_time(one.silent)}"
         for variant, scores in (one.scores or {"": {}}).items():
-            now = variant == one.variant
             levels = [scores[level] for level in sorted(scores)]
-            cells = [variant, str(max(scores, default=""))]
-            cells += [_told(levels, one.metric)]
-            cells += [_told(one.curve, one.metric) if now else ""]
-            table.add_row(*head, *cells)
-            head = [""] * 4
+            cells |= {"variant": variant, "level": str(max(scores, default=""))}
+            cells["validation"] = _told(levels, one.metric, bars)
+            if variant == one.variant:
+                cells["training"] = _told(one.curve, one.metric, bars)
+            table.add_row(*(cells.get(name, "") for name in names))
+            cells = {}
     return table
 
 
@@ -100,11 +118,12 @@ def spark(values: Sequence[float], most: int = 24) -> str:
     return "".join(BARS[round((v - low) / span * (len(BARS) - 1))] for v in values)
 
 
-def _told(values: Sequence[float], metric: str) -> str:
+def _told(values: Sequence[float], metric: str, bars: int) -> str:
+    """The last of some values, and all of them as so many bars, if there is room."""
     if not values:
         return ""
     said = f"{values[-1]:.4f}" if metric == "loss" else f"{100 * values[-1]:.2f} %"
-    return f"{spark(values)} {said}"
+    return f"{spark(values, bars)} {said}" if bars > 4 else said
 
 
 def _share(done: float | None) -> str:

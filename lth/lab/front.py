@@ -12,7 +12,7 @@ import jax
 from lth import lottery, masks
 from lth.lab import devices, runner, store
 from lth.lab.build import assemble
-from lth.lab.config import Experiment, identity, parse, settings
+from lth.lab.config import ConfigError, Experiment, identity, parse, settings
 from lth.lab.keeping import Saving
 from lth.lab.progress import Progress
 from lth.lab.runner import Outcome
@@ -212,7 +212,12 @@ def placed(
 
     Returns:
       The folder, and with how many replicates it was begun.
+
+    Raises:
+      ConfigError for a name that is of no one folder.
     """
+    if {*"/\\"} & set(name):
+        raise ConfigError(f"the name of a run has no / and no \\; got {name!r}")
     for count in range(most, 0, -1):
         path = Path(runs) / f"{name}-{run_id(count)}"
         if (path / "config.json").exists():

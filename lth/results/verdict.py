@@ -69,10 +69,11 @@ def speed(table: pd.DataFrame, variant: str = TICKET) -> pd.DataFrame:
 def findings(table: pd.DataFrame, apart: Collection[str] = ()) -> Numbers:
     """Return what the table of one run says, as numbers that JSON holds.
 
-    `dense` has the score of the dense network; `tickets` down to where they match it
-    without a gap, with score, interval and share of its steps there, or the last ticket
-    and `matches` false; `branches` by name down to where each matches, and from which
-    level on it is behind tickets. What there is none of is None.
+    `dense` has the score of the dense network. `tickets` and each of `branches` have
+    `matches_down_to`, the last level and density down to which they match it without a
+    gap. Tickets have score, interval and share of its steps there, or at their last
+    level, and all `matching_levels`; branches have from which level on they are behind
+    tickets. What there is none of is None.
     """
     ends, rows = final(table), matching(table, apart)
     is_dense = (ends["level"] == 0) & (ends["density"] == 1)
@@ -98,7 +99,7 @@ def _tickets(ends: pd.DataFrame, rows: pd.DataFrame, shares: pd.DataFrame) -> Nu
     end = down_to(rows)
     level = end[0] if end else int(rows["level"].max())
     at = ends[(ends["variant"] == TICKET) & (ends["level"] == level)]
-    told: Numbers = {"matches": end is not None, "level": level}
+    told: Numbers = {"matches_down_to": _place(rows), "level": level}
     told |= {"density": float(at["density"].mean()), **_scored(at), "steps": None}
     told["matching_levels"] = [int(n) for n in rows.loc[rows["matches"], "level"]]
     for row in shares[shares["level"] == level].to_dict("records"):

@@ -1,6 +1,7 @@
 """What is minimised and what is measured, from a network's outputs and targets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from lth.train.step import Loss
 
 def classification(apply: Callable) -> tuple[Loss, Callable]:
     """Make the loss and the measure of an `apply` that gives logits of classes.
+
+    Batches are pairs of inputs and targets, such as a `data.Dataset`.
 
     Returns `loss(params, stats, batch, key) -> (value, (stats, metrics))`, the mean
     softmax cross-entropy in nats, and `measure(params, stats, batch)`, the loss and
@@ -48,13 +51,26 @@ def _supervised(apply: Callable, score: Callable) -> tuple[Loss, Callable]:
     """Loss and measure from `score(outputs, label)`, metrics with examples in front."""
 
     def loss(params, stats, batch, key):
-        outputs, stats = apply(params, stats, batch.inputs, True, key)
-        metrics = jax.tree.map(jnp.mean, score(outputs, batch.targets))
+        inputs, targets = _pair(batch)
+        outputs, stats = apply(params, stats, inputs, True, key)
+        metrics = jax.tree.map(jnp.mean, score(outputs, targets))
         return metrics["loss"], (stats, metrics)
 
     def measure(params, stats, batch):
-        outputs, _ = apply(params, stats, batch.inputs, False, None)
-        values = score(outputs, batch.targets)
+        inputs, targets = _pair(batch)
+        outputs, _ = apply(params, stats, inputs, False, None)
+        values = score(outputs, targets)
         return jax.tree.map(lambda v: v.reshape(len(v), -1).mean(-1), values)
 
     return loss, measure
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    """The inputs and targets of a batch; raises TypeError where it is no pair."""
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    held = list(batch) if isinstance(batch, Mapping) else batch
+    raise TypeError(
+        "examples are pairs (inputs, targets), such as lth.data.Dataset(inputs, "
+        f"targets); got a {type(batch).__name__} {held}"
+    )

@@ -118,6 +118,7 @@ def _found(run: Run, label: str) -> str:
     title = preset.title if preset else run.name
     n = len(run.replicates)
     told = [*conclusion.sentences(run.table, run.titles, run.apart), *_cautions(run)]
+    told += [conclusion.caution(run)]
     called = f" ({label})" if label != run.path.name else ""
     facts = "".join(
         f"<div><dt>{html.escape(name)}</dt><dd><b>{html.escape(value)}</b>"

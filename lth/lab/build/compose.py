@@ -455,13 +455,17 @@ def _shapes_of(init: Callable, task: Task) -> TrainState:
         like = jax.eval_shape(init, key)
         shapes = jax.eval_shape(task.sample, key, jnp.int32(0), batch)
         what = f"the loss on a batch {_told(shapes)}"
-        value, (stats, metrics) = jax.eval_shape(
-            task.loss, like.params, like.stats, shapes, key
-        )
+        returned = jax.eval_shape(task.loss, like.params, like.stats, shapes, key)
         what = f"the measure on a batch {_told(shapes)}"
         measured = jax.eval_shape(task.measure, like.params, like.stats, shapes)
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
+    except Exception as error:  # a library's own kind, such as Flax's, among them
         raise ValueError(f"{what} fails: {error}") from error
+    try:
+        value, (stats, metrics) = returned
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"the loss returns (value, (stats, metrics)); got {returned}"
+        ) from None
     size = _length(shapes)
     odd = {n: v.shape for n, v in measured.items() if v.shape != (size,)}
     for fits, why in (

@@ -8,6 +8,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from lth.lab.config import parse
+
+
+def whole(make: Callable) -> Callable:
+    """Return the function that has its first arguments already, or itself."""
+    while isinstance(make, partial):
+        make = make.func
+    return make
+
 
 def usual(make: Callable) -> dict[str, Any]:
     """Return the amounts of a function that makes something, at their defaults."""
@@ -35,7 +44,8 @@ def made(
     if name not in table:
         there = ", ".join(table)
         several = {"branch": "branches"}.get(what, f"{what}s")
-        raise ValueError(f"{several} by name are {there}; got {name!r}")
+        guess = parse.perhaps(name, table)
+        raise ValueError(f"{several} by name are {there}; got {name!r}{guess}")
     known = usual(table[name])
     for amount in amounts:
         if amount not in known:
@@ -50,8 +60,7 @@ def read(make: Callable, amounts: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for a word that is none of those allowed.
     """
-    whole = make.func if isinstance(make, partial) else make
-    hints, found = get_type_hints(whole), {}
+    hints, found = get_type_hints(whole(make)), {}
     for name, value in amounts.items():
         hint = hints.get(name)
         if hint is float and type(value) is int:

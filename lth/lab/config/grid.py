@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from lth.lab.config import parse
 from lth.lab.config.fields import EXTENDING, ConfigError, Experiment
 
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -98,10 +99,9 @@ def value(name: str, hint: Any, text: str, flag: str = "") -> Any:
     if get_origin(hint) is Literal:
         there = get_args(hint)
         if text not in there:
-            near = difflib.get_close_matches(text, there, n=1)
-            perhaps = f"; perhaps {near[0]}" if near else ""
+            guess = parse.perhaps(text, there)
             raise ConfigError(
-                f"{flag} is one of {', '.join(there)}; got {text!r}{perhaps}"
+                f"{flag} is one of {', '.join(there)}; got {text!r}{guess}"
             )
         return text
     try:

@@ -3,14 +3,22 @@
 As `config`, nothing here imports JAX.
 """
 
+import difflib
 import itertools
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
 from lth.lab.config.fields import ConfigError
 
 STEPS = re.compile(r"(?:(\d+)ep)?(?:(\d+)(?:it)?)?")
+
+
+def perhaps(name: str, known: Iterable[str]) -> str:
+    """Guess which known name a wrong one stands for; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=2)
+    return f"; perhaps {' or '.join(near)}" if near else ""
 
 
 @cache

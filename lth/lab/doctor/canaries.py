@@ -80,8 +80,8 @@ def slices(
 ) -> Check:
     """An update of an array by a slice of itself, and who in `lth` has one.
 
-    Jaxlib 0.10.2 copies numbers over each other before it has read them (xla issue
-    49176). A number of ours is in danger only if a program of ours does that.
+    Jaxlib 0.10.2 and 0.12.0 copy numbers over each other before they have read them
+    (xla issue 49176). A number of ours is in danger only if a program of ours does so.
     """
     found = np.asarray(jax.jit(function)(jnp.arange(4.0).reshape(4, 1, 1))).ravel()
     right = np.array([1.0, 1.0, 2.0, 3.0])

@@ -124,7 +124,8 @@ def read_config(run: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise StoreError(f"{run} is not a run: it has no config.json") from None
+        why = "it has no config.json" if run.is_dir() else "there is no such folder"
+        raise StoreError(f"{run} is not a run: {why}") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

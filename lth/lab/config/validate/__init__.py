@@ -19,7 +19,7 @@ from lth.lab.config import (
     Prune,
     Rewind,
 )
-from lth.lab.config.parse import parse_steps, split_list
+from lth.lab.config.parse import parse_steps, perhaps, split_list
 from lth.lab.config.validate import effects, learning, moving, pruning
 from lth.lab.config.validate.pruning import WITHOUT_NORM
 
@@ -138,7 +138,7 @@ def _check_controls(text: str, p: Prune, r: Rewind, m: Model, found: bool) -> No
         if control not in CONTROLS or controls.count(control) > 1:
             raise ConfigError(
                 f"--controls is a list of {', '.join(CONTROLS)}, each once; "
-                f"got {text!r}"
+                f"got {text!r}{perhaps(control, CONTROLS)}"
             )
         if why := unfit(control, p, m, found):
             raise ConfigError(why)
