@@ -85,6 +85,21 @@ def test_a_cell_is_finished_only_when_all_that_it_asks_for_is_stored(done):
     assert state(first_replicate=1)[0] == "waiting"
 
 
+def test_what_a_run_holds_beyond_its_cell_is_left_out(done):
+    folder, runs, _ = done
+    name = "random, 0"
+    planned = sweep.plan(
+        {name: sweeps.cell(prune__criterion="random", levels=0)}, folder
+    )
+    assert planned[name].path == runs[name].path  # which has level 1 too
+    both = sweep.table({name: runs[name]})
+    more = both.assign(replicate=both["replicate"] + 2)  # replicates added later
+    rows = sweep.asked(pd.concat([both, more], ignore_index=True), planned)
+    assert rows.equals(both[both["level"] == 0].reset_index(drop=True))
+    assert 0 < len(rows) < len(both)
+    assert sweep.asked(both, sweep.plan({name: sweeps.small}, folder)).equals(both)
+
+
 def test_a_run_with_all_its_branches_and_states_is_finished(tmp_path):
     asked = {"controls": "reinit,order", "checkpoint_at": "0,7", "replicates": 1}
     one = {"all": sweeps.cell(**asked)}

@@ -132,16 +132,16 @@ def _collect(planned: Mapping[str, Any], file: Path) -> None:
             terminal.errors.print(f"lth: cell {cell} has no results yet")
     if not runs:
         raise ConfigError("no cell has results yet: there is nothing to collect")
-    _write(runs, file)
+    _write(runs, planned, file)
 
 
-def _write(runs: Mapping[str, Any], file: Path) -> None:
+def _write(runs: Mapping[str, Any], planned: Mapping[str, Any], file: Path) -> None:
     from lth import results
     from lth.lab import store
     from lth.lab import sweep as sweeps
 
     try:
-        results.write_as(file, sweeps.collected(runs))
+        results.write_as(file, sweeps.asked(sweeps.collected(runs), planned))
     except ImportError as error:
         raise ConfigError(
             f"{file}: nothing here writes Parquet: pip install 'lth[parquet]', or give "
@@ -169,12 +169,12 @@ def _conclude(
     from lth.lab import runner
 
     if flags.collect:
-        _write(runs, flags.collect)
+        _write(runs, planned, flags.collect)
     for path in dict.fromkeys(job.path for job in planned.values()):
         if flags.quiet:
             print(path)
     if not flags.quiet:
-        terminal.output.print(_compared(runs), markup=False)
+        terminal.output.print(_compared(runs, planned), markup=False)
         terminal.output.print(f"runs    {flags.runs}", markup=False)
     failed = {cell: runner.failures(run.path) for cell, run in runs.items()}
     for cell, one in failed.items():
@@ -184,7 +184,7 @@ def _conclude(
     return 3 if any(failed.values()) else 0
 
 
-def _compared(runs: Mapping[str, Any]) -> str:
+def _compared(runs: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
     """The last tickets of all cells as a table, and how they differ from the first's.
 
     Differences are within replicates, where both have the same ones at one level.
@@ -194,7 +194,7 @@ def _compared(runs: Mapping[str, Any]) -> str:
     from lth import results
     from lth.lab import sweep as sweeps
 
-    table = sweeps.table(runs)
+    table = sweeps.asked(sweeps.table(runs), planned)
     trunk = table[table["variant"] == results.TICKET]
     level = int(trunk.groupby("run")["level"].max().min())
     first, *_ = runs

@@ -139,6 +139,21 @@ def table(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def asked(rows: pd.DataFrame, planned: Mapping[str, Job]) -> pd.DataFrame:
+    """Keep of each cell the levels and replicates it asks for: its run may hold more.
+
+    Of a cell that is a function, all is kept.
+    """
+    wanted = pd.Series(True, rows.index)
+    for cell, job in planned.items():
+        if not callable(job.what):
+            _, e = jobs.configured(job.what)
+            numbers = range(e.first_replicate, e.first_replicate + e.replicates)
+            inside = rows["replicate"].isin(numbers) & (rows["level"] <= e.levels)
+            wanted &= (rows["run"] != cell) | inside
+    return rows[wanted].reset_index(drop=True)
+
+
 def collected(runs: Mapping[str, Run]) -> pd.DataFrame:
     """Return the rows of all cells, with a column for each setting that differs.
 
