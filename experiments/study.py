@@ -246,8 +246,10 @@ def panels(lines, *labels, size=(9.6, 3.8), dotted=(), apart=0.0) -> Figure:
             axes.errorbar(x, *pairs, ms=3, capsize=2, label=label, **style)
         axes.set_title(title, size=10)
         plot.density_axis(axes)
-        if known != (known := list(labelled)):
+        if known != (known := list(labelled)) and len(labelled) <= 6:
             axes.legend(frameon=False, fontsize="small")
+    if len(known) > 6:  # more would hide what is drawn
+        drawn.legend(known, loc="outside upper center", ncols=len(known), fontsize=8)
     for axes, height in zip(each, dotted, strict=False):
         axes.axhline(height, color="0.5", lw=0.8, ls=":")
     for axes, label in zip(each, labels, strict=False):

@@ -41,7 +41,7 @@ def understand(line: str, monkeypatch, tmp_path, capsys) -> None:
     if stored:
         monkeypatch.chdir(tmp_path)
         assert main.command(["run", *rest]) == 5
-        assert "no config.json" in capsys.readouterr().err
+        assert "no such folder" in capsys.readouterr().err
     elif command in presets and ".py" not in rest[0] and "--help" not in rest:
         preset = presets[command][
             ALIASES.get(rest[0], rest[0]) if command != "run" else rest[0]

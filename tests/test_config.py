@@ -111,9 +111,13 @@ def test_a_field_that_is_newer_than_a_run_has_its_default_there():
 def test_a_run_remembers_the_most_that_was_asked_of_it():
     old = replace(Experiment(), levels=9, controls="shuffle", checkpoint_at="5it")
     new = replace(Experiment(), levels=3, controls="reinit,shuffle")
-    whole = identity.extended(new, old)
+    fields = identity.extended(identity.as_dict(new), identity.as_dict(old))
+    whole = identity.from_dict(fields)
     assert (whole.levels, whole.controls) == (9, "shuffle,reinit")
     assert whole.checkpoint_at == "5it"
+    assert whole == replace(
+        old, levels=9, controls="shuffle,reinit", checkpoint_at="5it"
+    )
 
 
 LEARNED = [f"{p}-{m}" for p, methods in presets.SUPERMASKS.items() for m in methods]

@@ -71,7 +71,9 @@ def continued(
         controls=controls,
         replicates=len(run.replicates),
     )
-    built = assemble.build(identity.extended(more, run.config), data_dir)
+    before = identity.as_dict(run.config)
+    whole = identity.extended(identity.as_dict(more), before)
+    built = assemble.build(identity.from_dict(whole), data_dir)
     there, _ = front.place(built, path.parent, run.name)
     if there.resolve() != path.resolve():
         raise store.StoreError(

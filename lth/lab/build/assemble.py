@@ -168,12 +168,12 @@ def build(
             return identity.identity(begun(replicates))
 
         def about(name, preset, replicates, before):
-            config = begun(replicates)
+            config = identity.as_dict(begun(replicates))
             if before:
-                old = identity.from_dict(before["config"])
+                old = identity.as_dict(identity.from_dict(before["config"]))
                 config = identity.extended(config, old)
             known = _about(name, preset, run_id(replicates), task, before)
-            return known | {"config": identity.as_dict(config)}
+            return known | {"config": config}
 
         own = recipe._replace(replicates=numbers)
         return Built(own, task.digest, run_id, about, stamp, beginning)

@@ -88,18 +88,16 @@ def _spelling(steps: str) -> str:
     return f"{int(match[1] or 0)}ep{int(match[2] or 0)}it" if match else steps
 
 
-def extended(new: Experiment, old: Experiment) -> Experiment:
-    """`new` with what `old`, the same run asked for before, has beyond it."""
+def extended(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with what the same run, asked for before, has beyond them.
 
-    def union(a: str, b: str) -> str:
-        return ",".join(dict.fromkeys(split_list(a) + split_list(b)))
-
-    return dataclasses.replace(
-        new,
-        levels=max(new.levels, old.levels),
-        controls=union(old.controls, new.controls),
-        checkpoint_at=union(old.checkpoint_at, new.checkpoint_at),
-    )
+    Both are as `as_dict` gives them.
+    """
+    whole = {**new, "levels": max(new["levels"], old["levels"])}
+    for name in "controls", "checkpoint_at":
+        every = split_list(old[name]) + split_list(new[name])
+        whole[name] = ",".join(dict.fromkeys(every))
+    return whole
 
 
 def as_dict(values: "DataclassInstance") -> dict[str, Any]:

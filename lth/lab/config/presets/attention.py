@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lth.lab.config import Data, Experiment, Model, Optimizer, Prune, Rewind
-from lth.lab.config.presets.preset import Preset, brief, in_brief
+from lth.lab.config.presets.preset import Preset, brief
 
 _VIT = Experiment(
     data=Data(name="cifar10", validation=5000, pixels="standard", augment="crop_flip"),
@@ -40,10 +40,13 @@ PRESETS = {
         "no paper's: a common training of small ViTs, without mixing of images; weight "
         "decay on every parameter",
     ),
-    "vit-cifar10-fast": Preset(
-        brief(_VIT, width=0.5, depth=3),
-        "vit-cifar10 with 3 blocks of 96, briefly",
-        f"half the blocks and width, {in_brief(_VIT)}; else as vit-cifar10",
+    "vit-cifar10-fast": brief(
+        _VIT,
+        "vit-cifar10",
+        "with 3 blocks of 96",
+        "half the blocks and width",
+        width=0.5,
+        depth=3,
     ),
     "transformer-text": Preset(
         _TEXT,

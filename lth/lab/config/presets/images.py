@@ -10,7 +10,6 @@ from lth.lab.config.presets.preset import (
     LAST_BATCH,
     Preset,
     brief,
-    in_brief,
 )
 
 
@@ -147,6 +146,7 @@ _WRN = replace(
     steps="97656it",
     eval_every="1000it",
 )
+HALF = "at half its width", "half the channels"
 DEEP = {
     "resnet20": Preset(
         _RESNET20,
@@ -155,11 +155,7 @@ DEEP = {
         _OPENLTH,
         published.OPENLTH_CIFAR,
     ),
-    "resnet20-fast": Preset(
-        brief(_RESNET20, width=0.5),
-        "resnet20 at half its width, briefly: rewinding to iteration 100",
-        f"half the channels, {in_brief(_RESNET20)}; else as resnet20",
-    ),
+    "resnet20-fast": brief(_RESNET20, "resnet20", *HALF, width=0.5),
     "resnet20-low-lr": Preset(
         _LOW_RATE,
         "ResNet-20 at a low learning rate and rewound to 0, from where tickets match "
@@ -171,11 +167,7 @@ DEEP = {
         f"{LAST_BATCH}",
         published.LOW_RATE,
     ),
-    "resnet20-low-lr-fast": Preset(
-        brief(_LOW_RATE, width=0.5),
-        "resnet20-low-lr at half its width, briefly",
-        f"half the channels, {in_brief(_LOW_RATE)}; else as resnet20-low-lr",
-    ),
+    "resnet20-low-lr-fast": brief(_LOW_RATE, "resnet20-low-lr", *HALF, width=0.5),
     **{
         f"vgg{n}": Preset(
             _vgg(n),
@@ -187,10 +179,12 @@ DEEP = {
         for n in (16, 19)
     },
     **{
-        f"vgg{n}-fast": Preset(
-            brief(_vgg(n), width=0.125),
-            f"vgg{n} at an eighth of its width, briefly",
-            f"an eighth of the channels, {in_brief(_vgg(n))}; else as vgg{n}",
+        f"vgg{n}-fast": brief(
+            _vgg(n),
+            f"vgg{n}",
+            "at an eighth of its width",
+            "an eighth of the channels",
+            width=0.125,
         )
         for n in (16, 19)
     },
@@ -204,11 +198,12 @@ DEEP = {
         f"{LAST_BATCH}",
         published.RIGL,
     ),
-    "wrn-fast": Preset(
-        brief(_WRN, width=0.25),
-        "wrn at a quarter of its width, briefly",
-        f"a quarter of the channels, the first layer's too, {in_brief(_WRN)}; else as "
+    "wrn-fast": brief(
+        _WRN,
         "wrn",
+        "at a quarter of its width",
+        "a quarter of the channels, the first layer's too",
+        width=0.25,
     ),
     "resnet50-imagenet": Preset(
         Experiment(

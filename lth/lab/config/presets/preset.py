@@ -26,10 +26,21 @@ HELD_OUT = "5 000 images are held out for validation"
 LAST_BATCH = "the last short batch of an epoch is filled from the next one"
 
 
-def brief(e: Experiment, **model) -> Experiment:
-    """`e` for two cores: as `BRIEF` says, its network with other fields of `Model`."""
-    o = e.optimizer
-    return replace(
+def brief(e: Experiment, of: str, size: str, smaller: str, **model) -> Preset:
+    """Make a preset of an experiment for two cores.
+
+    Args:
+      e: The experiment.
+      of: The name of its preset.
+      size: The size of the network, as in `at half its width`.
+      smaller: How that differs, as in `half the channels`.
+      **model: What does: fields of `Model`.
+
+    Returns:
+      The preset: shorter, rewound earlier, with fewer levels and replicates.
+    """
+    o, rewinds = e.optimizer, e.rewind.to != "0"
+    shorter = replace(
         e,
         model=replace(e.model, **model),
         optimizer=replace(
@@ -37,22 +48,18 @@ def brief(e: Experiment, **model) -> Experiment:
             milestones="600it,900it" if o.milestones else "",
             warmup="100it" if o.warmup != "0" else "0",
         ),
-        rewind=Rewind(to="100it" if e.rewind.to != "0" else "0"),
+        rewind=Rewind(to="100it" if rewinds else "0"),
         steps="1200it",
         eval_every="300it",
         levels=2,
         replicates=1,
     )
-
-
-def in_brief(e: Experiment) -> str:
-    """Say what `brief` makes of `e`, but for its network."""
-    schedule = "learning rate with milestones at 600 and 900, "
-    parts = [
-        "1 200 iterations, measured every 300, ",
-        schedule if e.optimizer.milestones else "",
-        "with a warmup of 100, " if e.optimizer.warmup != "0" else "",
-        "rewound to 100, " if e.rewind.to != "0" else "",
+    told = [
+        f"{smaller}, 1 200 iterations, measured every 300",
+        "learning rate with milestones at 600 and 900" if o.milestones else "",
+        "with a warmup of 100" if o.warmup != "0" else "",
+        "rewound to 100" if rewinds else "",
         "1 replicate, 2 levels",
     ]
-    return "".join(parts)
+    differs = f"{', '.join(filter(None, told))}; else as {of}"
+    return Preset(shorter, f"{of} {size}, briefly", differs)
