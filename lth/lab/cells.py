@@ -183,9 +183,9 @@ def not_finite(failed: Mapping[tuple[str, int], tuple[int, int]]) -> str:
 @contextlib.contextmanager
 def gathered(together: Iterable[Job]) -> Iterator[None]:
     """Train cells together in the block, each in a call of `work` of its own."""
-    every = [(job, configured(job.what)[1]) for job in together]
-    _keep_built({_key(job, e) for job, e in every})
-    devices.use_cores(sum(e.replicates for _, e in every))
+    every = list(together)
+    _keep_built({_key(job) for job in every})
+    devices.use_cores(sum(configured(job.what)[1].replicates for job in every))
     yield
     _keep_built({*[*_built][-1:]})
 
@@ -227,8 +227,9 @@ def _made(job: Job) -> Recipe:
     return recipe
 
 
-def _key(job: Job, e: Any) -> tuple:
+def _key(job: Job) -> tuple:
     """What cells have in common whose functions are the same."""
+    _, e = configured(job.what)
     return replace(e, first_replicate=0), job.options.data_dir, job.options.over
 
 
@@ -244,7 +245,7 @@ def _trained(
     """
     preset, e = configured(job.what)
     devices.use_cores(e.replicates)
-    key = _key(job, e)
+    key = _key(job)
     if key not in _built:
         if join is joint.alone:
             _keep_built(set())

@@ -403,9 +403,10 @@ class Run:
                 f"{', '.join(amounts)}"
             )
         if what not in recipe.offers:
-            there = ", ".join(dict.fromkeys([*recipe.branches, *recipe.offers]))
+            known = dict.fromkeys([*recipe.branches, *recipe.offers])
+            told = f"branches by name are {', '.join(known)}; got {what!r}"
             why = self._unfit(what)
-            raise ValueError(why or f"branches by name are {there}; got {what!r}")
+            raise ValueError(why or f"{told}{parse.perhaps(what, known)}")
         return branching.by_name(recipe.offers, what, amounts)
 
     def _unfit(self, name: str) -> str:
