@@ -112,7 +112,7 @@ def costs(runs: Sequence[Run], called: dict[str, str]) -> str:
                 str(cost["level"]),
                 str(cost["steps"]),
                 f"{share:.2f}",
-                f"{cost['seconds']:.1f}",
+                f"{cost['seconds']:.1f}".replace("nan", "not known"),
                 gains.get(cost["level"], ""),
             ]
             for cost, share in zip(spent.to_dict("records"), trainings, strict=True)
