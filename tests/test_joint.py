@@ -37,7 +37,8 @@ def of(replicates, **changes):
 
 def test_runs_are_trained_by_one_call_each_with_its_own_bits(tmp_path):
     calls: list = []
-    one, two = (counted(of(r), calls) for r in ((0, 1), (5, 6)))
+    one = counted(of((0, 1)), calls)
+    two = recipes.only(one, (5, 6))
     joint.train_together([
         partial(run, one, tmp_path / "one"), partial(run, two, tmp_path / "two")
     ])  # fmt: skip
@@ -125,12 +126,10 @@ def test_one_that_fails_keeps_no_other_from_its_end():
     assert {size for size, _ in short.calls} == {2}
 
 
-def test_recipes_of_other_data_are_trained_apart():
-    one, two = Short(), Short()
-    recipe = of((0,))
-    other = recipe._replace(stamp={"data": "other"})
+def test_recipes_of_other_functions_are_trained_apart():
+    one, two, recipe = Short(), Short(), of((0,))
     joint.train_together(
-        [partial(asks, recipe, one, [5]), partial(asks, other, two, [5])]
+        [partial(asks, recipe, one, [5]), partial(asks, recipe, two, [5])]
     )
     assert one.calls == two.calls == [(1, 5)]
 
@@ -187,9 +186,9 @@ def test_cells_of_one_program_are_grouped_whatever_they_prune(tmp_path):
     due = list(sweep.plan(grid, tmp_path).values())
     names = [[job.cell for job in group] for group in submit.together().groups(due)]
     four = ["magnitude, 0", "magnitude, 2", "random, 0", "random, 2"]
-    assert names == [four, ["wider"], ["own"], ["again"]]
+    assert names == [four, ["wider"], ["own", "again"]]
     names = [[job.cell for job in group] for group in submit.together(3).groups(due)]
-    assert names == [four[:3], four[3:], ["wider"], ["own"], ["again"]]
+    assert names == [four[:3], four[3:], ["wider"], ["own", "again"]]
     assert all(len(group) == 1 for group in lab.serial.groups(due))
 
 
@@ -214,6 +213,24 @@ def test_a_sweep_trained_together_has_the_bits_of_one_cell_after_another(
     assert [one.state for one in told] == ["finished"] * 4
     assert not any(sweeps.differences(both[c], one_by_one[c]) for c in grid)
     assert len(cells._built) == 1  # the others hold memory, and are not kept
+
+
+BASE: list = []
+
+
+def pruned(keep: float):
+    """A cell of one's own: another density under the functions of the others."""
+    return BASE[0]._replace(densities=(keep,))
+
+
+def test_cells_of_functions_of_ones_own_train_together(tmp_path):
+    calls: list = []
+    BASE[:] = [counted(of((0, 1)), calls)]
+    grid = {f"{keep}": partial(pruned, keep) for keep in (0.5, 0.25)}
+    both = lth.sweep(grid, tmp_path / "both", submit=lab.together())
+    assert {size for size, _ in calls} == {4}
+    alone = lth.sweep(grid, tmp_path / "alone")
+    assert not any(sweeps.differences(both[c], alone[c]) for c in grid)
 
 
 def test_cells_that_are_stopped_together_go_on_apart(tmp_path):

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import lth
-from lth import lottery, masks, train
+from lth import data, lottery, masks, train
 from lth.cli import main
 from lth.lab import runner, store
 from tests import own
@@ -330,3 +330,20 @@ def test_runs_are_compared_by_a_metric_of_ones_own(tmp_path, capsys):
     assert "test hits" in report
     assert re.search(r">Masks of \w+/kernel</h2>", report)  # which is first, who knows
     assert any("best test hits" in part for part in run.described())
+
+
+def test_plain_pairs_are_examples_as_a_dataset_is():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(8, own.INPUTS)).astype(np.float32)
+    targets = rng.integers(0, own.OUTPUTS, 8)
+    model, key = own.model(), jax.random.key(0)
+    params, stats = model.init(key)
+    loss, measure = train.classification(model.apply)
+    sample = data.make_sample(4, 8, lambda key, images: images + 1)
+    ends = []
+    for examples in (inputs, targets), data.Dataset(inputs, targets):
+        batch = sample(key, 0, examples)
+        value, _ = loss(params, stats, batch, key)
+        ends.append((batch, value, measure(params, stats, examples)))
+    assert_same(*ends)
+    assert float(ends[0][0].inputs.min()) > inputs.min()

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lth import plot, results
+from lth.lab.config import identity
 
 
 def meaning(table: pd.DataFrame) -> str:
@@ -63,18 +64,25 @@ def sentences(
     return told
 
 
-def caution(run: Any) -> str:
-    """Say which levels of an imported run others trained; else nothing."""
+def cautions(run: Any) -> list[str]:
+    """Say what a reader of a run's numbers has to know of where they come from."""
+    told = []
+    if run.config and run.content["id"] != identity.identity(run.config):
+        told.append(
+            f"Of each {run.config.prune.structure} only weights in kernels were "
+            "pruned: its bias and its normalisation live on where they are not 0, so "
+            "the network cut down to what is left may be another."
+        )
     known = run.content.get("imported")
-    if not known or max(run.levels) < len(known["kept"]):
-        return ""
-    last = len(known["kept"]) - 1
-    every = ",".join(map(str, range(last + 1)))
-    return (
-        f"Levels 0 to {last} were trained by {known['from']}, the others by lth, so "
-        "what matches may be the program's doing: compare with the same levels trained "
-        f"here, lth branch {run.path.name} order --levels {every}."
-    )
+    if known and max(run.levels) >= len(known["kept"]):
+        last = len(known["kept"]) - 1
+        every = ",".join(map(str, range(last + 1)))
+        told.append(
+            f"Levels 0 to {last} were trained by {known['from']}, the others by lth, "
+            "so what matches may be the program's doing: compare with the same levels "
+            f"trained here, lth branch {run.path.name} order --levels {every}."
+        )
+    return told
 
 
 def facts(run: Any) -> list[tuple[str, str, str]]:

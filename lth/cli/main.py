@@ -182,7 +182,7 @@ def _failures() -> Iterator[list[int]]:
         wrong |= devices.JoinError | devices.TypesError
         if isinstance(error, wrong):
             code[0] = terminal.refuse(str(error), 2)
-        elif "RESOURCE_EXHAUSTED" in str(error):
+        elif memory.is_too_much(error):
             code[0] = terminal.refuse(memory.out_of_memory(error), 2)
         elif isinstance(error, store.StoreError):
             code[0] = terminal.refuse(

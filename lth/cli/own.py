@@ -116,10 +116,10 @@ def amounts(make: Callable[..., Any], args: list[str], prog: str) -> dict[str, A
 
     Nothing is called. What is given is returned, also where it is the default.
     """
-    every = inspect.signature(make).parameters.values()
-    known = [p for p in every if p.default is not p.empty]
     from lth.lab.build import naming
 
+    every = inspect.signature(make).parameters.values()
+    known = [p for p in every if p.default is not p.empty]
     whole = naming.whole(make)  # what a recipe offers has its first arguments
     hints = get_type_hints(whole)
 

@@ -138,7 +138,7 @@ def print_summary(run: Any) -> None:
     widest = max(len(cells[1]) for cells in rows)
     Console(width=max(output.width, 75 + widest)).print(table)  # nothing is cut
     said = conclusion.sentences(run.table, run.titles, run.apart)
-    told = *said, conclusion.meaning(run.table), conclusion.caution(run)
+    told = *said, conclusion.meaning(run.table), *conclusion.cautions(run)
     for sentence in filter(None, told):
         output.print(sentence, markup=False)
 

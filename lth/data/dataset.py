@@ -1,6 +1,7 @@
 """Labelled examples, and their three splits."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +19,21 @@ class Dataset(NamedTuple):
     inputs: jax.Array | np.ndarray
     # [n] int32 in [0, classes), [n] float32 targets, or [n, length] int32 next tokens
     targets: jax.Array | np.ndarray
+
+
+def pair(batch: Any) -> Dataset:
+    """Return a batch of any pair of inputs and targets as a Dataset.
+
+    Raises:
+      TypeError: for what is no pair, in which case it says what it is.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return Dataset(*batch)
+    held = list(batch) if isinstance(batch, Mapping) else batch
+    raise TypeError(
+        "examples are pairs (inputs, targets), such as lth.data.Dataset(inputs, "
+        f"targets); got a {type(batch).__name__} {held}"
+    )
 
 
 class Splits(NamedTuple):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lth.data.dataset import Dataset
+from lth.data.dataset import Dataset, pair
 
 ROUNDS = 48  # three times the bits of MNIST's size; 16 already pass the tests we know
 AUGMENT = np.uint32(2**32 - 1)  # folds into the key where epochs do: none gets so far
@@ -66,7 +66,7 @@ def augmented(augment: Callable | None, key, step, batch: Dataset) -> Dataset:
       augment: `augment(key, images) -> images`, or None.
       key: of the stream.
       step: [], of the batch.
-      batch: a Dataset.
+      batch: a Dataset, or another pair of inputs and targets.
 
     Returns:
       The batch with other inputs.
@@ -74,6 +74,7 @@ def augmented(augment: Callable | None, key, step, batch: Dataset) -> Dataset:
     if augment is None:
         return batch
     own = jax.random.fold_in(jax.random.fold_in(key, AUGMENT), step)
+    batch = pair(batch)
     return batch._replace(inputs=augment(own, batch.inputs))
 
 

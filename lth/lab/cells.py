@@ -27,6 +27,7 @@ TRIES = 4  # to claim a run, which someone may only be looking at
 
 _signalled = threading.Event()
 _built: dict[Any, assemble.Built] = {}  # the functions of the cell before
+_first: dict[Any, Recipe] = {}  # of cells that train together, by program and data
 
 
 class Options(NamedTuple):
@@ -183,11 +184,14 @@ def not_finite(failed: Mapping[tuple[str, int], tuple[int, int]]) -> str:
 @contextlib.contextmanager
 def gathered(together: Iterable[Job]) -> Iterator[None]:
     """Train cells together in the block, each in a call of `work` of its own."""
-    every = list(together)
-    _keep_built({_key(job) for job in every})
-    devices.use_cores(sum(configured(job.what)[1].replicates for job in every))
-    yield
-    _keep_built({*[*_built][-1:]})
+    named = [job for job in together if not callable(job.what)]
+    _keep_built({_key(job) for job in named})
+    devices.use_cores(sum(configured(job.what)[1].replicates for job in named))
+    try:
+        yield
+    finally:
+        _keep_built({*[*_built][-1:]})
+        _first.clear()
 
 
 def _keep_built(keys: set) -> None:
@@ -208,7 +212,7 @@ def _claimed(
             flags = getattr(job.what, "keywords", None)
             about = {"flags": dict(flags)} if flags else {}
             options = {"about": about, "watch": watch, "saving": saving}
-            return front.train_own(recipe, job.path, **options), recipe
+            return front.train_own(join(recipe), job.path, **options), recipe
         except store.BusyError:
             if not left:
                 raise
@@ -252,7 +256,9 @@ def _trained(
         _built[key] = assemble.build(e, job.options.data_dir, job.options.over)
     built = _built[key].beginning(e.first_replicate)
     if join is not joint.alone:
-        stamped = built.recipe._replace(stamp=built.stamp())
-        built = built._replace(recipe=join(stamped))
+        # Another way to prune is built anew, and trained by the same program.
+        like = _first.setdefault((job.program, built.data), built.recipe)
+        recipe = built.recipe._replace(train=like.train, measures=like.measures)
+        built = built._replace(recipe=join(recipe))
     options = {"name": job.name, "watch": watch, "saving": saving}
     return front.train(built, preset, job.path.parent, **options)

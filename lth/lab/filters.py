@@ -1,12 +1,11 @@
 """Runs whose levels prune filters: `lth prune-filters`."""
 
-import difflib
 from pathlib import Path
 from typing import Literal
 
 from lth.lab import front
 from lth.lab.build import filtering, names
-from lth.lab.config import ConfigError
+from lth.lab.config import ConfigError, parse
 from lth.lottery import Recipe
 
 SOURCE = f"{__name__}:prune_filters"
@@ -61,11 +60,9 @@ def prune_filters(
       ConfigError: for a criterion that is not there, and all that a preset refuses.
     """
     if criterion not in names.CHANNELS:
-        near = difflib.get_close_matches(criterion, names.CHANNELS, n=1)
-        perhaps = f": perhaps {near[0]}" if near else ""
         raise ConfigError(
             f"--criterion is one of {', '.join(names.CHANNELS)}; got {criterion!r}"
-            f"{perhaps}"
+            f"{parse.perhaps(criterion, names.CHANNELS)}"
         )
     densities = filtering.falling(keep, rounds)
     # Masks of this structure cover biases and norms too.

@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from lth.lab.devices.memory import MemoryTooSmallError
+from lth.lab.devices import memory
 from lth.lab.keeping import Stopped
 from lth.lottery import Recipe
 from lth.train import step_of
@@ -37,8 +37,9 @@ def train_together(runs: Sequence[Callable[[Join], T]]) -> list[T]:
 
     Args:
       runs: Each is called with `join`, which it applies to its recipe before it trains,
-        and is one of `join`'s to the end. Recipes of one `stamp` must train and measure
-        alike; how they prune, rewind and branch is their own.
+        and is one of `join`'s to the end. Together are trained those whose `train` is
+        the same function, in states of the same shapes; how they prune, rewind and
+        branch is their own.
 
     Returns:
       What they returned.
@@ -79,20 +80,12 @@ def train_together(runs: Sequence[Callable[[Join], T]]) -> list[T]:
     return [results[i] for i in range(len(runs))]
 
 
-class _Programs(NamedTuple):
-    """What runs have in common: the functions of the first of them."""
-
-    train: Callable
-    measures: Any
-
-
 @dataclass
 class _Wish:
     """What a run waits for: to be trained so many steps, or, with none, measured."""
 
-    programs: _Programs
+    function: Callable  # of a recipe
     args: tuple  # trees that lead with the replicates: (state, …)
-    split: str = ""
     steps: int = 0
     done: bool = False
     result: Any = None
@@ -103,7 +96,7 @@ class _Wish:
         shapes = jax.tree.map(lambda x: f"{x.shape[1:]} {x.dtype}", self.args)
         at = step_of(self.args[0]) if self.steps else -1
         tree = jax.tree.structure(self.args)
-        return id(self.programs), self.split, at, tree, str(shapes)
+        return self.function, at, tree, str(shapes)
 
 
 class _Meeting:
@@ -113,24 +106,21 @@ class _Meeting:
         self.turn = threading.Condition()  # who works holds it, who waits does not
         self.working = count
         self.wishes: list[_Wish] = []
-        self.programs: dict[str, _Programs] = {}  # by the data they are of
         self.over = False
 
     def joined(self, recipe: Recipe) -> Recipe:
         """The recipe, to be trained and measured with those of the others."""
-        own, stamp = _Programs(recipe.train, recipe.measures), str(dict(recipe.stamp))
-        programs = self.programs.setdefault(stamp, own)
 
         def train(state, mask, n, order, sums=None):
-            args = state, mask, order, sums
-            return self.asked(_Wish(programs, args, steps=int(n)))
+            return self.asked(_Wish(recipe.train, (state, mask, order, sums), int(n)))
 
-        def measure(split, state):
-            if jax.default_backend() == "cpu":  # where it gains little, for its bits
-                return programs.measures[split](state)
-            return self.asked(_Wish(programs, (state,), split))
+        def measure(own, state):
+            return self.asked(_Wish(own, (state,)))
 
-        measures = {split: partial(measure, split) for split in recipe.measures}
+        if jax.default_backend() == "cpu":  # measuring alone loses little, and no bit
+            return recipe._replace(train=train)
+        own = recipe.measures.items()
+        measures = {split: partial(measure, function) for split, function in own}
         return recipe._replace(train=train, measures=measures)
 
     def asked(self, wish: _Wish) -> Any:
@@ -172,11 +162,11 @@ def _serve(group: list[_Wish]) -> None:
         if steps:
             state, mask, order, sums = args
             more = () if sums is None else (sums,)
-            result = first.programs.train(state, mask, steps, order, *more)
+            result = first.function(state, mask, steps, order, *more)
         else:
-            result = first.programs.measures[first.split](*args)
+            result = first.function(*args)
     except Exception as error:
-        if len(group) > 1 and _is_of_memory(error):
+        if len(group) > 1 and memory.is_too_much(error):
             half = len(group) // 2
             _serve(group[:half])
             _serve(group[half:])
@@ -194,7 +184,3 @@ def _serve(group: list[_Wish]) -> None:
             wish.args, wish.steps = (state, *wish.args[1:3], sums), wish.steps - steps
         else:
             wish.done, wish.result = True, part
-
-
-def _is_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryTooSmallError) or "RESOURCE_EXHAUSTED" in str(error)

@@ -61,11 +61,11 @@ class Here(NamedTuple):
     together: int = 1  # 0: all
 
     def groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
-        """Say which cells train together: some that come from names, of one program."""
+        """Say which cells train together: some of one program."""
         found: list[list[Job]] = []
         free: dict[str, list[Job]] = {}  # groups with room
         for job in jobs:
-            group = [] if callable(job.what) else free.setdefault(job.program, [])
+            group = free.setdefault(job.program, [])
             if not group:
                 found.append(group)
             group.append(job)

@@ -1,13 +1,13 @@
 """What is minimised and what is measured, from a network's outputs and targets."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lth import data
 from lth.train.step import Loss
 
 
@@ -51,26 +51,15 @@ def _supervised(apply: Callable, score: Callable) -> tuple[Loss, Callable]:
     """Loss and measure from `score(outputs, label)`, metrics with examples in front."""
 
     def loss(params, stats, batch, key):
-        inputs, targets = _pair(batch)
+        inputs, targets = data.pair(batch)
         outputs, stats = apply(params, stats, inputs, True, key)
         metrics = jax.tree.map(jnp.mean, score(outputs, targets))
         return metrics["loss"], (stats, metrics)
 
     def measure(params, stats, batch):
-        inputs, targets = _pair(batch)
+        inputs, targets = data.pair(batch)
         outputs, _ = apply(params, stats, inputs, False, None)
         values = score(outputs, targets)
         return jax.tree.map(lambda v: v.reshape(len(v), -1).mean(-1), values)
 
     return loss, measure
-
-
-def _pair(batch: Any) -> tuple[Any, Any]:
-    """The inputs and targets of a batch; raises TypeError where it is no pair."""
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    held = list(batch) if isinstance(batch, Mapping) else batch
-    raise TypeError(
-        "examples are pairs (inputs, targets), such as lth.data.Dataset(inputs, "
-        f"targets); got a {type(batch).__name__} {held}"
-    )

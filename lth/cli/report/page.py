@@ -14,7 +14,7 @@ from lth import plot, results
 from lth.cli import conclusion
 from lth.cli.report import data, firsts, live, script, still, tables
 from lth.lab import store
-from lth.lab.config import ConfigError, identity, presets
+from lth.lab.config import ConfigError, presets
 from lth.lab.stored import Run, labels
 
 # Nothing leaves the page, and nothing is fetched by it.
@@ -117,8 +117,8 @@ def _found(run: Run, label: str) -> str:
     preset = presets.named(run.preset)
     title = preset.title if preset else run.name
     n = len(run.replicates)
-    told = [*conclusion.sentences(run.table, run.titles, run.apart), *_cautions(run)]
-    told += [conclusion.caution(run)]
+    told = conclusion.sentences(run.table, run.titles, run.apart)
+    told += conclusion.cautions(run)
     called = f" ({label})" if label != run.path.name else ""
     facts = "".join(
         f"<div><dt>{html.escape(name)}</dt><dd><b>{html.escape(value)}</b>"
@@ -131,18 +131,6 @@ def _found(run: Run, label: str) -> str:
         f"{n} replicate{'s' * (n > 1)}, {html.escape(_how(run))}.</p>"
         f"<dl>{facts}</dl><p>{html.escape(' '.join(told))}</p></div>"
     )
-
-
-def _cautions(run: Run) -> list[str]:
-    """What a reader of a run's densities has to know of how it was pruned."""
-    if run.config is None or run.content["id"] == identity.identity(run.config):
-        return []
-    structure = run.config.prune.structure
-    return [
-        f"Of each {structure} only weights in kernels were pruned: its bias and its "
-        "normalisation live on where they are not 0, so the network cut down to what "
-        "is left may be another."
-    ]
 
 
 def _how(run: Run) -> str:

@@ -46,6 +46,11 @@ def check_bytes(asked: int, what: str) -> None:
         )
 
 
+def is_too_much(error: Exception) -> bool:
+    """Whether an error says that a device has too little memory."""
+    return isinstance(error, MemoryTooSmallError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def out_of_memory(error: Exception) -> str:
     """Say what became of a device's memory, in place of the error that it ran out."""
     asked = re.search(r"[\d.]+ ?(?:[KMGT]iB|[KMGT]B|bytes)\b", str(error))
