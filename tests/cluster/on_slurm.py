@@ -81,6 +81,10 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+class StartError(RuntimeError):
+    """Slurm is here, and does not start."""
+
+
 @contextlib.contextmanager
 def cluster(folder: Path):
     """Run a Slurm of one node until the block is done."""
@@ -111,7 +115,11 @@ def cluster(folder: Path):
                 )
             )
             time.sleep(2.0)
-        wait_for(lambda: "idle" in slurm("sinfo", "-h", "-o", "%t"), 60, "a node")
+        try:
+            wait_for(lambda: "idle" in slurm("sinfo", "-h", "-o", "%t"), 60, "a node")
+        except SystemExit as error:
+            logs = [log.read_text()[-500:] for log in folder.glob("*.err")]
+            raise StartError(f"{error}: {' '.join(logs)}") from None
         yield host
     finally:
         for process in reversed(started):
@@ -238,11 +246,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="lth-slurm-") as name:
         folder = Path(name)
         (folder / "slurm").mkdir()
-        with cluster(folder / "slurm") as host:
-            grid_of_four(folder, host)
-            two_processes(folder)
-            if "--short" not in sys.argv:
-                longer_than_the_limit(folder)
+        try:
+            with cluster(folder / "slurm") as host:
+                grid_of_four(folder, host)
+                two_processes(folder)
+                if "--short" not in sys.argv:
+                    longer_than_the_limit(folder)
+        except StartError as error:
+            print(f"not run: Slurm does not start here: {error}")
+            return 77
     return 0
 
 
