@@ -192,11 +192,16 @@ def test_cells_of_one_program_are_grouped_whatever_they_prune(tmp_path):
     assert all(len(group) == 1 for group in lab.serial.groups(due))
 
 
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory):
+    """The grid as one cell after another has it."""
+    return lth.sweep(sweeps.grid(0, 2), tmp_path_factory.mktemp("serial"))
+
+
 def test_a_sweep_trained_together_has_the_bits_of_one_cell_after_another(
-    tmp_path, monkeypatch
+    one_by_one, tmp_path, monkeypatch
 ):
-    grid = sweeps.grid(0, 2)
-    one_by_one, sizes = lth.sweep(grid, tmp_path / "serial"), []
+    grid, sizes = sweeps.grid(0, 2), []
     served = joint._serve
 
     def counting(group):
@@ -233,7 +238,7 @@ def test_cells_of_functions_of_ones_own_train_together(tmp_path):
     assert not any(sweeps.differences(both[c], alone[c]) for c in grid)
 
 
-def test_cells_that_are_stopped_together_go_on_apart(tmp_path):
+def test_cells_that_are_stopped_together_go_on_apart(one_by_one, tmp_path):
     asked = iter([False] * 9)
     grid = sweeps.grid(0, 2)
     named = {"submit": lab.together(), "save_every": "5it"}
@@ -243,8 +248,7 @@ def test_cells_that_are_stopped_together_go_on_apart(tmp_path):
     assert states == {"stopped"}
     assert [store.training(job.path) for job in sweep.plan(grid, tmp_path).values()]
     runs = lth.sweep(grid, tmp_path)
-    other = lth.sweep(grid, tmp_path / "unbroken")
-    assert not any(sweeps.differences(runs[c], other[c]) for c in grid)
+    assert not any(sweeps.differences(runs[c], one_by_one[c]) for c in grid)
 
 
 def test_a_cell_that_fails_lets_the_others_end(tmp_path):
